@@ -1,0 +1,1 @@
+"""Singularity: a planet-scale control plane for AI jobs."""

@@ -1,0 +1,1 @@
+"""The language both sides speak. Imports nothing of ours."""

@@ -1,0 +1,128 @@
+"""Every error this system raises on purpose.
+
+* SingularityError
+  x Rejected            the caller asked for something we refuse (4xx)
+    + InvalidSpec · Unauthenticated · Forbidden · NotFound
+    + Conflict
+      - IllegalTransition · IdempotencyMismatch · PlanetBusy
+    + Unplaceable · StaleIncarnation · LetterRefused
+  x Unavailable         we cannot serve it now, retry is safe (503)
+    + BrokerDown · NotLeader · NodeUnreachable
+  x HandFailed          an agent could not do what it was told; the job is unharmed (500)
+    + SandboxFailed · CheckpointFailed · RestoreFailed · ImageCorrupt · StoreFull
+Anything else that escapes is a bug (500).
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import ClassVar
+
+
+class SingularityError(Exception):
+    """Base. `slug` is the stable name clients match on; `status` the HTTP mapping.
+
+    `detail` says what is wrong and what to do; `facts` are the fields of the problem document.
+    """
+
+    slug: ClassVar[str] = "internal"
+    status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
+
+    def __init__(self, detail: str, **facts: object) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.facts = facts
+
+
+class Rejected(SingularityError):
+    slug, status = "rejected", HTTPStatus.BAD_REQUEST
+
+
+class InvalidSpec(Rejected):
+    slug, status = "invalid-spec", HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+class Unauthenticated(Rejected):
+    slug, status = "unauthenticated", HTTPStatus.UNAUTHORIZED
+
+
+class Forbidden(Rejected):
+    slug, status = "forbidden", HTTPStatus.FORBIDDEN
+
+
+class NotFound(Rejected):
+    slug, status = "not-found", HTTPStatus.NOT_FOUND
+
+
+class Conflict(Rejected):
+    slug, status = "conflict", HTTPStatus.CONFLICT
+
+
+class IllegalTransition(Conflict):
+    slug = "illegal-transition"
+
+
+class IdempotencyMismatch(Conflict):
+    slug = "idempotency-mismatch"
+
+
+class PlanetBusy(Conflict):
+    slug = "planet-busy"
+
+
+class Unplaceable(Rejected):
+    """The fleet, even empty, cannot hold the gang."""
+
+    slug, status = "unplaceable", HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+class StaleIncarnation(Rejected):
+    """A later life of the job exists; this one may no longer write."""
+
+    slug, status = "stale-incarnation", HTTPStatus.GONE
+
+
+class LetterRefused(Rejected):
+    """A signed letter that is forged, misdirected or malformed."""
+
+    slug, status = "letter-refused", HTTPStatus.FORBIDDEN
+
+
+class Unavailable(SingularityError):
+    slug, status = "unavailable", HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class BrokerDown(Unavailable):
+    slug = "broker-down"
+
+
+class NotLeader(Unavailable):
+    slug = "not-leader"
+
+
+class NodeUnreachable(Unavailable):
+    slug = "node-unreachable"
+
+
+class HandFailed(SingularityError):
+    slug = "hand-failed"
+
+
+class SandboxFailed(HandFailed):
+    slug = "sandbox-failed"
+
+
+class CheckpointFailed(HandFailed):
+    slug = "checkpoint-failed"
+
+
+class RestoreFailed(HandFailed):
+    slug = "restore-failed"
+
+
+class ImageCorrupt(HandFailed):
+    slug = "image-corrupt"
+
+
+class StoreFull(HandFailed):
+    slug, status = "store-full", HTTPStatus.INSUFFICIENT_STORAGE

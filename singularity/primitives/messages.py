@@ -1,0 +1,162 @@
+"""What travels between control plane and agent. Parsed at both ends, trusted by neither."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from .model import JobId, NodeId, ShardImage
+
+PROTOCOL: Final = 1
+Phase = Literal["running", "dumped", "stopped", "exited", "lost", "refused"]
+Positive = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+
+
+class Wire(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Command(Wire):
+    job: JobId
+    node: NodeId
+    incarnation: Positive
+
+
+class Origin(Wire):
+    """The checkpoint to restore from; `shards` are the images that hold this node's ranks."""
+
+    incarnation: Positive
+    cut: Positive
+    step: Natural
+    shards: tuple[ShardImage, ...]
+
+
+class Start(_Command):
+    """Launch ranks afresh, or restore them when `origin` is given.
+
+    `gang` lists every node of the job, lead first. `slots[i]` is the device of `ranks[i]` on this
+    node, 0-based; ranks with equal slots take turns. `secret` authenticates gang messages.
+    """
+
+    verb: Literal["start"] = "start"
+    gang: tuple[NodeId, ...]
+    world: Positive
+    ranks: tuple[int, ...]
+    slots: tuple[int, ...]
+    devices: Positive
+    run: tuple[str, ...]
+    env: tuple[tuple[str, str], ...] = ()
+    workdir: str = ""
+    memory_bytes: int | None = None
+    origin: Origin | None = None
+    secret: str = ""
+
+
+class Cut(_Command):
+    """Take checkpoint number `cut`; afterwards go on running, or release the devices."""
+
+    verb: Literal["cut"] = "cut"
+    cut: Positive
+    keep_running: bool
+
+
+class Stop(_Command):
+    """Kill the ranks without a checkpoint. Answered even when there is nothing to kill."""
+
+    verb: Literal["stop"] = "stop"
+
+
+Command = Start | Cut | Stop
+
+
+class Envelope(Wire):
+    """One command in a node's log. A node takes those of its epoch, in order, once."""
+
+    protocol: Literal[1] = PROTOCOL
+    node: NodeId
+    epoch: Positive
+    seq: Positive
+    command: Annotated[Command, Field(discriminator="verb")]
+
+
+class Sealed(Wire):
+    """An Envelope as signed bytes: `body` is its JSON, `sig` the Ed25519 signature in base64."""
+
+    body: str
+    sig: str
+
+
+class Report(Wire):
+    """The latest truth of one job on one node; each one replaces all earlier ones.
+
+    phase     running; or gone: dumped (after `cut`), stopped, exited (`exit_code`), lost (the
+              ranks died with no exit of their own), refused (could not be started: `reason`)
+    cut       the last cut this node has finished with, 0 for none; `image` when it is durable,
+              else `reason` says why not
+    corrupt   the image to restore from did not verify: never try it again
+    step      mini-batches completed at the cut, at the start, or at the end
+    seconds   how long each part took: barrier, dump, store, fetch, restore, reconnect
+    """
+
+    job: JobId
+    node: NodeId
+    incarnation: Positive
+    phase: Phase
+    cut: Natural = 0
+    image: ShardImage | None = None
+    step: Natural = 0
+    exit_code: int | None = None
+    corrupt: bool = False
+    reason: str = ""
+    seconds: dict[str, float] = Field(default_factory=dict)
+
+
+class Register(Wire):
+    """A node presents itself. `epoch` is the last one it was admitted under, 0 for never."""
+
+    node: NodeId
+    region: str
+    cluster: str
+    device: str
+    devices: Positive
+    address: str
+    epoch: Natural = 0
+
+
+class Admission(Wire):
+    """The answer to Register. A new `epoch` means: kill every rank, forget every job.
+
+    `token` is given once, when the node is new or joins with the join token again.
+    """
+
+    epoch: Positive
+    token: str | None = None
+    verify_key: str  # Ed25519 public key, base64
+    broker_url: str
+    heartbeat_every_s: float
+    lease_s: float
+
+
+class Heartbeat(Wire):
+    """Repeats everything the control plane may have missed."""
+
+    node: NodeId
+    epoch: Positive
+    acknowledged: Natural
+    reports: tuple[Report, ...] = ()
+
+
+class Pulse(Wire):
+    """The answer to Heartbeat.
+
+    admitted      False: the node was declared lost meanwhile and must register again
+    acknowledged  the `seq` up to which commands were written, so the agent knows what to pull
+    forget        (job, incarnation) whose last report need not be repeated
+    """
+
+    admitted: bool
+    written: Natural
+    lease_s: float
+    forget: tuple[tuple[JobId, int], ...] = ()

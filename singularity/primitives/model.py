@@ -1,0 +1,299 @@
+"""The nouns. Frozen, comparable, free of I/O; every field carries its unit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from typing import NewType
+
+JobId = NewType("JobId", str)
+NodeId = NewType("NodeId", str)
+ClusterId = NewType("ClusterId", str)
+RegionId = NewType("RegionId", str)
+
+
+class Tier(IntEnum):
+    """Lower is more urgent: victims are searched from the highest value down."""
+
+    PREMIUM = 0
+    STANDARD = 1
+    BASIC = 2
+
+
+class Kind(StrEnum):
+    TRAIN = "train"
+    BATCH = "batch"
+
+
+class JobState(StrEnum):
+    PENDING = "pending"
+    STARTING = "starting"
+    RUNNING = "running"
+    SUSPENDING = "suspending"
+    STOPPING = "stopping"
+    SUSPENDED = "suspended"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+WAITING = frozenset({JobState.PENDING, JobState.SUSPENDED})
+ACTIVE = frozenset({JobState.STARTING, JobState.RUNNING, JobState.SUSPENDING, JobState.STOPPING})
+TERMINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
+
+
+class Intent(StrEnum):
+    """What the job's owner wants. The scheduler makes it true."""
+
+    RUN = "run"
+    HOLD = "hold"
+    CANCEL = "cancel"
+
+
+class Goal(StrEnum):
+    """Why a gang is being stopped, so what it becomes when the last survivor is gone."""
+
+    RETRY = "retry"
+    CANCEL = "cancel"
+    FAIL = "fail"
+
+
+class ScopeKind(StrEnum):
+    REGION = "region"
+    CLUSTER = "cluster"
+    NODE = "node"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Scope:
+    """A named part of the planet: where a drain applies or a job is confined to."""
+
+    kind: ScopeKind
+    id: str
+
+    def holds(self, node: Node) -> bool:
+        match self.kind:
+            case ScopeKind.REGION:
+                return node.region == self.id
+            case ScopeKind.CLUSTER:
+                return node.cluster == self.id
+            case ScopeKind.NODE:
+                return node.id == self.id
+
+
+class Duty(IntEnum):
+    """What an operator lets the scheduler do with a node."""
+
+    READY = 0
+    CORDONED = 1  # keeps what it runs, takes nothing new
+    DRAINING = 2  # takes nothing new, and what it runs is moved away
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One machine with `devices` accelerators of one kind.
+
+    `epoch` counts admissions; `seq` is the last letter written to the node in this epoch.
+    Together they order everything we ever say to it. `heard_s` is the database's time.
+    """
+
+    id: NodeId
+    region: RegionId
+    cluster: ClusterId
+    device: str
+    devices: int
+    used: int = 0
+    duty: Duty = Duty.READY
+    lost: bool = False
+    heard_s: float = 0.0
+    epoch: int = 0
+    seq: int = 0
+    address: str = ""
+
+    @property
+    def ready(self) -> bool:
+        """May new work be placed here?"""
+        return self.epoch > 0 and not self.lost and self.duty is Duty.READY
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Shard:
+    """One job's ranks on one node, and how many of its devices they hold."""
+
+    node: NodeId
+    devices: int
+    ranks: tuple[int, ...] = ()
+
+
+Placement = tuple[Shard, ...]
+
+
+def divide(placement: Placement, ranks: int) -> Placement:
+    """Give the `ranks` of a gang to its shards, in order: rank r sits on device r·d // ranks.
+
+    World size is constant; with fewer devices than ranks, neighbours share a device. With
+    more, a rank owns d // ranks of them and its devices never straddle two nodes.
+    Raises AssertionError when the shards cannot be divided so (placement must not make such).
+    """
+    devices = sum(s.devices for s in placement)
+    assert devices <= ranks or devices % ranks == 0, (devices, ranks)
+    first, out = 0, []
+    for shard in placement:
+        mine = tuple(
+            r for r in range(ranks) if first <= r * devices // ranks < first + shard.devices
+        )
+        assert mine, (placement, ranks)
+        out.append(Shard(shard.node, shard.devices, mine))
+        first += shard.devices
+    return tuple(out)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ShardImage:
+    """What one node stored for one cut, after `step` mini-batches. `digest` is the blake3 of
+    its manifest."""
+
+    node: NodeId
+    ranks: tuple[int, ...]
+    digest: str
+    step: int = 0
+    raw_bytes: int = 0
+    new_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A cut that every shard of one incarnation holds: the only thing a job resumes from."""
+
+    incarnation: int
+    cut: int
+    step: int
+    at_s: float
+    shards: tuple[ShardImage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """What the owner asked for; never changes after submit.
+
+    `devices` of kind `device` at full size; elastic jobs may hold `devices_min` to `devices_max`.
+    `ranks` is the constant world size.
+    """
+
+    name: str
+    run: tuple[str, ...]
+    ranks: int = 1
+    device: str = "cpu"
+    devices: int = 1
+    devices_min: int = 1
+    devices_max: int = 1
+    project: str = "default"
+    kind: Kind = Kind.TRAIN
+    tier: Tier = Tier.STANDARD
+    env: tuple[tuple[str, str], ...] = ()
+    workdir: str = ""
+    regions: tuple[str, ...] = ()  # allowed; () is anywhere; entries may be globs
+    avoid: tuple[str, ...] = ()  # refused regions; globs
+    same_node: bool = False
+    checkpoint_every_s: float | None = None  # None: only when suspended
+    checkpoint_keep: int = 2
+    retry_infra: int = 10
+    retry_user: int = 0
+    retry_exit_codes: tuple[int, ...] = ()  # () with retry_user > 0: any non-zero
+    max_duration_s: float | None = None
+    memory_bytes: int | None = None  # limit of one rank
+    after: tuple[JobId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What the control plane believes about one job.
+
+    `incarnation` fences every command: it grows by one at each placement, and an agent refuses
+    anything older. `version` is the optimistic lock of the row. `devices` is what its owner wants
+    it to hold (`held` is what it has); `confine` where its owner moved it to. `cut` numbers its
+    checkpoints; while one is being taken, `dumping` are the nodes that have not answered and
+    `gathered` the images that are durable. `checkpoints` are those that count, newest first.
+    `awaiting` are the nodes still to report before the state can change, `exited` those whose
+    ranks have all ended well, `corrupt_in` the incarnation that last found its checkpoint corrupt.
+    """
+
+    id: JobId
+    spec: JobSpec
+    devices: int
+    submitted_at_s: float = 0.0
+    state: JobState = JobState.PENDING
+    since_s: float = 0.0
+    version: int = 0
+    intent: Intent = Intent.RUN
+    goal: Goal = Goal.RETRY
+    confine: Scope | None = None
+    incarnation: int = 0
+    placement: Placement = ()
+    target: Placement = ()
+    awaiting: frozenset[NodeId] = frozenset()
+    exited: frozenset[NodeId] = frozenset()
+    cut: int = 0
+    cut_at_s: float = 0.0
+    dumping: frozenset[NodeId] = frozenset()
+    gathered: tuple[ShardImage, ...] = ()
+    checkpoints: tuple[Checkpoint, ...] = ()
+    checkpoint_wanted: bool = False
+    corrupt_in: int = 0
+    step: int = 0
+    started_at_s: float | None = None  # first time RUNNING
+    running_at_s: float | None = None  # since when this incarnation makes progress
+    infra_failures: int = 0
+    user_failures: int = 0
+    dump_failures: int = 0
+    retry_at_s: float = 0.0
+    exit_code: int | None = None
+    message: str = ""
+
+    @property
+    def tier(self) -> Tier:
+        return self.spec.tier
+
+    @property
+    def held(self) -> int:
+        """Devices of the current placement."""
+        return sum(s.devices for s in self.placement)
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        return self.checkpoints[0] if self.checkpoints else None
+
+    @property
+    def nodes(self) -> frozenset[NodeId]:
+        return frozenset(s.node for s in self.placement)
+
+
+def at_risk_s(job: Job, now_s: float) -> float:
+    """Seconds of progress that would be lost if every rank died at `now_s`."""
+    if job.running_at_s is None or job.state not in (JobState.RUNNING, JobState.SUSPENDING):
+        return 0.0
+    last = job.checkpoint
+    own = last is not None and last.incarnation == job.incarnation
+    return max(0.0, now_s - max(job.running_at_s, last.at_s if last and own else 0.0))
+
+
+def holdings(job: Job) -> Counter[NodeId]:
+    """Devices the job keeps from others, per node: its placement, plus a reserved target.
+
+    A target on a node that the job already sits on reserves only what it holds beyond that:
+    the dump frees the rest before the ranks come back.
+    """
+    counts: Counter[NodeId] = Counter()
+    if job.state in ACTIVE:
+        for shard in job.placement:
+            counts[shard.node] += shard.devices
+    for shard in job.target:
+        counts[shard.node] = max(counts[shard.node], shard.devices)
+    return counts
+
+
+def hosts(job: Job) -> Iterator[NodeId]:
+    """Every node the job sits on or has reserved, in id order."""
+    return iter(sorted({s.node for s in (*job.placement, *job.target)}))

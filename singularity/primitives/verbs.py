@@ -1,0 +1,376 @@
+"""The primitives. Three of them are real, the rest are compositions:
+
+    resume             place, from the newest checkpoint that counts
+    checkpoint         cut, dump, go on
+    suspend            cut, dump, release
+    migrate, scale     suspend with a reserved `target`, then resume there
+    stop, failover     stop the survivors of a broken gang, then resume, fail or cancel
+    settle             fold one agent report into the job
+
+Each takes a Job and returns the next Job with the commands that make it true.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from .lifecycle import Event, advance
+from .messages import Command, Cut, Origin, Report, Start, Stop
+from .model import (
+    ACTIVE,
+    WAITING,
+    Checkpoint,
+    Goal,
+    Job,
+    JobState,
+    NodeId,
+    Placement,
+    Shard,
+    divide,
+)
+
+BACKOFF_FIRST_S: Final = 2.0  # a flaky start or dump is tried again soon, a broken one rarely
+BACKOFF_MOST_S: Final = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    job: Job
+    commands: tuple[Command, ...] = ()
+
+
+def backoff_s(failures: int) -> float:
+    """Seconds to wait after the n-th failure in a row: doubling, bounded."""
+    return min(BACKOFF_FIRST_S * 2.0 ** max(0, failures - 1), BACKOFF_MOST_S)
+
+
+# -- what the scheduler may ask for ---------------------------------------------------------------
+
+
+def resume(job: Job, placement: Placement, now_s: float) -> Step:
+    shards = divide(placement, job.spec.ranks)
+    assert len({s.node for s in shards}) == len(shards), "one shard per node"
+    moved = advance(
+        job,
+        Event.PLACED,
+        now_s,
+        incarnation=job.incarnation + 1,
+        placement=shards,
+        target=(),
+        awaiting=frozenset(s.node for s in shards),
+        exited=frozenset(),
+        goal=Goal.RETRY,
+        running_at_s=None,
+        exit_code=None,  # of an earlier life; it must not be taken for the cause of a later stop
+    )
+    first, commands = 0, []
+    for shard in shards:
+        commands.append(_start(moved, shard, first))
+        first += shard.devices
+    return Step(moved, tuple(commands))
+
+
+def checkpoint(job: Job, now_s: float) -> Step:
+    assert job.state is JobState.RUNNING and not job.dumping, (job.state, job.dumping)
+    return _cut(replace(job, version=job.version + 1), now_s, keep_running=True)
+
+
+def suspend(job: Job, now_s: float, target: Placement = ()) -> Step:
+    assert not job.dumping, "one cut at a time"
+    moved = advance(job, Event.QUIESCED, now_s, awaiting=job.nodes, target=target)
+    return _cut(moved, now_s, keep_running=False)
+
+
+def migrate(job: Job, target: Placement, now_s: float) -> Step:
+    return suspend(job, now_s, target)
+
+
+def scale(job: Job, target: Placement, now_s: float) -> Step:
+    """Change the number of devices held; the world size stays."""
+    return suspend(job, now_s, target)
+
+
+def stop(
+    job: Job, now_s: float, goal: Goal, message: str, lost: frozenset[NodeId] = frozenset()
+) -> Step:
+    """Kill what still runs. Devices of survivors stay the job's until each says 'stopped'.
+
+    A job already stopping is told again: the second letter costs nothing.
+    """
+    kept = tuple(s for s in job.placement if s.node not in lost)
+    moved = advance(
+        job,
+        Event.LOST,
+        now_s,
+        placement=kept,
+        target=(),
+        awaiting=frozenset(s.node for s in kept),
+        dumping=frozenset(),
+        gathered=(),
+        goal=_goal(job, goal),
+        message=message,
+    )
+    if not kept:
+        return Step(_stopped(moved, now_s))
+    commands = tuple(Stop(job=job.id, node=s.node, incarnation=job.incarnation) for s in kept)
+    return Step(moved, commands)
+
+
+def failover(job: Job, lost: frozenset[NodeId], now_s: float, message: str) -> Step:
+    """The gang is broken: stop the survivors, then resume from the last checkpoint.
+
+    When only reserved nodes were lost, the reservation goes and the job does not notice.
+    """
+    if job.target and not lost & job.nodes:
+        return Step(replace(job, target=(), version=job.version + 1))
+    job = _failed_by_infra(_excused(job), now_s)
+    return stop(job, now_s, _infra_goal(job), message, lost)
+
+
+def overdue(job: Job, now_s: float, message: str) -> Step:
+    """A passing state took too long: stop it and try again, less often each time, until the
+    infrastructure has failed it too often. A stop that is overdue is only said again."""
+    if job.state is JobState.STOPPING:
+        return stop(job, now_s, job.goal, job.message)
+    job = _failed_by_infra(job, now_s)
+    return stop(job, now_s, _infra_goal(job), message)
+
+
+def cancel(job: Job, now_s: float) -> Step:
+    if job.state in WAITING:
+        return Step(advance(job, Event.CANCELLED, now_s, message="cancelled by its owner"))
+    return stop(job, now_s, Goal.CANCEL, "cancelled by its owner")
+
+
+# -- what agents report ---------------------------------------------------------------------------
+
+
+def settle(job: Job, report: Report, now_s: float) -> Step:
+    """Fold one agent report into the job. Stale or repeated reports change nothing."""
+    stale = report.incarnation != job.incarnation or report.node not in job.nodes
+    if stale or job.state not in ACTIVE:
+        return Step(job)
+    job = _distrusting(job, report) if report.corrupt else _gather(job, report, now_s)
+    gone = frozenset({report.node})
+    match report.phase:
+        case "running":
+            return Step(_started(job, report, now_s))
+        case _ if job.state is JobState.STOPPING:
+            return Step(_survivor_gone(job, report, now_s))
+        case "dumped" if job.state is JobState.SUSPENDING and report.node not in job.dumping:
+            return _dumped(job, report.node, now_s)
+        case "exited" if report.exit_code == 0:
+            return Step(_exited(job, report, now_s))
+        case "exited":
+            return _crashed(job, report, now_s)
+        case "refused":
+            job = _failed_by_infra(job, now_s)
+            return stop(job, now_s, _infra_goal(job), report.reason, gone)
+    return failover(job, gone, now_s, report.reason or f"ranks on {report.node} are gone")
+
+
+def settled(job: Job | None, report: Report) -> bool:
+    """May the agent forget this report? True when repeating it can never matter again."""
+    if job is None or report.incarnation < job.incarnation or job.state not in ACTIVE:
+        return report.phase != "running"
+    return report.phase != "running" and report.node not in job.nodes
+
+
+def _start(job: Job, shard: Shard, first: int) -> Start:
+    """The command for `shard`, whose first device is number `first` of the gang's."""
+    spec, last = job.spec, job.checkpoint
+    origin = None
+    if last is not None:
+        mine = set(shard.ranks)
+        shards = tuple(i for i in last.shards if mine & set(i.ranks))
+        origin = Origin(incarnation=last.incarnation, cut=last.cut, step=last.step, shards=shards)
+    return Start(
+        job=job.id,
+        node=shard.node,
+        incarnation=job.incarnation,
+        gang=tuple(s.node for s in job.placement),
+        world=spec.ranks,
+        ranks=shard.ranks,
+        slots=tuple(r * job.held // spec.ranks - first for r in shard.ranks),
+        devices=shard.devices,
+        run=spec.run,
+        env=spec.env,
+        workdir=spec.workdir,
+        memory_bytes=spec.memory_bytes,
+        origin=origin,
+    )
+
+
+def _cut(job: Job, now_s: float, *, keep_running: bool) -> Step:
+    job = replace(
+        job,
+        cut=job.cut + 1,
+        cut_at_s=now_s,
+        dumping=job.nodes,
+        gathered=(),
+        checkpoint_wanted=False,
+    )
+    return Step(
+        job,
+        tuple(
+            Cut(
+                job=job.id,
+                node=s.node,
+                incarnation=job.incarnation,
+                cut=job.cut,
+                keep_running=keep_running,
+            )
+            for s in job.placement
+        ),
+    )
+
+
+def _gather(job: Job, report: Report, now_s: float) -> Job:
+    """Count one shard's answer to the cut in flight. It becomes a checkpoint only when every
+    shard holds the same cut at the same step; one failure ends it and harms nobody."""
+    if report.cut != job.cut or report.node not in job.dumping:
+        return job
+    if report.image is None:
+        return _aborted(job, report.reason, now_s)
+    gathered = tuple(sorted((*job.gathered, report.image)))
+    dumping = job.dumping - {report.node}
+    if len(steps := {i.step for i in gathered}) > 1:
+        return _aborted(job, f"shards were cut at different steps {sorted(steps)}", now_s)
+    job = replace(job, dumping=dumping, gathered=gathered, version=job.version + 1)
+    if dumping:
+        return job
+    step = gathered[0].step
+    made = Checkpoint(job.incarnation, job.cut, step, job.cut_at_s, gathered)
+    kept = (made, *job.checkpoints)[: job.spec.checkpoint_keep]
+    return replace(job, gathered=(), checkpoints=kept, step=step, dump_failures=0, infra_failures=0)
+
+
+def _distrusting(job: Job, report: Report) -> Job:
+    """Without the checkpoint that this incarnation could not be restored from. Its peers may find
+    the same, before or after: it goes once."""
+    if job.corrupt_in == report.incarnation:
+        return job
+    return replace(
+        job,
+        checkpoints=job.checkpoints[1:],
+        corrupt_in=report.incarnation,
+        version=job.version + 1,
+    )
+
+
+def _aborted(job: Job, reason: str, now_s: float) -> Job:
+    failures = job.dump_failures + 1
+    job = replace(
+        job,
+        dumping=frozenset(),
+        gathered=(),
+        dump_failures=failures,
+        retry_at_s=now_s + backoff_s(failures),
+        message=f"checkpoint {job.cut} failed: {reason}",
+    )
+    if job.state is JobState.SUSPENDING:
+        return advance(job, Event.ABORTED, now_s, target=(), awaiting=frozenset())
+    return replace(job, version=job.version + 1)
+
+
+def _started(job: Job, report: Report, now_s: float) -> Job:
+    if job.state is not JobState.STARTING or report.node not in job.awaiting:
+        return job
+    if left := job.awaiting - {report.node}:
+        return replace(job, awaiting=left, version=job.version + 1)
+    return advance(
+        job,
+        Event.STARTED,
+        now_s,
+        awaiting=left,
+        message="",
+        step=report.step,
+        running_at_s=now_s,
+        started_at_s=now_s if job.started_at_s is None else job.started_at_s,
+    )
+
+
+def _dumped(job: Job, node: NodeId, now_s: float) -> Step:
+    if left := job.awaiting - {node}:
+        return Step(replace(job, awaiting=left, version=job.version + 1))
+    done = advance(job, Event.DUMPED, now_s, awaiting=left, placement=(), running_at_s=None)
+    return resume(done, done.target, now_s) if done.target else Step(done)
+
+
+def _goal(job: Job, wanted: Goal) -> Goal:
+    """What a stop is for, when there may be a stop already: only a cancel overrules that."""
+    return wanted if job.state is not JobState.STOPPING or wanted is Goal.CANCEL else job.goal
+
+
+def _excused(job: Job) -> Job:
+    """The infrastructure failed a peer, and that is why the user's program crashed: not its fault,
+    and not counted as its failure."""
+    if job.state is not JobState.STOPPING or job.goal is not Goal.FAIL or job.exit_code is None:
+        return job
+    failures = max(0, job.user_failures - 1)
+    return replace(job, goal=Goal.RETRY, user_failures=failures, exit_code=None)
+
+
+def _survivor_gone(job: Job, report: Report, now_s: float) -> Job:
+    node = report.node
+    if report.phase in ("lost", "refused"):
+        job = _excused(job)
+    placement = tuple(s for s in job.placement if s.node != node)
+    left = job.awaiting - {node}
+    job = replace(job, placement=placement, awaiting=left, version=job.version + 1)
+    return job if left else _stopped(job, now_s)
+
+
+def _stopped(job: Job, now_s: float) -> Job:
+    if job.goal is Goal.FAIL:
+        return advance(job, Event.FAILED, now_s, placement=())
+    done = advance(job, Event.STOPPED, now_s, placement=(), running_at_s=None)
+    return advance(done, Event.CANCELLED, now_s) if job.goal is Goal.CANCEL else done
+
+
+def _exited(job: Job, report: Report, now_s: float) -> Job:
+    if report.node in job.exited:
+        return job
+    exited, step = job.exited | {report.node}, max(job.step, report.step)
+    job = replace(job, exited=exited, step=step, version=job.version + 1)
+    if job.exited != job.nodes:
+        return job
+    return advance(
+        job,
+        Event.FINISHED,
+        now_s,
+        placement=(),
+        target=(),
+        awaiting=frozenset(),
+        dumping=frozenset(),
+        gathered=(),
+        exit_code=0,
+        message="",
+    )
+
+
+def _crashed(job: Job, report: Report, now_s: float) -> Step:
+    """The user's program ended badly: try again only if its owner said so."""
+    code, failures = report.exit_code, job.user_failures + 1
+    again = failures <= job.spec.retry_user and (
+        not job.spec.retry_exit_codes or code in job.spec.retry_exit_codes
+    )
+    job = replace(
+        job,
+        user_failures=failures,
+        exit_code=code,
+        retry_at_s=now_s + backoff_s(failures) if again else job.retry_at_s,
+    )
+    message = f"exited with code {code} on {report.node}"
+    goal = Goal.RETRY if again else Goal.FAIL
+    return stop(job, now_s, goal, message, frozenset({report.node}))
+
+
+def _failed_by_infra(job: Job, now_s: float) -> Job:
+    failures = job.infra_failures + 1
+    return replace(job, infra_failures=failures, retry_at_s=now_s + backoff_s(failures))
+
+
+def _infra_goal(job: Job) -> Goal:
+    return Goal.FAIL if job.infra_failures > job.spec.retry_infra else Goal.RETRY
