@@ -1,0 +1,149 @@
+"""decide(): one snapshot in, one plan out. No clock, no randomness, no I/O.
+
+Passes run in a fixed order, each seeing what the earlier ones took.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from singularity.primitives.model import TERMINAL, Intent, Job, JobState
+
+from . import elastic, evacuate
+from .explain import lacking
+from .placement import feasible, find, sizes
+from .plan import Action, Draft, Plan, Reason, Verb
+from .policy import Policy
+from .queueing import not_yet, queue
+from .reclaim import reclaim
+from .snapshot import Snapshot
+
+
+def decide(snapshot: Snapshot, policy: Policy) -> Plan:
+    draft = Draft(snapshot)
+    evacuate.failover(draft)
+    overdue(draft, policy)
+    obey(draft)
+    expire(draft)
+    evacuate.drain(draft, policy)
+    blocked = place(draft, policy)
+    elastic.grow(draft, blocked, policy)
+    checkpoint(draft)
+    return draft.plan()
+
+
+def overdue(draft: Draft, policy: Policy) -> None:
+    """No job stays in passing for ever: what takes too long is stopped and tried again."""
+    limits = {
+        JobState.STARTING: policy.start_deadline_s,
+        JobState.SUSPENDING: policy.suspend_deadline_s,
+        JobState.STOPPING: policy.stop_deadline_s,
+    }
+    now_s = draft.snapshot.now_s
+    for state, limit_s in limits.items():
+        for job in draft.untouched(state):
+            if now_s - job.since_s > limit_s:
+                reason = f"{state} for more than {limit_s:.0f} s"
+                draft.take(Action(Verb.STOP, job.id, job.version, reason))
+    for job in draft.untouched(JobState.RUNNING):
+        if job.dumping and now_s - job.cut_at_s > policy.suspend_deadline_s:
+            reason = f"checkpoint {job.cut} unanswered for {policy.suspend_deadline_s:.0f} s"
+            draft.take(Action(Verb.STOP, job.id, job.version, reason))
+
+
+def obey(draft: Draft) -> None:
+    """Make true what owners have asked for."""
+    for job in draft.snapshot.jobs:
+        if job.state in TERMINAL or draft.touched(job):
+            continue
+        if job.intent is Intent.CANCEL and job.state is not JobState.STOPPING:
+            draft.take(Action(Verb.CANCEL, job.id, job.version, "its owner cancelled it"))
+        elif job.intent is Intent.HOLD and draft.can_cut(job):
+            draft.take(Action(Verb.SUSPEND, job.id, job.version, "its owner suspended it"))
+        elif job.state is JobState.RUNNING and job.confine is not None:
+            _move(draft, job)
+    elastic.shrink_to_wish(draft)
+
+
+def _move(draft: Draft, job: Job) -> None:
+    """To where its owner moved it, at the size it has or the largest that fits there."""
+    inside = feasible(draft.snapshot, job)
+    if all(inside[draft.snapshot.row[n]] for n in job.nodes):
+        return
+    assert job.confine is not None
+    where = f"{job.confine.kind} {job.confine.id}"
+    if not draft.can_cut(job):
+        draft.explain(job, (Reason("move", "waits until a checkpoint can be taken"),))
+        return
+    for devices in sizes(job):
+        if target := find(draft, job, devices):
+            reason = f"its owner moved it to {where}"
+            draft.take(Action(Verb.MIGRATE, job.id, job.version, reason, target))
+            return
+    draft.explain(job, (Reason("move", f"cannot move to {where}: it has no room"),))
+
+
+def expire(draft: Draft) -> None:
+    now_s = draft.snapshot.now_s
+    for job in draft.untouched(JobState.RUNNING):
+        limit_s = job.spec.max_duration_s
+        if limit_s and job.started_at_s is not None and now_s - job.started_at_s > limit_s:
+            reason = f"ran longer than its max_duration of {limit_s:.0f} s"
+            draft.take(Action(Verb.EXPIRE, job.id, job.version, reason))
+
+
+def place(draft: Draft, policy: Policy) -> list[Job]:
+    """Start what fits, most urgent first; returns what did not.
+
+    Nothing less urgent passes a blocked job on nodes that it could use, or it would eat what is
+    reclaimed for it. Among equals the smaller may pass.
+    """
+    blocked: list[Job] = []
+    for job in queue(draft.snapshot):
+        if draft.touched(job):
+            continue
+        if reasons := not_yet(draft.snapshot, job):
+            draft.explain(job, reasons)
+            continue
+        ahead = _ahead(draft, job, blocked)
+        if ahead is None and _place(draft, job):
+            continue
+        blocked.append(job)
+        if ahead is not None:
+            detail = f"{ahead.spec.name} ({ahead.tier.name.lower()}) is before it and waits too"
+            draft.explain(job, (Reason("order", detail),))
+            continue
+        outcome = reclaim(draft, job, policy)
+        draft.explain(job, (*lacking(draft, job), Reason("reclaim", outcome)))
+    return blocked
+
+
+def _ahead(draft: Draft, job: Job, blocked: Sequence[Job]) -> Job | None:
+    mine = feasible(draft.snapshot, job)
+    for other in blocked:
+        if other.tier < job.tier and (mine & feasible(draft.snapshot, other)).any():
+            return other
+    return None
+
+
+def _place(draft: Draft, job: Job) -> bool:
+    for devices in sizes(job):
+        if placement := find(draft, job, devices):
+            last = job.checkpoint
+            what = f"resumes from step {last.step}" if last else "starts"
+            reason = f"{what}: {devices} of {job.devices} {job.spec.device} fit"
+            draft.take(Action(Verb.RESUME, job.id, job.version, reason, placement))
+            return True
+    return False
+
+
+def checkpoint(draft: Draft) -> None:
+    """Take the checkpoints that are due or asked for."""
+    now_s = draft.snapshot.now_s
+    for job in draft.untouched(JobState.RUNNING):
+        every_s = job.spec.checkpoint_every_s
+        last_s = max(job.running_at_s or 0.0, job.cut_at_s)
+        due = every_s is not None and now_s - last_s >= every_s
+        if (due or job.checkpoint_wanted) and draft.can_cut(job):
+            reason = f"every {every_s:g} s" if due else "its owner asked for one"
+            draft.take(Action(Verb.CHECKPOINT, job.id, job.version, reason))

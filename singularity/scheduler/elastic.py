@@ -1,0 +1,41 @@
+"""How many devices a job may hold, and giving back what was taken from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from singularity.primitives.model import Job, JobState
+
+from .placement import feasible, find, sizes
+from .plan import Action, Draft, Verb
+from .policy import Policy
+
+
+def shrink_to_wish(draft: Draft) -> None:
+    """The owner wants fewer devices than the job holds."""
+    for job in draft.untouched(JobState.RUNNING):
+        if job.held <= job.devices or not draft.can_cut(job):
+            continue
+        if target := find(draft, job, job.devices):
+            reason = f"its owner wants {job.devices} devices"
+            draft.take(Action(Verb.SCALE, job.id, job.version, reason, target))
+
+
+def grow(draft: Draft, blocked: Sequence[Job], policy: Policy) -> None:
+    """Give jobs that hold less than they want more, when nobody waits for the same nodes and they
+    have had their devices for a while."""
+    now_s = draft.snapshot.now_s
+    for job in draft.untouched(JobState.RUNNING):
+        quiet = job.running_at_s is not None and now_s - job.running_at_s >= policy.grow_after_s
+        if job.held >= job.devices or not quiet or not draft.can_cut(job):
+            continue
+        mine = feasible(draft.snapshot, job)
+        if any((mine & feasible(draft.snapshot, other)).any() for other in blocked):
+            continue
+        for devices in sizes(job):
+            if devices <= job.held:
+                break
+            if target := find(draft, job, devices):
+                reason = f"{devices} of {job.devices} devices are free again"
+                draft.take(Action(Verb.SCALE, job.id, job.version, reason, target))
+                break

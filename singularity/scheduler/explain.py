@@ -1,0 +1,96 @@
+"""Why a job waits: every binding reason with its numbers, and what would change that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from singularity.primitives.model import ACTIVE, TERMINAL, Intent, Job, Scope, ScopeKind
+
+from .placement import allowed, feasible, find, sizes
+from .plan import Draft, Plan, Reason
+from .snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """`changes` are single changes, smallest first, each of which would let the job start now."""
+
+    reasons: tuple[Reason, ...]
+    changes: tuple[str, ...]
+
+
+def lacking(draft: Draft, job: Job) -> tuple[Reason, ...]:
+    """What is missing for the gang, where it is nearest to fitting."""
+    snapshot, spec = draft.snapshot, job.spec
+    may = feasible(snapshot, job)
+    if not may.any():
+        return (_nowhere(snapshot, job),)
+    room = np.where(may & snapshot.ready, draft.free, 0)
+    unready = int((may & ~snapshot.ready).sum())
+    least = min(sizes(job), default=job.devices)
+    unit = max(1, least // spec.ranks)
+    room = room // unit * unit  # as pack() sees it: the devices of one rank lie on one node
+    if spec.same_node:
+        row = int(np.argmax(room))
+        where, name, most = "node", str(snapshot.nodes[row].id), int(room[row])
+    else:
+        per_cluster = np.bincount(snapshot.cluster, weights=room)
+        best = int(np.argmax(per_cluster))
+        where, name, most = "cluster", snapshot.cluster_names[best], int(per_cluster[best])
+    pieces = f", {unit} on one node each," if unit > 1 and not spec.same_node else ""
+    detail = f"no {where} has {least} {spec.device}{pieces} free for it; "
+    detail += f"the best is {name} with {most}"
+    if unready:
+        detail += f"; {unready} nodes are lost, cordoned or draining"
+    return (Reason("capacity", detail),)
+
+
+def _nowhere(snapshot: Snapshot, job: Job) -> Reason:
+    spec = job.spec
+    if spec.device not in snapshot.device_names:
+        known = ", ".join(snapshot.device_names) or "none"
+        return Reason("device", f"no node has {spec.device} devices; the fleet has: {known}")
+    if job.confine is not None and allowed(snapshot, spec).any():
+        return Reason("confined", f"its owner confined it to {job.confine.kind} {job.confine.id}")
+    return Reason("policy", f"no region fits regions={list(spec.regions)} not={list(spec.avoid)}")
+
+
+def explain(snapshot: Snapshot, plan: Plan, job: Job) -> Why:
+    """Why `job` is where it is, given what was just decided for it."""
+    if job.state in TERMINAL:
+        return Why((Reason("ended", f"{job.state}: {job.message or 'done'}"),), ())
+    planned = [a for a in plan.actions if a.job == job.id]
+    if planned:
+        return Why((Reason("planned", f"{planned[0].verb} now: {planned[0].reason}"),), ())
+    if job.intent is Intent.HOLD:
+        reason = Reason("held", "its owner suspended it")
+        return Why((reason,), (f"singularity resume {job.spec.name}",))
+    if reasons := plan.pending.get(job.id):
+        return Why(reasons, _changes(snapshot, job))
+    if job.state in ACTIVE:
+        where = ", ".join(f"{s.devices} on {s.node}" for s in job.placement)
+        return Why((Reason("placed", f"{job.state} with {job.held} devices: {where}"),), ())
+    return Why((Reason("queued", "will be looked at in the next round"),), ())
+
+
+def _changes(snapshot: Snapshot, job: Job) -> tuple[str, ...]:
+    """Single changes tried on a copy: fewer devices, anywhere else, another time."""
+    draft = Draft(snapshot)
+    found = []
+    for devices in range(min(sizes(job), default=job.devices) - 1, 0, -1):
+        if find(draft, job, devices):
+            found.append(f"devices {devices}: fits now")
+            break
+    if job.confine is not None and find(draft, replace(job, confine=None), job.devices):
+        found.append(f"singularity move {job.spec.name} --to anywhere: fits now")
+    for name in snapshot.region_names:
+        free = replace(job.spec, regions=(), avoid=())
+        there = replace(job, spec=free, confine=Scope(ScopeKind.REGION, name))
+        if not find(draft, job, job.devices) and find(draft, there, job.devices):
+            found.append(f"allow region {name}: fits now")
+    freed = draft.free + draft.coming
+    if find(draft, job, min(sizes(job), default=job.devices), free=freed):
+        found.append("wait: devices are being freed")
+    return tuple(found)

@@ -1,0 +1,229 @@
+"""What the scheduler wants done, why, and the rules every plan obeys."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+import numpy as np
+
+from singularity.primitives import verbs
+from singularity.primitives.model import (
+    TERMINAL,
+    WAITING,
+    Goal,
+    Intent,
+    Job,
+    JobId,
+    JobState,
+    Node,
+    NodeId,
+    Placement,
+    holdings,
+)
+from singularity.primitives.verbs import Step
+
+from .snapshot import Flags, Snapshot
+
+
+class Verb(StrEnum):
+    RESUME = "resume"
+    CHECKPOINT = "checkpoint"
+    SUSPEND = "suspend"
+    MIGRATE = "migrate"
+    SCALE = "scale"
+    FAILOVER = "failover"
+    STOP = "stop"  # overdue: stop and try again
+    CANCEL = "cancel"
+    EXPIRE = "expire"  # ran longer than its owner allowed
+
+
+_CUTS = frozenset({Verb.CHECKPOINT, Verb.SUSPEND, Verb.MIGRATE, Verb.SCALE})
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One primitive applied to one job. `seen` is the row version it was decided on; `price` what
+    it costs, in device-seconds, where that was weighed."""
+
+    verb: Verb
+    job: JobId
+    seen: int
+    reason: str
+    placement: Placement = ()
+    lost: frozenset[NodeId] = frozenset()
+    price: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One thing that keeps a job waiting: a stable `kind`, and a sentence with the numbers."""
+
+    kind: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`pending`: for every job that wants to run and is not placed by this plan, why not."""
+
+    actions: tuple[Action, ...] = ()
+    pending: Mapping[JobId, tuple[Reason, ...]] = field(default_factory=dict)
+
+
+class Draft:
+    """A plan being written, with the capacity it leaves. The core's only mutable thing.
+
+    `free` is what may be given away; `coming` what earlier decisions, carried out or not, will
+    free on each node, so that nothing is reclaimed twice; `promised` what of both is meant for
+    jobs that wait, so that no two count on the same devices.
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.free = snapshot.free.copy()
+        self.coming = np.zeros_like(self.free)
+        self.promised = np.zeros_like(self.free)
+        self._actions: dict[JobId, Action] = {}
+        self._pending: dict[JobId, tuple[Reason, ...]] = {}
+        for job in snapshot.jobs:
+            if job.state in (JobState.SUSPENDING, JobState.STOPPING):
+                self._expect(job.placement, job.target)
+
+    def touched(self, job: Job) -> bool:
+        return job.id in self._actions
+
+    def untouched(self, state: JobState) -> list[Job]:
+        """Jobs in `state` without an action yet, in id order."""
+        return [j for j in self.snapshot.jobs if j.state is state and not self.touched(j)]
+
+    def can_cut(self, job: Job) -> bool:
+        """May a checkpoint of the job begin now? One at a time, and of whole gangs only."""
+        return (
+            job.state is JobState.RUNNING
+            and not self.touched(job)
+            and not job.dumping
+            and not job.exited
+            and job.retry_at_s <= self.snapshot.now_s
+        )
+
+    def mask(self, nodes: frozenset[NodeId]) -> Flags:
+        found = np.zeros(len(self.snapshot.nodes), dtype=np.bool_)
+        found[[self.snapshot.row[n] for n in sorted(nodes)]] = True
+        return found
+
+    def take(self, action: Action) -> None:
+        assert action.job not in self._actions, f"{action.job} already has an action"
+        self._actions[action.job] = action
+        job = self.snapshot.by_id[action.job]
+        if action.placement:
+            held = holdings(job)
+            for shard in action.placement:
+                extra = max(0, shard.devices - held[shard.node])
+                self.free[self.snapshot.row[shard.node]] -= extra
+        leaves = action.verb not in (Verb.RESUME, Verb.CHECKPOINT)
+        if leaves and job.state in (JobState.STARTING, JobState.RUNNING):
+            self._expect(job.placement, action.placement)
+
+    @property
+    def preemptions(self) -> int:
+        """Jobs that this plan takes devices from for the sake of others."""
+        return sum(1 for action in self._actions.values() if action.price is not None)
+
+    def promise(self, placement: Placement) -> None:
+        for shard in placement:
+            self.promised[self.snapshot.row[shard.node]] += shard.devices
+
+    def explain(self, job: Job, reasons: tuple[Reason, ...]) -> None:
+        self._pending[job.id] = reasons
+
+    def plan(self) -> Plan:
+        pending = {j: r for j, r in self._pending.items() if j not in self._actions}
+        return Plan(tuple(self._actions.values()), pending)
+
+    def _expect(self, leaving: Placement, target: Placement) -> None:
+        kept = Counter({s.node: s.devices for s in target})
+        for shard in leaving:
+            freed = max(0, shard.devices - kept[shard.node])
+            self.coming[self.snapshot.row[shard.node]] += freed
+
+
+def check(snapshot: Snapshot, plan: Plan) -> list[str]:
+    """Every rule the plan breaks; empty means valid. Pure: asked by tests, by the simulator, and
+    by the control plane before it writes."""
+    faults = []
+    for job_id, times in Counter(a.job for a in plan.actions).items():
+        if times > 1:
+            faults.append(f"{job_id}: {times} actions in one plan")
+    free = snapshot.free.copy()
+    for action in plan.actions:
+        held = holdings(snapshot.by_id[action.job])
+        clusters = {snapshot.nodes[snapshot.row[s.node]].cluster for s in action.placement}
+        if len(clusters) > 1:
+            faults.append(f"{action.job}: gang across clusters {sorted(clusters)}")
+        for shard in action.placement:
+            row = snapshot.row[shard.node]
+            free[row] -= max(0, shard.devices - held[shard.node])
+            if not snapshot.ready[row] and shard.node not in held:
+                faults.append(f"{action.job}: placed on unready {shard.node}")
+        if not action.reason:
+            faults.append(f"{action.job}: {action.verb} without a reason")
+    for full in np.flatnonzero(free < 0):
+        faults.append(f"{snapshot.nodes[int(full)].id}: oversubscribed by {-int(free[full])}")
+    for job in snapshot.jobs:
+        wants = job.state in WAITING and job.intent is Intent.RUN
+        if wants and job.id not in plan.pending and all(a.job != job.id for a in plan.actions):
+            faults.append(f"{job.id}: waits without a reason")
+    return faults
+
+
+def admissible(job: Job, action: Action, nodes: Mapping[NodeId, Node]) -> str:
+    """Is the action still true now? "" for yes, else why not. Asked with the rows locked."""
+    if job.version != action.seen:
+        return "the job moved on"
+    if job.state in TERMINAL:
+        return f"the job has {job.state}"
+    if action.verb in _CUTS and (job.dumping or job.exited):
+        return "a checkpoint is in flight, or ranks have ended"
+    held = holdings(job)
+    for shard in action.placement:
+        node = nodes[shard.node]
+        if not node.ready and shard.node not in held:
+            return f"{node.id} takes nothing new"
+        if node.lost:
+            return f"{node.id} is lost"
+        if node.used - held[node.id] + max(held[node.id], shard.devices) > node.devices:
+            return f"{node.id} is full"
+    return ""
+
+
+def perform(job: Job, action: Action, now_s: float) -> Step:
+    """Turn one action into the next Job, which remembers why, and its commands."""
+    step = _dispatch(job, action, now_s)
+    if job.state is JobState.STOPPING and action.verb is Verb.STOP:
+        return step  # said again; why it stops is remembered already
+    return replace(step, job=replace(step.job, message=action.reason))
+
+
+def _dispatch(job: Job, action: Action, now_s: float) -> Step:
+    match action.verb:
+        case Verb.RESUME:
+            return verbs.resume(job, action.placement, now_s)
+        case Verb.CHECKPOINT:
+            return verbs.checkpoint(job, now_s)
+        case Verb.SUSPEND:
+            return verbs.suspend(job, now_s)
+        case Verb.MIGRATE:
+            return verbs.migrate(job, action.placement, now_s)
+        case Verb.SCALE:
+            return verbs.scale(job, action.placement, now_s)
+        case Verb.FAILOVER:
+            return verbs.failover(job, action.lost, now_s, action.reason)
+        case Verb.STOP:
+            return verbs.overdue(job, now_s, action.reason)
+        case Verb.CANCEL:
+            return verbs.cancel(job, now_s)
+        case Verb.EXPIRE:
+            return verbs.stop(job, now_s, Goal.FAIL, action.reason)

@@ -1,0 +1,34 @@
+"""Every threshold of the scheduler, with its unit and where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+
+from singularity.primitives.errors import InvalidSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    node_lost_after_s: float = 30.0  # three missed 10 s heartbeats; more than an agent's lease
+    start_deadline_s: float = 300.0  # restore deadline (120 s) + reconnect deadline (120 s) + slack
+    suspend_deadline_s: float = 600.0  # agents give a cut up by themselves long before
+    stop_deadline_s: float = 60.0  # then a Stop is sent again
+    preemptions_per_tick_max: int = 8  # bounds the blast radius of one bad plan
+    migrations_per_tick_max: int = 16  # bounds what a drain does to the store at once
+    grow_after_s: float = 5.0  # quiet time of a shrunk job before it grows: against thrash
+    move_cost_s: float = 5.0  # dump + transfer + restore of a job never measured
+
+    def with_overrides(self, found: Mapping[str, str]) -> Policy:
+        """A policy with some fields given as text. Raises InvalidSpec naming the field."""
+        kinds = {f.name: type(getattr(self, f.name)) for f in fields(self)}
+        changes: dict[str, float | int] = {}
+        for name, text in sorted(found.items()):
+            if name not in kinds:
+                raise InvalidSpec(f"there is no policy {name!r}; there are: {', '.join(kinds)}")
+            try:
+                changes[name] = kinds[name](text)
+            except ValueError:
+                wanted = kinds[name].__name__
+                raise InvalidSpec(f"policy {name} must be a {wanted}, not {text!r}") from None
+        return replace(self, **changes)  # type: ignore[arg-type]

@@ -1,0 +1,28 @@
+"""Who is next, and who may not even try."""
+
+from __future__ import annotations
+
+from singularity.primitives.model import WAITING, Intent, Job, JobState
+
+from .plan import Reason
+from .snapshot import Snapshot
+
+
+def queue(snapshot: Snapshot) -> list[Job]:
+    """Jobs that want devices: most urgent tier first, then the longest waiting."""
+    waiting = [j for j in snapshot.jobs if j.state in WAITING and j.intent is Intent.RUN]
+    return sorted(waiting, key=lambda j: (j.tier, j.submitted_at_s, j.id))
+
+
+def not_yet(snapshot: Snapshot, job: Job) -> tuple[Reason, ...]:
+    """Why the job may not be placed at all now, however much is free."""
+    reasons = []
+    for other in job.spec.after:
+        found = snapshot.by_id.get(other)
+        state = found.state if found else "unknown"
+        if state is not JobState.SUCCEEDED:
+            reasons.append(Reason("dependency", f"waits for {other} to succeed; it is {state}"))
+    if (left_s := job.retry_at_s - snapshot.now_s) > 0:
+        why = job.message or "it failed"
+        reasons.append(Reason("backoff", f"tries again in {left_s:.0f} s after: {why}"))
+    return tuple(reasons)

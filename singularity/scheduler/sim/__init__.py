@@ -1,0 +1,1 @@
+"""The whole plane in one thread and no wall time, running the production code."""

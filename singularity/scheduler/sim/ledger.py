@@ -1,0 +1,165 @@
+"""The ledger kept in dicts. Same contract as api.applier.SqlLedger; tests/contract holds the two
+together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from singularity.primitives import verbs
+from singularity.primitives.errors import Conflict, NotFound
+from singularity.primitives.messages import Envelope, Register, Report
+from singularity.primitives.model import (
+    ACTIVE,
+    TERMINAL,
+    ClusterId,
+    Duty,
+    Intent,
+    Job,
+    JobId,
+    Node,
+    NodeId,
+    RegionId,
+    Scope,
+    holdings,
+    hosts,
+)
+from singularity.scheduler.plan import Plan, admissible, perform
+from singularity.scheduler.snapshot import Snapshot
+
+
+class MemoryLedger:
+    """scheduler.ledger.Ledger in memory."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[JobId, Job] = {}
+        self._nodes: dict[NodeId, Node] = {}
+        self._log: list[Envelope] = []
+
+    def submit(self, job: Job) -> None:
+        assert job.id not in self._jobs, job.id
+        self._jobs[job.id] = job
+
+    def snapshot(self, now_s: float) -> Snapshot:
+        jobs = {j.id: j for j in self._jobs.values() if j.state not in TERMINAL}
+        for job in list(jobs.values()):
+            jobs |= {a: self._jobs[a] for a in job.spec.after if a in self._jobs}
+        return Snapshot.build(self._nodes.values(), jobs.values(), now_s)
+
+    def commit(self, plan: Plan, now_s: float) -> dict[JobId, str]:
+        rejected = {}
+        for action in sorted(plan.actions, key=lambda a: a.job):
+            job = self._jobs[action.job]
+            if why_not := admissible(job, action, self._nodes):
+                rejected[job.id] = why_not
+            else:
+                self._write(job, perform(job, action, now_s))
+        return rejected
+
+    def record(self, report: Report, now_s: float) -> bool:
+        job = self._jobs.get(report.job)
+        if job is None:
+            return verbs.settled(job, report)
+        step = verbs.settle(job, report, now_s)
+        self._write(job, step)
+        return verbs.settled(step.job, report)
+
+    def register(self, register: Register, now_s: float) -> Node:
+        node = self._nodes.get(register.node) or Node(
+            id=register.node,
+            region=RegionId(register.region),
+            cluster=ClusterId(register.cluster),
+            device=register.device,
+            devices=register.devices,
+        )
+        self._nodes[node.id] = node
+        if node.epoch == 0 or node.lost or node.epoch != register.epoch:
+            for job in sorted(self._jobs.values(), key=lambda j: j.id):
+                if job.state in ACTIVE and node.id in set(hosts(job)):
+                    reason = f"node {node.id} started anew"
+                    self._write(job, verbs.failover(job, frozenset({node.id}), now_s, reason))
+            self._log = [letter for letter in self._log if letter.node != node.id]
+            node = replace(self._nodes[node.id], epoch=node.epoch + 1, seq=0, lost=False)
+        node = replace(node, address=register.address, heard_s=now_s, devices=register.devices)
+        self._nodes[node.id] = node
+        return node
+
+    def hear(self, node: NodeId, epoch: int, acknowledged: int, now_s: float) -> int | None:
+        found = self._nodes.get(node)
+        if found is None or found.epoch != epoch or found.lost:
+            return None
+        self._nodes[node] = replace(found, heard_s=now_s)
+        self._log = [
+            letter
+            for letter in self._log
+            if (letter.node, letter.epoch) != (node, epoch) or letter.seq > acknowledged
+        ]
+        return found.seq
+
+    def lose(self, silent: Mapping[NodeId, float], now_s: float) -> list[NodeId]:
+        lost = []
+        for node_id in sorted(silent):
+            node = self._nodes.get(node_id)
+            if node is not None and not node.lost and node.heard_s <= silent[node_id]:
+                self._nodes[node_id] = replace(node, lost=True)
+                lost.append(node_id)
+        return lost
+
+    def set_duty(self, scope: Scope, duty: Duty, now_s: float) -> list[NodeId]:
+        found = sorted(n.id for n in self._nodes.values() if scope.holds(n))
+        for node in found:
+            self._nodes[node] = replace(self._nodes[node], duty=duty)
+        return found
+
+    def intend(self, job: JobId, intent: Intent, now_s: float) -> Job:
+        return self._wish(job, intent=intent, retry_at_s=0.0)
+
+    def confine(self, job: JobId, scope: Scope | None, now_s: float) -> Job:
+        return self._wish(job, confine=scope)
+
+    def resize(self, job: JobId, devices: int, now_s: float) -> Job:
+        return self._wish(job, devices=devices)
+
+    def request_checkpoint(self, job: JobId, now_s: float) -> Job:
+        return self._wish(job, checkpoint_wanted=True)
+
+    def letters(self, node: NodeId, epoch: int, after: int) -> list[Envelope]:
+        return [
+            letter
+            for letter in self.unsent()
+            if (letter.node, letter.epoch) == (node, epoch) and letter.seq > after
+        ]
+
+    def unsent(self) -> list[Envelope]:
+        return sorted(self._log, key=lambda letter: (letter.node, letter.epoch, letter.seq))
+
+    def jobs(self) -> dict[JobId, Job]:
+        return dict(self._jobs)
+
+    def nodes(self) -> dict[NodeId, Node]:
+        return dict(self._nodes)
+
+    def _wish(self, job_id: JobId, **changes: object) -> Job:
+        job = self._jobs.get(job_id)
+        if job is None:
+            raise NotFound(f"there is no job {job_id}", job=job_id)
+        if job.state in TERMINAL:
+            raise Conflict(f"{job.spec.name} has {job.state}", job=job_id)
+        if job.intent is Intent.CANCEL and changes.get("intent", Intent.CANCEL) != job.intent:
+            raise Conflict(f"{job.spec.name} is being cancelled; submit it again", job=job_id)
+        job = replace(job, version=job.version + 1, **changes)  # type: ignore[arg-type]
+        self._jobs[job_id] = job
+        return job
+
+    def _write(self, before: Job, step: verbs.Step) -> None:
+        self._jobs[step.job.id] = step.job
+        old, new = holdings(before), holdings(step.job)
+        for node_id in sorted(old.keys() | new.keys()):
+            node = self._nodes[node_id]
+            self._nodes[node_id] = replace(node, used=node.used + new[node_id] - old[node_id])
+        for command in step.commands:
+            node = self._nodes[command.node]
+            node = replace(node, seq=node.seq + 1)
+            self._nodes[node.id] = node
+            letter = Envelope(node=node.id, epoch=node.epoch, seq=node.seq, command=command)
+            self._log.append(letter)

@@ -1,0 +1,118 @@
+"""A storm: a fleet, a crowd of jobs and a heap of faults, all drawn from one seed."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from singularity.primitives.model import ACTIVE, Job, JobId, JobSpec, NodeId, Tier
+from singularity.scheduler.ledger import Ledger
+from singularity.scheduler.policy import Policy
+
+from .ledger import MemoryLedger
+from .physics import Program
+from .world import Costs, World, fleet
+
+JOBS = 40
+NODES = 12
+DEVICES = 8
+FAULTS_UNTIL_S = 3_000.0
+PATIENCE_S = 60_000.0
+
+
+def storm(seed: int, ledger: Ledger | None = None) -> World:
+    """A world with everything that will befall it already in its future."""
+    rng = np.random.Generator(np.random.PCG64([seed, 1]))
+    world = World(
+        fleet(NODES, DEVICES),
+        seed=seed,
+        costs=_weather(rng),
+        policy=Policy(),
+        ledger=ledger or MemoryLedger(),
+    )
+    for i in range(JOBS):
+        world.at(float(rng.uniform(0, 2_000)), partial(world.submit, _job(rng, i)))
+    for what, times in (("crash", 6), ("restart", 20), ("isolate", 4), ("drain", 3), ("kill", 4)):
+        for _ in range(times):
+            world.at(float(rng.uniform(0, FAULTS_UNTIL_S)), partial(_fault, world, what))
+    world.at(FAULTS_UNTIL_S, world.calm)
+    return world
+
+
+def survive(world: World) -> None:
+    """Run it to the end; raises AssertionError where a law is broken."""
+    world.run(PATIENCE_S, jobs=JOBS)
+    left = {j.id: (j.state, j.message) for j in world.ledger.jobs().values() if not _as_meant(j)}
+    assert len(world.ledger.jobs()) == JOBS and not left, left
+    assert all(n.used == 0 for n in world.ledger.nodes().values()), "devices were never given back"
+
+
+def _as_meant(job: Job) -> bool:
+    code = Program.read(job.spec.run).code
+    return job.state == ("failed" if code else "succeeded") and job.exit_code == code
+
+
+def _weather(rng: np.random.Generator) -> Costs:
+    """Each seed has its own: what one kind of weather hides another shows."""
+    return Costs(
+        plan_s=float(rng.choice([0.1, 8.0])),  # longer than a tick: plans overlap
+        hop_s=float(rng.choice([0.05, 1.0])),
+        late_s=float(rng.choice([30.0, 300.0])),
+        drop=float(rng.choice([0.0, 0.05, 0.3])),
+        repeat=float(rng.choice([0.0, 0.2])),
+        late=float(rng.choice([0.0, 0.02, 0.2])),
+        disk_full=float(rng.choice([0.0, 0.1])),
+        rot=float(rng.choice([0.0, 0.1])),
+        refuse=float(rng.choice([0.0, 0.1])),
+    )
+
+
+def _job(rng: np.random.Generator, number: int) -> Job:
+    devices = int(rng.choice([1, 2, 4, 8, 16]))
+    ranks = int(rng.choice([1, devices, devices * 2])) if devices > 1 else int(rng.choice([1, 2]))
+    program = Program(
+        steps=int(rng.integers(3, 200)),
+        step_s=float(rng.choice([2.0, 20.0])),
+        free=ranks == 1 and bool(rng.random() < 0.5),
+        code=3 if rng.random() < 0.05 else 0,
+    )
+    if ranks == 1:
+        devices = min(devices, DEVICES)  # one rank's devices never straddle two nodes
+    spec = JobSpec(
+        name=f"job-{number}",
+        run=program.line(),
+        ranks=ranks,
+        device="sim",
+        devices=devices,
+        devices_min=1 if rng.random() < 0.5 and ranks > 1 else devices,
+        devices_max=devices,
+        tier=Tier(int(rng.integers(3))),
+        checkpoint_every_s=[None, 120.0, 600.0][int(rng.integers(3))],
+        retry_infra=10_000,
+    )
+    return Job(JobId(f"j{number:03}"), spec, devices)
+
+
+def _fault(world: World, what: str) -> None:
+    """Aim where it hurts: mostly at a node in the middle of a change."""
+    jobs = [j for j in world.ledger.jobs().values() if j.state in ACTIVE]
+    busy = sorted({n for j in jobs for n in (*j.awaiting, *j.dumping)})
+    if what == "kill":
+        held = sorted((m.node.id, job) for m in world.machines.values() for job in m.ranks)
+        if held:
+            node, job = held[int(world.rng.integers(len(held)))]
+            world.machines[node].kill_ranks(job)
+        return
+    nodes = busy if busy and world.chance(0.7) else sorted(world.machines)
+    node = NodeId(nodes[int(world.rng.integers(len(nodes)))])
+    seconds = float(world.rng.uniform(0, 200))
+    match what:
+        case "crash":
+            world.crash(node, seconds)
+        case "restart":
+            world.restart(node, seconds / 25)
+        case "isolate":
+            world.isolate(node, seconds)
+        case "drain":
+            world.drain(node, seconds * 5)

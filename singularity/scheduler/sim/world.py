@@ -1,0 +1,290 @@
+"""The whole plane in one thread and no wall time: production decisions, production state table,
+production agent logic and barrier; only clock, network, disks and devices are made up.
+
+A run is a pure function of (nodes, jobs, faults, seed): same inputs, same digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+
+from singularity.primitives.clock import ManualClock
+from singularity.primitives.messages import Envelope, Heartbeat, Register, Report
+from singularity.primitives.model import (
+    TERMINAL,
+    ClusterId,
+    Duty,
+    Job,
+    JobId,
+    JobState,
+    Node,
+    NodeId,
+    Scope,
+    ScopeKind,
+)
+from singularity.scheduler.decide import decide
+from singularity.scheduler.ledger import Ledger
+from singularity.scheduler.plan import Plan, check
+from singularity.scheduler.policy import Policy
+from singularity.scheduler.vigil import Vigil, observe, silent
+
+from .hands import Machine
+from .physics import Physics
+
+Answer = TypeVar("Answer")
+TICK_S = 5.0
+WATCH_S = 1.0
+RELAY_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Durations in seconds; `drop`, `repeat` and `late` are probabilities per message, the others
+    per event. Late messages take `late_s` on average, the others `hop_s`."""
+
+    launch_s: float = 5.0
+    dump_s: float = 20.0
+    hop_s: float = 0.05
+    plan_s: float = 0.5
+    late_s: float = 300.0
+    heartbeat_s: float = 5.0
+    lease_s: float = 15.0
+    fence_late_s: float = 5.0  # how late an agent may notice that its lease is over
+    ask_s: float = 5.0  # patience with an answer
+    cut_deadline_s: float = 240.0
+    drop: float = 0.0
+    repeat: float = 0.0
+    late: float = 0.0
+    disk_full: float = 0.0  # a dump fails
+    rot: float = 0.0  # an image is found corrupt when it is restored
+    refuse: float = 0.0  # a launch fails for no lasting reason
+
+
+class World:
+    def __init__(
+        self,
+        nodes: Iterable[Node],
+        *,
+        seed: int,
+        costs: Costs,
+        policy: Policy,
+        ledger: Ledger,
+    ) -> None:
+        self.clock = ManualClock()
+        self.rng = np.random.Generator(np.random.PCG64(seed))
+        self.ledger, self.costs, self.policy = ledger, costs, policy
+        self.physics = Physics()
+        self.log: list[tuple[object, ...]] = []
+        self.counts: Counter[str] = Counter()
+        self.unreachable: set[NodeId] = set()
+        self.rotten: set[tuple[JobId, int]] = set()  # (job, incarnation) that met a corrupt image
+        self._durable: dict[JobId, int] = {}
+        self._vigil = Vigil()
+        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._seq = 0
+        self.machines = {n.id: Machine(self, n) for n in sorted(nodes, key=lambda n: n.id)}
+        for machine in self.machines.values():
+            machine.boot_up()
+        self.every(TICK_S, self.tick)
+        self.every(RELAY_S, self.relay)
+        self.every(WATCH_S, self.watch)
+
+    # -- time ------------------------------------------------------------------------------------
+
+    @property
+    def now_s(self) -> float:
+        return self.clock.now_s()
+
+    def at(self, when_s: float, what: Callable[[], None]) -> None:
+        self._seq += 1
+        heapq.heappush(self._heap, (when_s, self._seq, what))
+
+    def after(self, delay_s: float, what: Callable[[], None]) -> None:
+        self.at(self.now_s + delay_s, what)
+
+    def every(self, period_s: float, what: Callable[[], None]) -> None:
+        def again() -> None:
+            what()
+            self.after(period_s, again)
+
+        self.after(period_s, again)
+
+    def run(self, until_s: float, jobs: int | None = None) -> None:
+        """Run to `until_s`, or until `jobs` jobs have been submitted and all have ended."""
+        while self._heap and self._heap[0][0] <= until_s:
+            if jobs is not None and len(self._durable) == jobs and self.finished():
+                return
+            when_s, _, what = heapq.heappop(self._heap)
+            self.clock.advance_to(when_s)
+            what()
+
+    def finished(self) -> bool:
+        return all(j.state in TERMINAL for j in self.ledger.jobs().values())
+
+    def chance(self, probability: float) -> bool:
+        return bool(self.rng.random() < probability)
+
+    def spread(self, mean_s: float) -> float:
+        """A duration around `mean_s`."""
+        return mean_s * float(self.rng.uniform(0.5, 1.5))
+
+    # -- the network -----------------------------------------------------------------------------
+
+    def send(self, node: NodeId, arrive: Callable[[], None]) -> None:
+        """One message from or to `node`: it may be dropped, come twice, or much later."""
+        if node in self.unreachable:
+            return
+        for _ in range(1 + self.chance(self.costs.repeat)):
+            if not self.chance(self.costs.drop):
+                mean_s = self.costs.late_s if self.chance(self.costs.late) else self.costs.hop_s
+                self.after(mean_s * float(self.rng.exponential(1.0)), arrive)
+
+    def ask(
+        self, node: NodeId, request: Callable[[], Answer], answer: Callable[[Answer], None]
+    ) -> None:
+        """A question of `node` and its answer. Both may get lost; the caller keeps its patience."""
+
+        def arrive() -> None:
+            found = request()
+            self.send(node, lambda: answer(found))
+
+        self.send(node, arrive)
+
+    # -- the control plane -----------------------------------------------------------------------
+
+    def submit(self, job: Job) -> None:
+        self.ledger.submit(job)
+        self._durable[job.id] = 0
+        self.note("submit", job.id)
+
+    def tick(self) -> None:
+        snapshot = self.ledger.snapshot(self.now_s)
+        plan = decide(snapshot, self.policy)
+        assert not (faults := check(snapshot, plan)), faults
+        if plan.actions:
+            self.after(self.costs.plan_s, partial(self._commit, plan))
+
+    def _commit(self, plan: Plan) -> None:
+        rejected = self.ledger.commit(plan, self.now_s)
+        jobs = self.ledger.jobs()
+        for action in plan.actions:
+            verb = "rejected" if action.job in rejected else action.verb
+            self.note(verb, action.job, action.placement, action.reason)
+            self._watch_over(jobs[action.job])
+
+    def relay(self) -> None:
+        for letter in self.ledger.unsent():
+            self.send(letter.node, partial(self.machines[letter.node].letter, letter))
+
+    def watch(self) -> None:
+        heard_s = {n.id: n.heard_s for n in self.ledger.nodes().values() if n.epoch and not n.lost}
+        self._vigil = observe(self._vigil, heard_s, self.now_s)
+        if found := silent(self._vigil, self.policy.node_lost_after_s):
+            for node in self.ledger.lose(found, self.now_s):
+                self.note("lost", node)
+
+    def register(self, register: Register) -> int:
+        epoch = self.ledger.register(register, self.now_s).epoch
+        self.note("admitted", register.node, epoch)
+        return epoch
+
+    def heartbeat(self, beat: Heartbeat) -> tuple[int, tuple[tuple[JobId, int], ...]] | None:
+        """The seq written so far and what may be forgotten; None when not admitted."""
+        written = self.ledger.hear(beat.node, beat.epoch, beat.acknowledged, self.now_s)
+        if written is None:
+            return None
+        forget = [(r.job, r.incarnation) for r in beat.reports if self.record(r)]
+        return written, tuple(forget)
+
+    def record(self, report: Report) -> bool:
+        settled = self.ledger.record(report, self.now_s)
+        self._watch_over(self.ledger.jobs()[report.job])
+        return settled
+
+    def letters(self, node: NodeId, epoch: int, after: int) -> list[Envelope]:
+        return self.ledger.letters(node, epoch, after)
+
+    # -- the laws --------------------------------------------------------------------------------
+
+    def _watch_over(self, job: Job) -> None:
+        """What holds for every job after every write."""
+        last = job.checkpoint
+        step = last.step if last else 0
+        before = self._durable[job.id]
+        if step < before:
+            assert (job.id, job.incarnation) in self.rotten, f"{job.id} shrank {before} to {step}"
+        self._durable[job.id] = step
+        if last is not None:
+            self.physics.verify(job.id, last, job.spec.ranks)
+        if job.state is JobState.SUCCEEDED:
+            self.physics.verify_finished(job.id, job.incarnation)
+
+    def digest(self) -> str:
+        return hashlib.sha256(repr(self.log).encode()).hexdigest()[:16]
+
+    def note(self, what: str, *facts: object) -> None:
+        self.counts[str(what)] += 1
+        self.log.append((round(self.now_s, 6), str(what), *facts))
+
+    # -- faults ----------------------------------------------------------------------------------
+
+    def crash(self, node: NodeId, down_s: float) -> None:
+        """The machine loses power: every process dies; disks survive."""
+        machine = self.machines[node]
+        if machine.up:
+            self.note("crash", node)
+            machine.power_off()
+            self.after(down_s, machine.boot_up)
+
+    def restart(self, node: NodeId, down_s: float) -> None:
+        """The agent dies and comes back; the ranks do not notice. Nobody fences them meanwhile, so
+        whatever restarts agents must be quicker than what is left until the node counts as lost."""
+        machine = self.machines[node]
+        patience_s = self.policy.node_lost_after_s - self.costs.lease_s - self.costs.fence_late_s
+        assert down_s < patience_s, (down_s, patience_s)
+        if machine.up:
+            self.note("restart", node)
+            machine.shut_down()
+            self.after(down_s, machine.boot_up)
+
+    def isolate(self, node: NodeId, seconds: float) -> None:
+        """Nothing reaches the node and nothing leaves it; it runs on."""
+        if node not in self.unreachable:
+            self.note("isolate", node)
+            self.unreachable.add(node)
+            self.after(seconds, partial(self.unreachable.discard, node))
+
+    def drain(self, node: NodeId, seconds: float) -> None:
+        scope = Scope(ScopeKind.NODE, node)
+        self.note("drain", node)
+        self.ledger.set_duty(scope, Duty.DRAINING, self.now_s)
+        self.after(seconds, partial(self._ready, scope))
+
+    def _ready(self, scope: Scope) -> None:
+        self.ledger.set_duty(scope, Duty.READY, self.now_s)
+
+    def calm(self) -> None:
+        """From here on nothing goes wrong any more."""
+        self.note("calm")
+        self.costs = replace(
+            self.costs, drop=0.0, repeat=0.0, late=0.0, disk_full=0.0, rot=0.0, refuse=0.0
+        )
+
+
+def fleet(nodes: int, devices: int = 8, clusters: int = 3) -> list[Node]:
+    """Nodes of one device kind over `clusters` clusters and two regions."""
+    found = []
+    for i in range(nodes):
+        cluster = i % clusters
+        region = "eu" if cluster % 2 == 0 else "us"
+        where = {"region": region, "cluster": ClusterId(f"{region}-{cluster}")}
+        found.append(Node(NodeId(f"n{i:03}"), **where, device="sim", devices=devices))  # type: ignore[arg-type]
+    return found

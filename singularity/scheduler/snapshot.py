@@ -1,0 +1,89 @@
+"""An immutable picture of the fleet, as arrays. Row i of every node array is one node, in id order.
+
+total, free      int64[N]   accelerators; free excludes placements and reserved targets
+region, cluster  int32[N]   dense codes into `region_names`, `cluster_names`
+device           int32[N]   dense codes into `device_names`
+ready            bool[N]    new work may be placed there
+lost, draining   bool[N]
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from singularity.primitives.model import Duty, Job, JobId, Node, NodeId, holdings
+
+Ints = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.int32]
+Flags = npt.NDArray[np.bool_]
+T = TypeVar("T", bound=np.generic)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    now_s: float
+    nodes: tuple[Node, ...]
+    row: Mapping[NodeId, int]
+    total: Ints
+    free: Ints
+    region: Codes
+    cluster: Codes
+    device: Codes
+    region_names: tuple[str, ...]
+    cluster_names: tuple[str, ...]
+    device_names: tuple[str, ...]
+    ready: Flags
+    lost: Flags
+    draining: Flags
+    jobs: tuple[Job, ...]
+    by_id: Mapping[JobId, Job]
+
+    @classmethod
+    def build(cls, nodes: Iterable[Node], jobs: Iterable[Job], now_s: float) -> Snapshot:
+        """Order is canonical (by id), so equal facts give equal snapshots."""
+        rows = tuple(sorted(nodes, key=lambda n: n.id))
+        todo = tuple(sorted(jobs, key=lambda j: j.id))
+        total = np.array([n.devices for n in rows], dtype=np.int64)
+        used = np.array([n.used for n in rows], dtype=np.int64)
+        kept: Counter[NodeId] = Counter()
+        for job in todo:
+            kept.update(holdings(job))
+        assert all(kept[n.id] == n.used <= n.devices for n in rows), "the books do not balance"
+        regions, region = _codes([n.region for n in rows])
+        clusters, cluster = _codes([n.cluster for n in rows])
+        devices, device = _codes([n.device for n in rows])
+        return cls(
+            now_s=now_s,
+            nodes=rows,
+            row={n.id: i for i, n in enumerate(rows)},
+            total=_frozen(total),
+            free=_frozen(total - used),
+            region=region,
+            cluster=cluster,
+            device=device,
+            region_names=regions,
+            cluster_names=clusters,
+            device_names=devices,
+            ready=_frozen(np.array([n.ready for n in rows], dtype=np.bool_)),
+            lost=_frozen(np.array([n.lost for n in rows], dtype=np.bool_)),
+            draining=_frozen(np.array([n.duty is Duty.DRAINING for n in rows], dtype=np.bool_)),
+            jobs=todo,
+            by_id={j.id: j for j in todo},
+        )
+
+
+def _codes(names: list[str]) -> tuple[tuple[str, ...], Codes]:
+    found = tuple(sorted(set(names)))
+    lookup = {name: code for code, name in enumerate(found)}
+    return found, _frozen(np.array([lookup[n] for n in names], dtype=np.int32))
+
+
+def _frozen(array: npt.NDArray[T]) -> npt.NDArray[T]:
+    array.flags.writeable = False
+    return array

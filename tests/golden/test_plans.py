@@ -1,0 +1,164 @@
+"""Recorded planets and what is decided about them, as text that is read in review.
+
+`make golden` writes them anew; `git diff` then shows what a change of the scheduler changes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from singularity.primitives.messages import Register, Report
+from singularity.primitives.model import (
+    Duty,
+    Job,
+    JobId,
+    JobSpec,
+    JobState,
+    NodeId,
+    Placement,
+    Scope,
+    ScopeKind,
+    Tier,
+)
+from singularity.scheduler.decide import decide
+from singularity.scheduler.plan import Plan, check
+from singularity.scheduler.policy import Policy
+from singularity.scheduler.sim.ledger import MemoryLedger
+from singularity.scheduler.snapshot import Snapshot
+
+HERE = Path(__file__).parent
+
+
+class Scene:
+    """A planet set up by the same calls that the control plane makes."""
+
+    def __init__(self) -> None:
+        self.ledger, self.now_s = MemoryLedger(), 100.0
+        for region, clusters in (("eu", ("eu-1", "eu-2")), ("us", ("us-1",))):
+            for cluster in clusters:
+                for n in range(2):
+                    self._join(f"{cluster}-{n}", region, cluster)
+
+    def _join(self, name: str, region: str, cluster: str) -> None:
+        where = {"region": region, "cluster": cluster, "address": ""}
+        register = Register(node=NodeId(name), device="h200", devices=8, **where)  # type: ignore[arg-type]
+        self.ledger.register(register, self.now_s)
+
+    def submit(self, spec: JobSpec) -> None:
+        self.now_s += 1.0
+        job = Job(JobId(spec.name), spec, spec.devices, submitted_at_s=self.now_s)
+        self.ledger.submit(job)
+
+    def settle(self) -> None:
+        """Rounds until nothing is decided any more, with agents that start what they are told."""
+        for _ in range(20):
+            self.now_s += 1.0
+            snapshot = self.ledger.snapshot(self.now_s)
+            plan = decide(snapshot, Policy())
+            if not plan.actions:
+                return
+            self.ledger.commit(plan, self.now_s)
+            for job in self.ledger.jobs().values():
+                if job.state is JobState.STARTING:
+                    self._started(job)
+
+    def _started(self, job: Job) -> None:
+        for node in sorted(job.nodes):
+            found = {"job": job.id, "node": node, "incarnation": job.incarnation}
+            self.ledger.record(Report(phase="running", **found), self.now_s)
+
+
+def spec(name: str, devices: int, tier: Tier = Tier.STANDARD, least: int | None = None) -> JobSpec:
+    low = devices if least is None else least
+    sizes = {"devices": devices, "devices_min": low, "devices_max": devices}
+    return JobSpec(name, ("train",), ranks=devices, device="h200", tier=tier, **sizes)  # type: ignore[arg-type]
+
+
+def busy() -> Scene:
+    """Basic and standard work on every node, some of it elastic."""
+    scene = Scene()
+    scene.submit(spec("basic-elastic", 16, Tier.BASIC, least=4))
+    scene.submit(spec("basic-fixed", 8, Tier.BASIC))
+    scene.submit(spec("standard-wide", 16))
+    scene.submit(spec("standard-small", 4))
+    scene.settle()
+    return scene
+
+
+def urgent_work_arrives() -> Scene:
+    scene = busy()
+    scene.submit(spec("premium", 16, Tier.PREMIUM))
+    scene.submit(spec("basic-late", 2, Tier.BASIC))
+    return scene
+
+
+def a_cluster_is_drained() -> Scene:
+    scene = busy()
+    scene.ledger.set_duty(Scope(ScopeKind.CLUSTER, "us-1"), Duty.DRAINING, scene.now_s)
+    return scene
+
+
+def a_node_is_lost() -> Scene:
+    scene = busy()
+    lost = min(scene.ledger.jobs()[JobId("standard-wide")].nodes)
+    scene.ledger.lose({lost: scene.now_s}, scene.now_s)
+    return scene
+
+
+def owners_change_their_minds() -> Scene:
+    scene = busy()
+    scene.ledger.resize(JobId("basic-elastic"), 8, scene.now_s)
+    scene.ledger.confine(JobId("standard-small"), Scope(ScopeKind.REGION, "us"), scene.now_s)
+    scene.ledger.request_checkpoint(JobId("basic-fixed"), scene.now_s)
+    scene.submit(spec("too-wide", 64))
+    return scene
+
+
+SCENES: list[Callable[[], Scene]] = [
+    urgent_work_arrives,
+    a_cluster_is_drained,
+    a_node_is_lost,
+    owners_change_their_minds,
+]
+
+
+def text(snapshot: Snapshot, plan: Plan) -> str:
+    lines = ["nodes"]
+    lines += [f"  {n.id}: {n.used} of {n.devices} {_state(n.lost, n.duty)}" for n in snapshot.nodes]
+    lines.append("jobs")
+    for job in snapshot.jobs:
+        where = _where(job.placement) or "nowhere"
+        tier = job.tier.name.lower()
+        lines.append(f"  {job.id}: {tier}, {job.state}, wants {job.devices}; {where}")
+    lines.append("actions")
+    for action in plan.actions:
+        to = f" -> {_where(action.placement)}" if action.placement else ""
+        lines.append(f"  {action.verb} {action.job}{to}: {action.reason}")
+    lines.append("pending")
+    for job_id, reasons in sorted(plan.pending.items()):
+        lines += [f"  {job_id}: {r.kind}: {r.detail}" for r in reasons]
+    return "\n".join(lines) + "\n"
+
+
+def _state(lost: bool, duty: Duty) -> str:
+    return "lost" if lost else duty.name.lower()
+
+
+def _where(placement: Placement) -> str:
+    return ", ".join(f"{s.devices} on {s.node}" for s in placement)
+
+
+@pytest.mark.parametrize("scene", SCENES, ids=lambda s: s.__name__)
+def test_the_plan_is_the_recorded_one(scene: Callable[[], Scene]) -> None:
+    made = scene()
+    snapshot = made.ledger.snapshot(made.now_s + 1.0)
+    plan = decide(snapshot, Policy())
+    assert check(snapshot, plan) == []
+    path = HERE / f"{scene.__name__}.txt"
+    if os.environ.get("SINGULARITY_GOLDEN") == "write":
+        path.write_text(text(snapshot, plan))
+    assert text(snapshot, plan) == path.read_text(), "if this is meant: make golden, and read it"
