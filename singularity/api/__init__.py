@@ -1,0 +1,1 @@
+"""The server. HTTP is one of its doors."""

@@ -1,0 +1,90 @@
+"""`python -m singularity.api serve | loop schedule|relay|watch | migrate`."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Final
+
+import uvicorn
+from pydantic import ValidationError
+
+from .app import create_app
+from .database import make_engine
+from .loops import run_relay, run_schedule, run_watch
+from .schema import migrate
+from .settings import Settings
+from .telemetry import configure_logging
+
+_LOOPS: Final[dict[str, Callable[[Settings, threading.Event], None]]] = {
+    "schedule": run_schedule,
+    "relay": run_relay,
+    "watch": run_watch,
+}
+_GRACE_S: Final = 5
+
+
+class _Server(uvicorn.Server):
+    """Ends streams as soon as it is told to go; else it would wait for their clients."""
+
+    def __init__(self, config: uvicorn.Config, stop: threading.Event) -> None:
+        super().__init__(config)
+        self._going = stop
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._going.set()
+        super().handle_exit(sig, frame)
+
+
+def serve(settings: Settings) -> None:
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_GRACE_S,
+    )
+    _Server(config, app.state.services.stop).run()
+
+
+def loop(name: str, settings: Settings) -> None:
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    _LOOPS[name](settings, stop)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m singularity.api", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("serve", help="answer HTTP")
+    commands.add_parser("migrate", help="bring the database up to date")
+    one = commands.add_parser("loop", help="run one of the loops beside the server")
+    one.add_argument("name", choices=sorted(_LOOPS))
+    asked = parser.parse_args()
+    configure_logging()
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        for fault in error.errors():
+            where = "SINGULARITY_" + "_".join(str(part) for part in fault["loc"]).upper()
+            print(f"{where}: {fault['msg']}", file=sys.stderr)
+        return 2
+    if asked.command == "serve":
+        serve(settings)
+    elif asked.command == "migrate":
+        migrate(make_engine(settings))
+    else:
+        loop(asked.name, settings)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

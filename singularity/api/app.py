@@ -1,0 +1,91 @@
+"""The HTTP server: routes, one way of failing, and limits on what comes in."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import PlainTextResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from . import problems
+from .routes import agents, fleet, history, jobs, tokens
+from .services import Overseer, Services, Serving, Viewer
+from .settings import Settings
+from .telemetry import Meter
+
+BODY_MOST_BYTES: Final = 1024 * 1024
+METRICS_TYPE: Final = "text/plain; version=0.0.4"
+
+
+class Gate:
+    """Refuses bodies over 1 MiB, whatever they claim to be, and counts answers."""
+
+    def __init__(self, app: ASGIApp, meter: Meter) -> None:
+        self._app, self._meter = app, meter
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status, taken = 0, 0
+
+        async def limited() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > BODY_MOST_BYTES:
+                # Only this kind passes through the reading of the body as it is.
+                raise HTTPException(413, f"a body may have {BODY_MOST_BYTES} bytes")
+            return message
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, limited, noted)
+        finally:
+            self._meter.request(scope["method"], status)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The database must be migrated. The first admin's token is `settings.admin_token`."""
+    serving, meter = Services.open(settings), Meter()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if settings.admin_token:
+            serving.tokens.first(settings.admin_token, serving.clock.now_s())
+        yield
+        serving.close()
+
+    # No page or schema for those who have no token: openapi_url stays off, ours needs one.
+    app = FastAPI(title="Singularity", version="1", openapi_url=None, lifespan=lifespan)
+    app.state.services = serving
+    app.add_middleware(Gate, meter=meter)
+    problems.install(app)
+    for module in (jobs, history, fleet, tokens, agents):
+        app.include_router(module.router)
+
+    @app.get("/healthz", include_in_schema=False)
+    def health() -> PlainTextResponse:
+        return PlainTextResponse("ok")
+
+    @app.get("/metrics", include_in_schema=False)
+    def metrics(_: Overseer, serving: Serving) -> PlainTextResponse:
+        return PlainTextResponse(
+            meter.scrape(serving.engine), media_type="text/plain; version=0.0.4"
+        )
+
+    @app.get("/v1/openapi.json", include_in_schema=False)
+    def openapi(_: Viewer) -> dict[str, Any]:
+        return get_openapi(title=app.title, version=app.version, routes=app.routes)
+
+    return app

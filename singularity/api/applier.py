@@ -1,0 +1,343 @@
+"""The only writer of jobs, nodes and their logs. One call, one transaction: rows, history and
+letters commit together or not at all. All judgement lives in primitives and scheduler.plan; this
+file persists it.
+
+Every method locks jobs by id first, then nodes by id: one order, so no deadlock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from sqlalchemy import Connection, Engine, delete, insert, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from singularity.primitives import verbs
+from singularity.primitives.errors import Conflict, IdempotencyMismatch, NotFound
+from singularity.primitives.messages import Envelope, Register, Report
+from singularity.primitives.model import (
+    ACTIVE,
+    TERMINAL,
+    ClusterId,
+    Duty,
+    Intent,
+    Job,
+    JobId,
+    Node,
+    NodeId,
+    RegionId,
+    Scope,
+    hosts,
+)
+from singularity.scheduler.plan import Plan, admissible, perform
+from singularity.scheduler.snapshot import Snapshot
+
+from . import tables as t
+from .books import (
+    Books,
+    job_of,
+    load_jobs,
+    load_nodes,
+    node_of,
+    node_row,
+    spec_to_json,
+)
+
+_NOT_ENDED = t.job_state.c.state.not_in([str(s) for s in TERMINAL])
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What came with a submit: retried requests are told from new ones by `key` and `digest`."""
+
+    key: str | None = None
+    digest: str | None = None
+
+
+class SqlLedger:
+    """scheduler.ledger.Ledger on Postgres. `guard` is asked inside the transaction of every
+    commit whether its author still leads, and raises NotLeader."""
+
+    def __init__(self, engine: Engine, guard: Callable[[Connection], None] | None = None) -> None:
+        self._engine, self._guard = engine, guard
+
+    # -- jobs ------------------------------------------------------------------------------------
+
+    def submit(self, job: Job) -> None:
+        self.submit_many([(job, Submission())])
+
+    def submit_many(self, jobs: Sequence[tuple[Job, Submission]]) -> list[JobId]:
+        """Insert new jobs; returns their ids, or of one submitted earlier with the same key.
+
+        Raises IntegrityError when two of the same key race: nothing is inserted, try again.
+        """
+        with self._engine.begin() as db:
+            projects = sorted({job.spec.project for job, _ in jobs})
+            found = [{"id": p, "created_at_s": jobs[0][0].submitted_at_s} for p in projects]
+            db.execute(upsert(t.project).on_conflict_do_nothing(), found)
+            known = _known(db, jobs)
+            new = [(j, s) for j, s in jobs if (j.spec.project, s.key) not in known]
+            if new:
+                db.execute(insert(t.job), [_job_row(job, s) for job, s in new])
+                books = Books(db, {}, {})
+                for job, _ in new:
+                    books.open(job)
+                books.flush()
+        return [known.get((job.spec.project, s.key), job.id) for job, s in jobs]
+
+    def intend(self, job: JobId, intent: Intent, now_s: float) -> Job:
+        """What the owner wants now. Raises Conflict when the job has ended."""
+        return self._wish(job, f"its owner wants: {intent}", now_s, intent=intent, retry_at_s=0.0)
+
+    def confine(self, job: JobId, scope: Scope | None, now_s: float) -> Job:
+        where = f"{scope.kind} {scope.id}" if scope else "anywhere"
+        return self._wish(job, f"its owner moves it to {where}", now_s, confine=scope)
+
+    def resize(self, job: JobId, devices: int, now_s: float) -> Job:
+        return self._wish(job, f"its owner wants {devices} devices", now_s, devices=devices)
+
+    def request_checkpoint(self, job: JobId, now_s: float) -> Job:
+        return self._wish(job, "its owner wants a checkpoint", now_s, checkpoint_wanted=True)
+
+    def _wish(self, job_id: JobId, reason: str, now_s: float, **changes: object) -> Job:
+        with self._engine.begin() as db:
+            job = _lock_jobs(db, {job_id}).get(job_id)
+            if job is None:
+                raise NotFound(f"there is no job {job_id}", job=job_id)
+            if job.state in TERMINAL:
+                raise Conflict(
+                    f"{job.spec.name} has {job.state}; submit it again to run it once more",
+                    job=job_id,
+                    state=job.state,
+                )
+            if job.intent is Intent.CANCEL and changes.get("intent", Intent.CANCEL) != job.intent:
+                raise Conflict(f"{job.spec.name} is being cancelled; submit it again", job=job_id)
+            after = replace(job, version=job.version + 1, **changes)  # type: ignore[arg-type]
+            books = Books(db, {job_id: job}, {})
+            books.wish(job, after, reason, now_s)
+            books.flush()
+            return after
+
+    # -- the scheduler ---------------------------------------------------------------------------
+
+    def snapshot(self, now_s: float) -> Snapshot:
+        """One repeatable read, so nodes and jobs are of the same instant."""
+        with self._engine.connect() as db:
+            db.execution_options(isolation_level="REPEATABLE READ")
+            nodes = load_nodes(db, select(t.node))
+            jobs = load_jobs(db, _NOT_ENDED)
+            ids = {j.id for j in jobs}
+            if after := {a for j in jobs for a in j.spec.after} - ids:
+                jobs += load_jobs(db, t.job_state.c.id.in_(sorted(after)))
+        return Snapshot.build(nodes, jobs, now_s)
+
+    def commit(self, plan: Plan, now_s: float) -> dict[JobId, str]:
+        """Carry out each action that is still admissible; the rest, with the reason why not."""
+        rejected: dict[JobId, str] = {}
+        with self._engine.begin() as db:
+            if self._guard is not None:
+                self._guard(db)
+            jobs = _lock_jobs(db, {a.job for a in plan.actions})
+            placed = {s.node for a in plan.actions for s in a.placement}
+            nodes = _lock_nodes(db, {n for j in jobs.values() for n in hosts(j)} | placed)
+            books = Books(db, jobs, nodes)
+            for action in sorted(plan.actions, key=lambda a: a.job):
+                job = books.jobs[action.job]
+                if why_not := admissible(job, action, books.nodes):
+                    rejected[job.id] = why_not
+                else:
+                    books.write(job, perform(job, action, now_s), action.reason, now_s)
+            books.flush()
+        return rejected
+
+    # -- agents ----------------------------------------------------------------------------------
+
+    def record(self, report: Report, now_s: float) -> bool:
+        """Fold one report in. True when the node need not repeat it.
+
+        Most reports repeat what is known: those are seen without a lock and change nothing.
+        """
+        with self._engine.begin() as db:
+            found = load_jobs(db, t.job_state.c.id == report.job)
+            job = found[0] if found else None
+            if job is None or verbs.settle(job, report, now_s).job == job:
+                return verbs.settled(job, report)
+            jobs = _lock_jobs(db, {report.job})
+            job = jobs[report.job]
+            books = Books(db, jobs, _lock_nodes(db, set(hosts(job))))
+            step = verbs.settle(job, report, now_s)
+            books.write(job, step, report.reason, now_s, node=report.node)
+            books.timed(job, step.job, report)
+            books.flush()
+            return verbs.settled(step.job, report)
+
+    def register(self, register: Register, now_s: float) -> Node:
+        """Admit a node. One that is new, was lost, or comes with another epoch than ours opens the
+        next epoch: every job believed there fails over and its log starts anew."""
+        with self._engine.begin() as db:
+            _make_place(db, register)
+            jobs = _lock_jobs(db, _jobs_on(db, register.node))
+            nodes = _lock_nodes(db, {n for j in jobs.values() for n in hosts(j)} | {register.node})
+            if _jobs_on(db, register.node) - jobs.keys():
+                raise Conflict("a job was placed on the node meanwhile; register again")
+            node = nodes[register.node]
+            books = Books(db, jobs, nodes)
+            if node.epoch == 0 or node.lost or node.epoch != register.epoch:
+                gone = frozenset({node.id})
+                for job in sorted(jobs.values(), key=lambda j: j.id):
+                    if job.state in ACTIVE and node.id in set(hosts(job)):
+                        reason = f"node {node.id} started anew"
+                        step = verbs.failover(job, gone, now_s, reason)
+                        books.write(job, step, reason, now_s)
+                books.flush()
+                db.execute(delete(t.outbox).where(t.outbox.c.node == node.id))
+                db.execute(delete(t.node_log).where(t.node_log.c.node == node.id))
+                node = replace(books.nodes[node.id], epoch=node.epoch + 1, seq=0, lost=False)
+            node = replace(node, address=register.address, heard_s=now_s, devices=register.devices)
+            books.put(node)
+            books.flush()
+            return node
+
+    def hear(self, node: NodeId, epoch: int, acknowledged: int, now_s: float) -> int | None:
+        """A heartbeat: drop what is acknowledged; the last seq written, None if not admitted."""
+        with self._engine.begin() as db:
+            heard = (
+                update(t.node)
+                .where(t.node.c.id == node, t.node.c.epoch == epoch, ~t.node.c.lost)
+                .values(heard_s=now_s)
+                .returning(t.node.c.seq)
+            )
+            written = db.execute(heard).scalar()
+            if written is None:
+                return None
+            for log in (t.outbox, t.node_log):
+                seen = (log.c.node == node) & (log.c.epoch == epoch) & (log.c.seq <= acknowledged)
+                db.execute(delete(log).where(seen))
+            return int(written)
+
+    def lose(self, silent: Mapping[NodeId, float], now_s: float) -> list[NodeId]:
+        """Declare nodes lost, unless they were heard after the given time."""
+        lost = []
+        with self._engine.begin() as db:
+            for node in _lock_nodes(db, set(silent)).values():
+                if not node.lost and node.heard_s <= silent[node.id]:
+                    db.execute(update(t.node).where(t.node.c.id == node.id).values(lost=True))
+                    lost.append(node.id)
+        return lost
+
+    def letters(self, node: NodeId, epoch: int, after: int) -> list[Envelope]:
+        mine = (t.node_log.c.node == node) & (t.node_log.c.epoch == epoch)
+        return self._letters(mine & (t.node_log.c.seq > after))
+
+    def unsent(self) -> list[Envelope]:
+        return self._letters(t.node_log.c.seq > 0)
+
+    def _letters(self, which: object) -> list[Envelope]:
+        log = t.node_log
+        query = select(log.c.body).where(which).order_by(log.c.node, log.c.epoch, log.c.seq)  # type: ignore[arg-type]
+        with self._engine.connect() as db:
+            return [Envelope.model_validate(body) for (body,) in db.execute(query)]
+
+    # -- operators -------------------------------------------------------------------------------
+
+    def set_duty(self, scope: Scope, duty: Duty, now_s: float) -> list[NodeId]:
+        """Cordon, drain or put back what is in `scope`; the nodes that it concerns."""
+        column = {"region": t.node.c.region, "cluster": t.node.c.cluster, "node": t.node.c.id}
+        with self._engine.begin() as db:
+            inside = select(t.node.c.id).where(column[scope.kind] == scope.id)
+            nodes = _lock_nodes(db, {NodeId(i) for (i,) in db.execute(inside)})
+            if nodes:
+                found = update(t.node).where(t.node.c.id.in_(sorted(nodes)))
+                db.execute(found.values(duty=int(duty)))
+        return sorted(nodes)
+
+    def jobs(self) -> dict[JobId, Job]:
+        with self._engine.connect() as db:
+            return {j.id: j for j in load_jobs(db, t.job_state.c.version >= 0)}
+
+    def nodes(self) -> dict[NodeId, Node]:
+        with self._engine.connect() as db:
+            return {n.id: n for n in load_nodes(db, select(t.node))}
+
+
+def _known(
+    db: Connection, jobs: Sequence[tuple[Job, Submission]]
+) -> dict[tuple[str, str | None], JobId]:
+    """(project, idempotency key) -> job, for those of `jobs` that were submitted before.
+
+    Raises IdempotencyMismatch when the same key came with another body.
+    """
+    digests = {(j.spec.project, s.key): s.digest for j, s in jobs if s.key is not None}
+    if not digests:
+        return {}
+    query = select(t.job.c.project, t.job.c.idempotency_key, t.job.c.id, t.job.c.body_digest)
+    query = query.where(t.job.c.idempotency_key.in_(sorted({k or "" for _, k in digests})))
+    known = {}
+    for project, key, job, digest in db.execute(query):
+        if (project, key) not in digests:
+            continue
+        if digests[project, key] != digest:
+            raise IdempotencyMismatch(
+                f"Idempotency-Key {key!r} was used for another job; choose a new key", job=job
+            )
+        known[project, key] = JobId(job)
+    return known
+
+
+def _job_row(job: Job, submission: Submission) -> dict[str, object]:
+    return {
+        "id": job.id,
+        "project": job.spec.project,
+        "name": job.spec.name,
+        "kind": str(job.spec.kind),
+        "tier": int(job.spec.tier),
+        "spec": spec_to_json(job.spec),
+        "submitted_at_s": job.submitted_at_s,
+        "idempotency_key": submission.key,
+        "body_digest": submission.digest,
+    }
+
+
+def _lock_jobs(db: Connection, ids: Iterable[JobId]) -> dict[JobId, Job]:
+    query = (
+        select(t.job_state.c.body, t.job.c.spec)
+        .join(t.job, t.job.c.id == t.job_state.c.id)
+        .where(t.job_state.c.id.in_(sorted(ids)))
+        .order_by(t.job_state.c.id)
+        .with_for_update(of=t.job_state)
+    )
+    return {job.id: job for job in (job_of(body, spec) for body, spec in db.execute(query))}
+
+
+def _lock_nodes(db: Connection, ids: Iterable[NodeId]) -> dict[NodeId, Node]:
+    query = select(t.node).where(t.node.c.id.in_(sorted(ids))).order_by(t.node.c.id)
+    rows = db.execute(query.with_for_update())
+    return {node.id: node for node in map(node_of, rows.mappings())}
+
+
+def _jobs_on(db: Connection, node: NodeId) -> set[JobId]:
+    """Jobs that sit on the node or have reserved some of it; also those that are being stopped
+    there with nothing held any more."""
+    found = db.execute(select(t.shard.c.job).where(t.shard.c.node == node))
+    return {JobId(job) for (job,) in found}
+
+
+def _make_place(db: Connection, register: Register) -> None:
+    """The node's region, cluster, row and devices, where they are new."""
+    db.execute(upsert(t.region).values(id=register.region).on_conflict_do_nothing())
+    cluster = {"id": register.cluster, "region": register.region}
+    db.execute(upsert(t.cluster).values(cluster).on_conflict_do_nothing())
+    fresh = Node(
+        id=register.node,
+        region=RegionId(register.region),
+        cluster=ClusterId(register.cluster),
+        device=register.device,
+        devices=register.devices,
+    )
+    db.execute(upsert(t.node).values(node_row(fresh)).on_conflict_do_nothing())
+    devices = [
+        {"node": register.node, "index": i, "kind": register.device}
+        for i in range(register.devices)
+    ]
+    db.execute(upsert(t.device).on_conflict_do_nothing(), devices)

@@ -1,0 +1,228 @@
+"""Who is calling, and what they may do.
+
+A token is `sgl_<id>.<secret>`; only the SHA-256 of the secret is kept. That is enough: secrets are
+32 random bytes, so there is nothing to guess and nothing for a slow hash to protect.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from sqlalchemy import Engine, RowMapping, func, insert, select, update
+
+from singularity.primitives.errors import Forbidden, InvalidSpec, NotFound, Unauthenticated
+from singularity.primitives.model import NodeId
+
+from .tables import token
+
+_PREFIX: Final = "sgl"
+_CACHED_S: Final = 2.0  # how long a revoked token may still work
+_CACHED_MOST: Final = 10_000
+
+
+class Role(IntEnum):
+    """Each may do what those below may. An agent is outside of the order: its own node, no more."""
+
+    AGENT = -1
+    NOBODY = 0
+    VIEWER = 1
+    SUBMITTER = 2
+    OPERATOR = 3
+    ADMIN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """`project` None is every project. `joining` came with the join token and may only register."""
+
+    token: str
+    role: Role
+    project: str | None = None
+    node: NodeId | None = None
+    joining: bool = False
+
+    def need(self, role: Role) -> None:
+        """Raises Forbidden unless the caller is a `role` or more."""
+        if self.role is Role.AGENT or self.role < role:
+            raise Forbidden(
+                f"this needs the role {role.name.lower()}; the token is of {self.role.name.lower()}"
+            )
+
+    def sees(self, project: str) -> bool:
+        return self.role >= Role.VIEWER and self.project in (None, project)
+
+    def need_planet(self, role: Role) -> None:
+        """For what belongs to no project: nodes, drains, tokens."""
+        self.need(role)
+        if self.project is not None:
+            raise Forbidden(f"this is not for a token of one project ({self.project})")
+
+    def need_node(self, node: str) -> None:
+        """Raises Forbidden unless the caller is the agent of `node`."""
+        if self.role is not Role.AGENT or self.node != node:
+            raise Forbidden(f"only the agent of {node} may do this", node=node)
+
+
+def parse_role(name: str) -> Role:
+    """A role that may be given to people. Raises InvalidSpec."""
+    roles = [r.name.lower() for r in Role if r >= Role.VIEWER]
+    if name not in roles:
+        raise InvalidSpec(f"there is no role {name!r}; there are: {', '.join(roles)}")
+    return Role[name.upper()]
+
+
+def check_origin(headers: Mapping[str, str], allowed: frozenset[str]) -> None:
+    """Refuse requests that a web page of another name made a browser send.
+
+    A page that rebinds its own name to our address still says its own name in Host.
+    """
+    if "*" in allowed:
+        return
+    host = _name(headers.get("host", ""))
+    if host not in allowed:
+        raise Forbidden(f"this server is not {host!r}; SINGULARITY_HOSTS names what it is")
+    origin = headers.get("origin")
+    if origin is not None and _name(urlsplit(origin).netloc) not in allowed:
+        raise Forbidden("requests from other web sites are refused")
+
+
+def _name(authority: str) -> str:
+    """'localhost:80' -> 'localhost', '[::1]:80' -> '[::1]'."""
+    host = authority.lower()
+    if host.startswith("["):
+        return host.partition("]")[0] + "]"
+    return host.partition(":")[0]
+
+
+class Tokens:
+    """Makes, checks and revokes tokens. Safe to share between threads."""
+
+    def __init__(self, engine: Engine, join_token: str = "") -> None:
+        self._engine, self._join = engine, join_token
+        self._lock = threading.Lock()
+        self._cache: dict[str, tuple[float, RowMapping | None]] = {}
+
+    def first(self, text: str, now_s: float) -> None:
+        """Make `text` the first admin's token, unless there is an admin already.
+
+        Raises InvalidSpec when it does not look like a token.
+        """
+        id_, secret = _split(text)
+        if not id_ or len(secret) < 16:
+            raise InvalidSpec(f"an admin token looks like {_PREFIX}_<id>.<16 or more characters>")
+        with self._engine.begin() as db:
+            db.exec_driver_sql("LOCK TABLE token IN SHARE ROW EXCLUSIVE MODE")
+            if db.execute(select(func.count()).where(token.c.role == "admin")).scalar():
+                return
+            values = _row(id_, secret, Role.ADMIN, "first", now_s)
+            db.execute(insert(token).values(values))
+
+    def create(
+        self,
+        role: Role,
+        name: str,
+        now_s: float,
+        project: str | None = None,
+        expires_at_s: float | None = None,
+    ) -> tuple[str, str]:
+        """A new token: its id, and its text, which is never seen again."""
+        id_, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
+        values = _row(id_, secret, role, name, now_s)
+        values |= {"project": project, "expires_at_s": expires_at_s}
+        with self._engine.begin() as db:
+            db.execute(insert(token).values(values))
+        return id_, f"{_PREFIX}_{id_}.{secret}"
+
+    def for_node(self, node: NodeId, now_s: float) -> str:
+        """The node's own token; all that it had before are revoked."""
+        id_, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
+        values = _row(id_, secret, Role.AGENT, node, now_s) | {"node": node}
+        with self._engine.begin() as db:
+            mine = (token.c.node == node) & token.c.revoked_at_s.is_(None)
+            db.execute(update(token).where(mine).values(revoked_at_s=now_s))
+            db.execute(insert(token).values(values))
+        with self._lock:
+            self._cache.clear()
+        return f"{_PREFIX}_{id_}.{secret}"
+
+    def revoke(self, id_: str, now_s: float) -> None:
+        """Raises NotFound. Once more does nothing."""
+        with self._engine.begin() as db:
+            known = db.execute(select(token.c.id).where(token.c.id == id_)).scalar()
+            if known is None:
+                raise NotFound(f"there is no token {id_}")
+            mine = (token.c.id == id_) & token.c.revoked_at_s.is_(None)
+            db.execute(update(token).where(mine).values(revoked_at_s=now_s))
+        with self._lock:
+            self._cache.pop(id_, None)
+
+    def known(self) -> list[dict[str, Any]]:
+        """Every token that is not revoked, without its hash; node tokens apart."""
+        shown = [c for c in token.c if c.name not in ("hash", "node", "revoked_at_s")]
+        query = select(*shown).where(token.c.revoked_at_s.is_(None), token.c.role != "agent")
+        with self._engine.connect() as db:
+            return [dict(row) for row in db.execute(query.order_by(token.c.id)).mappings()]
+
+    def caller(self, authorization: str, now_s: float) -> Caller:
+        """Whose Authorization header this is. Raises Unauthenticated, never saying why not."""
+        scheme, _, text = authorization.partition(" ")
+        text = text.strip()
+        if scheme.lower() != "bearer" or not text:
+            raise Unauthenticated("send the header Authorization: Bearer <token>")
+        if self._join and hmac.compare_digest(text.encode(), self._join.encode()):
+            return Caller("join", Role.NOBODY, joining=True)
+        id_, secret = _split(text)
+        row = self._find(id_, now_s) if id_ else None
+        known = row["hash"] if row else _hash("")
+        same = hmac.compare_digest(_hash(secret), known)
+        if row is None or not same or row["revoked_at_s"] is not None:
+            raise Unauthenticated("the token is not valid")
+        if row["expires_at_s"] is not None and row["expires_at_s"] <= now_s:
+            raise Unauthenticated("the token has expired")
+        node = NodeId(row["node"]) if row["node"] else None
+        return Caller(id_, Role[row["role"].upper()], row["project"], node)
+
+    def _find(self, id_: str, now_s: float) -> RowMapping | None:
+        with self._lock:
+            at_s, row = self._cache.get(id_, (0.0, None))
+        if row is not None and 0 <= now_s - at_s < _CACHED_S:
+            return row
+        with self._engine.connect() as db:
+            row = db.execute(select(token).where(token.c.id == id_)).mappings().first()
+        if row is not None:
+            with self._lock:
+                if len(self._cache) >= _CACHED_MOST:
+                    self._cache.clear()
+                self._cache[id_] = (now_s, row)
+        return row
+
+
+def _split(text: str) -> tuple[str, str]:
+    """Id and secret; two empty texts when it is no token."""
+    head, dot, secret = text.partition(".")
+    prefix, _, id_ = head.partition("_")
+    if prefix != _PREFIX or not dot or not id_ or not secret or "\0" in text:
+        return "", ""
+    return id_, secret
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _row(id_: str, secret: str, role: Role, name: str, now_s: float) -> dict[str, Any]:
+    return {
+        "id": id_,
+        "hash": _hash(secret),
+        "role": role.name.lower(),
+        "name": name,
+        "created_at_s": now_s,
+    }

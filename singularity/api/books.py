@@ -1,0 +1,306 @@
+"""Rows and nouns: how jobs and nodes are kept, and one transaction's worth of changes to them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from pydantic import TypeAdapter
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Select,
+    Table,
+    bindparam,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from singularity.primitives.messages import Envelope, Report
+from singularity.primitives.model import (
+    Checkpoint,
+    Duty,
+    Job,
+    JobId,
+    JobSpec,
+    Node,
+    NodeId,
+    holdings,
+)
+from singularity.primitives.verbs import Step
+
+from . import tables as t
+from .story import Happening, end_of, tell
+
+_JOB, _SPEC = TypeAdapter(Job), TypeAdapter(JobSpec)
+_SHARDS = TypeAdapter(Checkpoint)
+Json = dict[str, Any]
+
+
+def job_of(body: Json, spec: Json) -> Job:
+    return _JOB.validate_python({**body, "spec": spec})
+
+
+def node_of(row: Mapping[Any, Any]) -> Node:
+    return Node(**{**row, "duty": Duty(row["duty"])})
+
+
+def spec_to_json(spec: JobSpec) -> Json:
+    found: Json = _SPEC.dump_python(spec, mode="json")
+    return found
+
+
+def node_row(node: Node) -> Json:
+    return {**asdict(node), "duty": int(node.duty)}
+
+
+def load_jobs(db: Connection, which: ColumnElement[bool]) -> list[Job]:
+    query = select(t.job_state.c.body, t.job.c.spec)
+    query = query.join(t.job, t.job.c.id == t.job_state.c.id).where(which)
+    return [job_of(body, spec) for body, spec in db.execute(query)]
+
+
+def load_nodes(db: Connection, query: Select[Any]) -> list[Node]:
+    return [node_of(row) for row in db.execute(query).mappings()]
+
+
+class Books:
+    """Changes to locked jobs and nodes, collected, then written in a few statements by flush().
+
+    `jobs` and `nodes` always show the state after what was collected so far.
+    """
+
+    def __init__(
+        self, db: Connection, jobs: Mapping[JobId, Job], nodes: Mapping[NodeId, Node]
+    ) -> None:
+        self._db = db
+        self.jobs, self.nodes = dict(jobs), dict(nodes)
+        self._before: dict[JobId, Job] = {}
+        self._touched: set[NodeId] = set()
+        self._new: list[Job] = []
+        self._letters: list[Envelope] = []
+        self._events: list[Json] = []
+        self._due_s = 0.0
+
+    def open(self, job: Job) -> None:
+        """A job that is new."""
+        self._new.append(job)
+        facts = {"devices": job.devices, "ranks": job.spec.ranks}
+        line = Happening("submitted", "", job.state, "", 0, facts)
+        self._note(job.id, line, job.submitted_at_s, None)
+
+    def put(self, node: Node) -> None:
+        self.nodes[node.id] = node
+        self._touched.add(node.id)
+
+    def wish(self, before: Job, after: Job, reason: str, now_s: float) -> None:
+        """A change of what the owner wants, which moves nothing by itself."""
+        self._keep(before, after)
+        line = Happening("asked", before.state, after.state, reason, after.incarnation)
+        self._note(after.id, line, now_s, None)
+
+    def write(
+        self, before: Job, step: Step, reason: str, now_s: float, node: NodeId | None = None
+    ) -> None:
+        """One step of a job: its row, what it holds, its history, its letters."""
+        after = step.job
+        if after == before:
+            return
+        assert after.version > before.version, (before, after)
+        self._keep(before, after)
+        self._hold(before, after)
+        for command in step.commands:
+            target = self.nodes[command.node]
+            target = replace(target, seq=target.seq + 1)
+            self.put(target)
+            letter = Envelope(node=target.id, epoch=target.epoch, seq=target.seq, command=command)
+            self._letters.append(letter)
+        self._due_s = now_s
+        for line in tell(before, after, reason, self.nodes, now_s):
+            self._note(after.id, line, now_s, node)
+        self._timeline(before, after, reason, now_s)
+
+    def timed(self, before: Job, after: Job, report: Report) -> None:
+        """Add the seconds that a report tells to the incarnation that it is about."""
+        if report.seconds and report.incarnation == before.incarnation:
+            row = t.incarnation
+            mine = (row.c.job == report.job) & (row.c.incarnation == report.incarnation)
+            known = self._db.execute(select(row.c.seconds).where(mine)).scalar() or {}
+            same = known.get("cut") == report.cut
+            merged = {
+                part: max(seconds, known.get(part, 0.0)) if same else seconds
+                for part, seconds in report.seconds.items()
+            }
+            found = {**known, **merged, "cut": report.cut}
+            self._db.execute(update(row).where(mine).values(seconds=found))
+
+    def flush(self) -> None:
+        """Write what was collected. Capacity that does not add up fails here, by CHECK."""
+        db, changed = self._db, [(b, self.jobs[i]) for i, b in sorted(self._before.items())]
+        counts = Counter(row["job"] for row in self._events)
+        if self._new:
+            rows = [{**_state_row(j), "events": counts[j.id]} for j in self._new]
+            db.execute(insert(t.job_state), rows)
+        if changed:
+            self._write_jobs(changed, counts)
+        if self._touched:
+            rows = [node_row(self.nodes[n]) for n in sorted(self._touched)]
+            _update_by_id(db, t.node, rows)
+        if self._letters:
+            self._write_letters()
+        if self._events:
+            self._number(counts)
+            db.execute(insert(t.event), self._events)
+        self._before, self._touched, self._new = {}, set(), []
+        self._letters, self._events = [], []
+
+    # -- collecting ------------------------------------------------------------------------------
+
+    def _keep(self, before: Job, after: Job) -> None:
+        self._before.setdefault(before.id, before)
+        self.jobs[after.id] = after
+
+    def _hold(self, before: Job, after: Job) -> None:
+        old, new = holdings(before), holdings(after)
+        for node in sorted(old.keys() | new.keys()):
+            if old[node] != new[node]:
+                found = self.nodes[node]
+                self.put(replace(found, used=found.used + new[node] - old[node]))
+
+    def _note(self, job: JobId, line: Happening, now_s: float, node: NodeId | None) -> None:
+        row = {
+            "job": job,
+            "seq": 0,
+            "at_s": now_s,
+            "event": line.event,
+            "before": line.before,
+            "after": line.after,
+            "reason": line.reason,
+            "incarnation": line.incarnation,
+            "node": node,
+            "facts": dict(line.facts),
+        }
+        self._events.append(row)
+
+    def _timeline(self, before: Job, after: Job, reason: str, now_s: float) -> None:
+        db, row = self._db, t.incarnation
+        mine = row.c.job == after.id
+        if (end := end_of(before, after, self.nodes, now_s)) is not None:
+            ended = {"ended_at_s": now_s, "end": end.end, "step_to": end.step, "lost_s": end.lost_s}
+            db.execute(update(row).where(mine, row.c.incarnation == end.incarnation).values(ended))
+        if after.incarnation > before.incarnation:
+            first = self.nodes[after.placement[0].node]
+            placed = {
+                "job": after.id,
+                "incarnation": after.incarnation,
+                "region": first.region,
+                "cluster": first.cluster,
+                "nodes": [s.node for s in after.placement],
+                "devices": after.held,
+                "step_from": after.checkpoint.step if after.checkpoint else 0,
+                "placed_at_s": now_s,
+                "reason": reason or after.message,
+                "seconds": {},
+            }
+            db.execute(insert(row).values(placed))
+        if after.running_at_s is not None and after.running_at_s != before.running_at_s:
+            running = {"running_at_s": after.running_at_s}
+            db.execute(
+                update(row).where(mine, row.c.incarnation == after.incarnation).values(running)
+            )
+        if after.checkpoints != before.checkpoints:
+            self._keep_checkpoints(before, after)
+
+    def _keep_checkpoints(self, before: Job, after: Job) -> None:
+        row = t.checkpoint
+        for made in after.checkpoints:
+            if made not in before.checkpoints:
+                found = upsert(row).values(_checkpoint_row(after.id, made))
+                self._db.execute(found.on_conflict_do_nothing())
+        for gone in before.checkpoints:
+            if gone not in after.checkpoints:
+                mine = (row.c.job == after.id) & (row.c.incarnation == gone.incarnation)
+                dropped = update(row).where(mine & (row.c.cut == gone.cut)).values(counts=False)
+                self._db.execute(dropped)
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    def _write_jobs(self, changed: list[tuple[Job, Job]], counts: Counter[str]) -> None:
+        rows = [_state_row(after) for _, after in changed]
+        _update_by_id(self._db, t.job_state, rows)
+        lost = [b.id for b, a in changed if holdings(b) != holdings(a)]
+        if lost:
+            self._db.execute(t.shard.delete().where(t.shard.c.job.in_(lost)))
+        held = [
+            {"job": after.id, "node": node, "devices": devices}
+            for before, after in changed
+            if after.id in lost
+            for node, devices in sorted(holdings(after).items())
+        ]
+        if held:
+            self._db.execute(insert(t.shard), held)
+
+    def _write_letters(self) -> None:
+        rows = [
+            {"node": e.node, "epoch": e.epoch, "seq": e.seq, "body": e.model_dump(mode="json")}
+            for e in self._letters
+        ]
+        self._db.execute(insert(t.node_log), rows)
+        places = [{"node": e.node, "epoch": e.epoch, "seq": e.seq} for e in self._letters]
+        due = [{**place, "due_at_s": self._due_s, "attempts": 0} for place in places]
+        self._db.execute(insert(t.outbox), due)
+
+    def _number(self, counts: Counter[str]) -> None:
+        """Give each job's events its next numbers, without gaps."""
+        state = t.job_state
+        if old := [job for job in sorted(counts) if job not in {j.id for j in self._new}]:
+            query = select(state.c.id, state.c.events).where(state.c.id.in_(old))
+            last = {job: int(events) for job, events in self._db.execute(query)}
+            grown = [{"id": job, "events": last[job] + counts[job]} for job in old]
+            _update_by_id(self._db, state, grown)
+        else:
+            last = {}
+        for row in self._events:
+            last[row["job"]] = last.get(row["job"], 0) + 1
+            row["seq"] = last[row["job"]]
+
+
+def _state_row(job: Job) -> Json:
+    body = _JOB.dump_python(job, mode="json", exclude={"spec"})
+    for name in ("awaiting", "exited", "dumping"):
+        body[name] = sorted(body[name])
+    return {
+        "id": job.id,
+        "state": str(job.state),
+        "version": job.version,
+        "incarnation": job.incarnation,
+        "body": body,
+    }
+
+
+def _checkpoint_row(job: JobId, made: Checkpoint) -> Json:
+    return {
+        "job": job,
+        "incarnation": made.incarnation,
+        "cut": made.cut,
+        "step": made.step,
+        "at_s": made.at_s,
+        "shards": _SHARDS.dump_python(made, mode="json")["shards"],
+        "raw_bytes": sum(i.raw_bytes for i in made.shards),
+        "new_bytes": sum(i.new_bytes for i in made.shards),
+        "counts": True,
+    }
+
+
+def _update_by_id(db: Connection, table: Table, rows: list[Json]) -> None:
+    names = [name for name in rows[0] if name != "id"]
+    key: Column[Any] = table.c.id
+    statement = update(table).where(key == bindparam("row_id"))
+    statement = statement.values({name: bindparam(f"new_{name}") for name in names})
+    found = [{"row_id": r["id"], **{f"new_{n}": r[n] for n in names}} for r in rows]
+    db.execute(statement, found)

@@ -1,0 +1,55 @@
+"""The way to Postgres: an engine, and a bell that rings in all processes when something changed."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Final
+
+import psycopg
+from sqlalchemy import Engine, create_engine
+
+from .settings import Settings
+
+log = logging.getLogger(__name__)
+
+WAKE: Final = "singularity_wake"  # NOTIFY channel: something changed that a plan depends on
+_RETRY_S: Final = 0.5
+
+
+def make_engine(settings: Settings) -> Engine:
+    return create_engine(
+        settings.sqlalchemy_url, pool_pre_ping=True, pool_size=8, max_overflow=8, pool_recycle=600
+    )
+
+
+def wake(engine: Engine) -> None:
+    """Tell the loops that there may be something to do."""
+    with engine.begin() as db:
+        db.exec_driver_sql(f"NOTIFY {WAKE}")
+
+
+class Bell:
+    """Rings when something changed: one connection that listens, in a thread of its own."""
+
+    def __init__(self, settings: Settings, stop: threading.Event) -> None:
+        self._url, self._stop = settings.database_url, stop
+        self._rung = threading.Event()
+        threading.Thread(target=self._listen, name="bell", daemon=True).start()
+
+    def wait(self, most_s: float) -> None:
+        self._rung.wait(most_s)
+        self._rung.clear()
+
+    def _listen(self) -> None:
+        while not self._stop.is_set():
+            try:
+                with psycopg.connect(self._url, autocommit=True) as db:
+                    db.execute(f"LISTEN {WAKE}")
+                    self._rung.set()  # something may have been missed
+                    while not self._stop.is_set():
+                        for _ in db.notifies(timeout=1.0, stop_after=1):
+                            self._rung.set()
+            except psycopg.Error as error:
+                log.warning("bell away", extra={"reason": str(error).strip()})
+                self._stop.wait(_RETRY_S)

@@ -1,0 +1,231 @@
+"""The door for new jobs. Requests that come within a few milliseconds share one transaction: that
+is several times as many submits a second as one transaction each, for a few milliseconds' wait."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import secrets
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from queue import Empty, SimpleQueue
+from typing import Final
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from singularity.primitives.errors import InvalidSpec, SingularityError, Unavailable, Unplaceable
+from singularity.primitives.model import Job, JobId, JobSpec, Node
+from singularity.scheduler.placement import allowed, pack, sizes
+from singularity.scheduler.snapshot import Snapshot
+
+from .applier import SqlLedger, Submission
+from .database import wake
+from .schemas import JobDocument
+
+log = logging.getLogger(__name__)
+
+_WINDOW_S: Final = 0.002
+_BATCH_MOST: Final = 500
+_BREATH_S: Final = 0.02  # between two wake-ups, however much there is to wake for
+_DEADLINE_S: Final = 30.0
+_ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # no i, l, o, u: read aloud without doubt
+Entry = tuple[Job, Submission]
+
+
+def new_ids(count: int, now_s: float) -> list[JobId]:
+    """Ids that sort by time of submission, then by place in the array; not to be guessed."""
+    first = (int(now_s * 1000) << 40) | secrets.randbits(39)
+    return [JobId(_base32(first + i)) for i in range(count)]
+
+
+def _base32(number: int) -> str:
+    """18 characters: 50 bits of milliseconds, 40 of chance."""
+    return "".join(_ALPHABET[(number >> shift) & 31] for shift in range(85, -1, -5))
+
+
+def digest(body: object) -> str:
+    """Of what was sent, whatever the order of its keys."""
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def entries(
+    document: JobDocument, after: Sequence[JobId], key: str | None, body: object, now_s: float
+) -> list[Entry]:
+    """One new job, or as many as the array has. Each of an array knows its own number."""
+    count = document.array or 1
+    mark = digest(body)
+    out = []
+    for number, id_ in enumerate(new_ids(count, now_s)):
+        name = document.name if document.array is None else f"{document.name}-{number}"
+        spec = document.spec(name, after)
+        if document.array is not None:
+            mine = (("ARRAY_INDEX", str(number)), ("ARRAY_SIZE", str(count)))
+            spec = _with_env(spec, mine)
+        job = Job(id=id_, spec=spec, devices=spec.devices, submitted_at_s=now_s, since_s=now_s)
+        named = key if key is None or document.array is None else f"{key}/{number}"
+        out.append((job, Submission(named, mark if named is not None else None)))
+    return out
+
+
+def _with_env(spec: JobSpec, more: Sequence[tuple[str, str]]) -> JobSpec:
+    return replace(spec, env=tuple(sorted({**dict(spec.env), **dict(more)}.items())))
+
+
+def must_fit(job: Job, nodes: Sequence[Node]) -> None:
+    """Raises Unplaceable when the fleet could not hold the gang even if it were empty.
+
+    Nodes that are lost or drained count: they may come back. So does one that only registers
+    later, but that cannot be known: a planet without nodes takes every job.
+    """
+    if not nodes:
+        return
+    empty = Snapshot.build([replace(n, used=0) for n in nodes], [], job.submitted_at_s)
+    may = allowed(empty, job.spec)
+    if not may.any():
+        kinds = ", ".join(empty.device_names)
+        raise Unplaceable(
+            f"no node has {job.spec.device} in the regions allowed; "
+            f"the fleet has {kinds} in {', '.join(empty.region_names)}",
+            device=job.spec.device,
+            largest=0,
+        )
+    room = empty.total * may
+    if any(pack(empty, room, job, count) for count in sizes(job)):
+        return
+    largest = next((d for d in range(job.devices, 0, -1) if pack(empty, room, job, d)), 0)
+    where = "one node" if job.spec.same_node else "one cluster"
+    raise Unplaceable(
+        f"{min(sizes(job))} {job.spec.device} do not fit into {where} that it may use, even empty; "
+        f"the largest gang that fits has {largest}",
+        device=job.spec.device,
+        largest=largest,
+    )
+
+
+class Waker:
+    """Tells the loops that there is something to do, at most every 20 ms."""
+
+    def __init__(self, engine: Engine, stop: threading.Event) -> None:
+        self._engine, self._stop = engine, stop
+        self._asked = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="waker", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        self._asked.set()
+
+    def close(self) -> None:
+        """After `stop` was set."""
+        self._asked.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while self._asked.wait() and not self._stop.is_set():
+            self._asked.clear()
+            try:
+                wake(self._engine)
+            except DBAPIError as error:  # the loops also look by themselves
+                log.warning("cannot wake", extra={"reason": str(error.orig).strip()})
+            self._stop.wait(_BREATH_S)
+
+
+@dataclass(slots=True)
+class _Ask:
+    entries: list[Entry]
+    answer: Future[list[JobId]] = field(default_factory=Future)
+
+    @property
+    def keys(self) -> set[tuple[str, str]]:
+        return {(j.spec.project, s.key) for j, s in self.entries if s.key is not None}
+
+
+class Intake:
+    """Collects submits and writes them together. One thread; `submit` may be called by many."""
+
+    def __init__(self, ledger: SqlLedger, waker: Waker, stop: threading.Event) -> None:
+        self._ledger, self._waker, self._stop = ledger, waker, stop
+        self._asked: SimpleQueue[_Ask | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
+        self._thread.start()
+
+    def submit(self, new: list[Entry]) -> list[JobId]:
+        """Durable on return. Raises IdempotencyMismatch, Unavailable."""
+        ask = _Ask(new)
+        self._asked.put(ask)
+        try:
+            return ask.answer.result(_DEADLINE_S)
+        except TimeoutError:
+            raise Unavailable(
+                "the database is slow; with the same key it is safe to repeat"
+            ) from None
+
+    def close(self) -> None:
+        """After `stop` was set. What was asked before is still written."""
+        self._asked.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set() or not self._asked.empty():
+            for batch in _apart(self._collect()):
+                self._write(batch)
+
+    def _collect(self) -> list[_Ask]:
+        """What has come, and what comes within the window."""
+        found = [self._asked.get()]
+        self._stop.wait(_WINDOW_S)
+        while len(found) < _BATCH_MOST:
+            try:
+                found.append(self._asked.get_nowait())
+            except Empty:
+                break
+        return [ask for ask in found if ask is not None]
+
+    def _write(self, batch: list[_Ask]) -> None:
+        try:
+            ids = self._ledger.submit_many([e for ask in batch for e in ask.entries])
+        except Exception as error:  # whatever it is, it belongs to who asked
+            if len(batch) > 1:  # one spoils it for all: each on its own
+                for ask in batch:
+                    self._write([ask])
+                return
+            self._refuse(batch[0], error)
+            return
+        self._waker.wake()
+        for ask in batch:
+            mine, ids = ids[: len(ask.entries)], ids[len(ask.entries) :]
+            ask.answer.set_result(mine)
+
+    def _refuse(self, ask: _Ask, error: Exception) -> None:
+        """Another server may have written the same key in between: then it is found now."""
+        if isinstance(error, IntegrityError) and ask.keys:
+            try:
+                ask.answer.set_result(self._ledger.submit_many(ask.entries))
+            except (DBAPIError, SingularityError) as again:
+                ask.answer.set_exception(again)
+            return
+        ask.answer.set_exception(error)
+
+
+def _apart(asked: list[_Ask]) -> list[list[_Ask]]:
+    """Batches in which no idempotency key comes twice, in order of arrival."""
+    batches: list[list[_Ask]] = []
+    seen: list[set[tuple[str, str]]] = []
+    for ask in asked:
+        if not batches or ask.keys & seen[-1]:
+            batches.append([])
+            seen.append(set())
+        batches[-1].append(ask)
+        seen[-1] |= ask.keys
+    return batches
+
+
+def check_key(key: str | None) -> str | None:
+    """Raises InvalidSpec when it is no key."""
+    if key is not None and not (1 <= len(key) <= 200 and key.isprintable()):
+        raise InvalidSpec("Idempotency-Key must be 1 to 200 printable characters")
+    return key

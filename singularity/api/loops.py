@@ -1,0 +1,140 @@
+"""The three loops beside the doors: schedule, relay, watch. Each may run in many processes; one of
+each is active, by lease. Each survives the loss of Postgres and broker by trying again."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from sqlalchemy.exc import DBAPIError
+
+from singularity.primitives.clock import Clock, SystemClock
+from singularity.primitives.errors import BrokerDown, NotLeader
+from singularity.primitives.transport import Letterbox, SigningKey
+from singularity.scheduler.decide import decide
+from singularity.scheduler.plan import check
+from singularity.scheduler.policy import Policy
+from singularity.scheduler.vigil import Vigil, observe, silent
+
+from .applier import SqlLedger
+from .database import Bell, make_engine, wake
+from .lease import Lease
+from .outbox import relay
+from .settings import Settings
+
+log = logging.getLogger(__name__)
+
+_TICK_S: Final = 0.5  # with no wake-up at all
+_BREATH_S: Final = 0.02  # between two rounds, however many wake-ups there are
+_RETRY_S: Final = 0.5
+_RENEW_S: Final = 1.0
+
+
+def run_schedule(settings: Settings, stop: threading.Event) -> None:
+    """Snapshot, decide, check, commit; on every wake-up and at least twice a second."""
+    engine = make_engine(settings)
+    lease = Lease(engine, "schedule", _holder())
+    ledger, clock = SqlLedger(engine, lease.guard), SystemClock()
+    policy = settings.policy()
+    bell = Bell(settings, stop)
+
+    def tick() -> None:
+        round_of_scheduling(ledger, policy, clock)
+        bell.wait(_TICK_S)
+
+    _lead(lease, tick, stop)
+
+
+def round_of_scheduling(ledger: SqlLedger, policy: Policy, clock: Clock) -> int:
+    """One round; the number of actions carried out."""
+    snapshot = ledger.snapshot(clock.now_s())
+    plan = decide(snapshot, policy)
+    if not plan.actions:
+        return 0
+    faults = check(snapshot, plan)
+    assert not faults, faults
+    rejected = ledger.commit(plan, clock.now_s())
+    for action in plan.actions:
+        outcome = rejected.get(action.job, "")
+        name = "action.rejected" if outcome else "action"
+        log.info(
+            name,
+            extra={"job": action.job, "verb": action.verb, "reason": action.reason, "why": outcome},
+        )
+    return len(plan.actions) - len(rejected)
+
+
+def run_relay(settings: Settings, stop: threading.Event) -> None:
+    """Publish due letters, in node order, as soon as they are written."""
+    engine = make_engine(settings)
+    box = Letterbox(settings.broker_url)
+    key = SigningKey.load_or_create(settings.data / "signing.key")
+    clock, bell = SystemClock(), Bell(settings, stop)
+
+    def tick() -> None:
+        try:
+            if relay(engine, box, key, clock.now_s()) == 0:
+                bell.wait(_TICK_S)
+        except BrokerDown as error:
+            log.warning("broker down", extra={"reason": error.detail})
+            stop.wait(_RETRY_S)
+
+    _lead(Lease(engine, "relay", _holder()), tick, stop)
+
+
+def run_watch(settings: Settings, stop: threading.Event) -> None:
+    """Declare silent nodes lost. What happens then is the scheduler's business."""
+    engine = make_engine(settings)
+    ledger, clock = SqlLedger(engine), SystemClock()
+    policy = settings.policy()
+    vigil = Vigil()
+
+    def tick() -> None:
+        nonlocal vigil
+        now_s = clock.now_s()
+        heard_s = {n.id: n.heard_s for n in ledger.nodes().values() if n.epoch and not n.lost}
+        vigil = observe(vigil, heard_s, now_s)
+        if found := silent(vigil, policy.node_lost_after_s):
+            for node in ledger.lose(found, now_s):
+                log.warning("node lost", extra={"node": node})
+            wake(engine)
+        stop.wait(_RENEW_S / 2)
+
+    _lead(Lease(engine, "watch", _holder()), tick, stop)
+
+
+def _lead(lease: Lease, tick: Callable[[], None], stop: threading.Event) -> None:
+    """Run `tick` again and again while leading; stand by otherwise."""
+    renewed_s, leads = 0.0, False
+    while not stop.is_set():
+        try:
+            if time.monotonic() - renewed_s > _RENEW_S:
+                led, leads = leads, lease.hold()
+                renewed_s = time.monotonic()
+                if leads and not led:
+                    log.info("leading", extra={"lease": lease.name, "epoch": lease.epoch})
+            if leads:
+                tick()
+                stop.wait(_BREATH_S)
+            else:
+                stop.wait(_RETRY_S)
+                renewed_s = 0.0
+        except NotLeader as error:
+            log.warning(error.detail)
+            leads, renewed_s = False, 0.0
+        except DBAPIError as error:
+            log.warning("database away", extra={"reason": str(error.orig).strip()})
+            renewed_s = 0.0
+            stop.wait(_RETRY_S)
+    with suppress(DBAPIError):
+        lease.release()
+
+
+def _holder() -> str:
+    return f"{socket.gethostname()}/{os.getpid()}"

@@ -1,0 +1,119 @@
+"""/v1/agent: what nodes say, and what they may hear. A node speaks for itself only."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from pydantic import Field
+
+from singularity.api.auth import Caller, Role
+from singularity.api.services import Anyone, Services, Serving
+from singularity.primitives.errors import Forbidden, InvalidSpec
+from singularity.primitives.messages import (
+    Admission,
+    Heartbeat,
+    Pulse,
+    Register,
+    Report,
+    Wire,
+)
+from singularity.primitives.model import Duty, Scope, ScopeKind
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+router = APIRouter(prefix="/v1/agent", tags=["agent"])
+
+
+class Reports(Wire):
+    reports: tuple[Report, ...] = Field(max_length=10_000)
+
+
+@router.post("/register")
+def register(body: Register, who: Anyone, serving: Serving) -> Admission:
+    """Admit a node. One that joins with the join token gets a token of its own."""
+    _check_names(body)
+    if not who.joining:
+        who.need_node(body.node)
+    now_s, settings = serving.clock.now_s(), serving.settings
+    node = serving.ledger.register(body, now_s)
+    if any(scope.holds(node) for scope in serving.store.drained_scopes()):
+        serving.ledger.set_duty(Scope(ScopeKind.NODE, node.id), Duty.DRAINING, now_s)
+    token = serving.tokens.for_node(node.id, now_s) if who.joining else None
+    serving.waker.wake()
+    return Admission(
+        epoch=node.epoch,
+        token=token,
+        verify_key=serving.key.public,
+        broker_url=settings.broker_url,
+        heartbeat_every_s=settings.heartbeat_every_s,
+        lease_s=settings.lease_s,
+    )
+
+
+def _check_names(body: Register) -> None:
+    """They become parts of paths and of queue names. Raises InvalidSpec."""
+    named = {"node": body.node, "region": body.region, "cluster": body.cluster}
+    for field, name in {**named, "device": body.device}.items():
+        if not _NAME.fullmatch(name):
+            raise InvalidSpec(f"{field} {name[:64]!r} is no name", field=field)
+    if len(body.address) > 255 or not body.address.isprintable():
+        raise InvalidSpec("the address is no address", field="address")
+
+
+@router.post("/heartbeat")
+def heartbeat(body: Heartbeat, who: Anyone, serving: Serving) -> Pulse:
+    """Renew the node's lease. What it repeats in its heartbeat counts only when it is admitted:
+    a node that was declared lost has nothing to say about jobs that others run now."""
+    who.need_node(body.node)
+    now_s = serving.clock.now_s()
+    written = serving.ledger.hear(body.node, body.epoch, body.acknowledged, now_s)
+    if written is None:
+        return Pulse(admitted=False, written=0, lease_s=serving.settings.lease_s)
+    forget = _record(body.reports, who, serving)
+    return Pulse(
+        admitted=True, written=written, lease_s=serving.settings.lease_s, forget=tuple(forget)
+    )
+
+
+@router.post("/report")
+def report(body: Reports, who: Anyone, serving: Serving) -> dict[str, Any]:
+    return {"forget": _record(body.reports, who, serving)}
+
+
+def _record(reports: tuple[Report, ...], who: Caller, serving: Services) -> list[tuple[Any, int]]:
+    """What need not be repeated, out of `reports`."""
+    forget = []
+    for one in reports:
+        who.need_node(one.node)
+    for one in reports:
+        if serving.ledger.record(one, serving.clock.now_s()):
+            forget.append((one.job, one.incarnation))
+    if reports:
+        serving.waker.wake()
+    return forget
+
+
+@router.get("/letters")
+def letters(
+    who: Anyone,
+    serving: Serving,
+    epoch: Annotated[int, Query(ge=1)],
+    after: Annotated[int, Query(ge=0)] = 0,
+) -> dict[str, Any]:
+    """What was written to the calling node: the way around a broker that is down."""
+    if who.role is not Role.AGENT or who.node is None:
+        raise Forbidden("only an agent has letters")
+    found = serving.ledger.letters(who.node, epoch, after)
+    return {"letters": [serving.key.seal(envelope).model_dump() for envelope in found]}
+
+
+@router.get("/peers/{node}")
+def peer(node: str, who: Anyone, serving: Serving) -> dict[str, str]:
+    """Where another agent listens; told to those that run a job together with it."""
+    if who.role is not Role.AGENT or who.node is None:
+        raise Forbidden("only an agent has peers")
+    if who.node != node and not serving.store.neighbours(who.node, node):
+        raise Forbidden(f"{who.node} runs no job together with {node}")
+    return {"node": node, "address": serving.store.address(node)}

@@ -1,0 +1,195 @@
+"""/v1/jobs: submit, look, steer."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Header, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from singularity.api.auth import Caller
+from singularity.api.intake import check_key, entries, must_fit
+from singularity.api.schemas import JobDocument, read_job, schema
+from singularity.api.services import Paged, Services, Serving, Submitter, Viewer
+from singularity.api.store import Filter
+from singularity.api.views import Json
+from singularity.primitives.errors import Forbidden, IllegalTransition, InvalidSpec, NotFound
+from singularity.primitives.model import ACTIVE, TERMINAL, Intent, Job, JobId, JobState
+from singularity.scheduler.decide import decide
+from singularity.scheduler.explain import explain
+
+router = APIRouter(prefix="/v1", tags=["jobs"])
+
+
+class Move(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    to: str | None = Field(max_length=200)
+
+
+class Resize(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    devices: int = Field(ge=1, le=100_000)
+
+
+@router.get("/schema/job")
+def job_schema(_: Viewer) -> Json:
+    return schema()
+
+
+@router.post("/jobs", status_code=202)
+def submit(
+    body: Annotated[dict[str, Any], Body()],
+    who: Submitter,
+    serving: Serving,
+    idempotency_key: Annotated[str | None, Header()] = None,
+) -> Json:
+    """Durable when answered. The same key and body again give the same job again."""
+    key = check_key(idempotency_key)
+    if who.project is not None:
+        body = {"project": who.project, **body}
+    document = read_job(body)
+    if not who.sees(document.project):
+        raise Forbidden(f"the token is for project {who.project}, not {document.project}")
+    after = _predecessors(document, who, serving)
+    new = entries(document, after, key, body, serving.clock.now_s())
+    must_fit(new[0][0], serving.store.fleet())
+    views = serving.store.views(serving.intake.submit(new))
+    return views[0] if document.array is None else {"items": views, "next": None}
+
+
+def _predecessors(document: JobDocument, who: Caller, serving: Services) -> list[JobId]:
+    """The jobs that must have succeeded first. Raises NotFound, InvalidSpec."""
+    found = []
+    for name in document.after:
+        job = serving.store.find(who, name)
+        if job.spec.project != document.project:
+            raise NotFound(f"after: there is no job {name!r} in project {document.project}")
+        if job.state in (JobState.FAILED, JobState.CANCELLED):
+            raise InvalidSpec(f"after: {name} has {job.state}; this job could never start")
+        found.append(job.id)
+    return found
+
+
+@router.get("/jobs")
+def jobs(
+    who: Viewer,
+    serving: Serving,
+    page: Paged,
+    state: Annotated[str | None, Query(max_length=200)] = None,
+    project: Annotated[str | None, Query(max_length=64)] = None,
+    tier: Annotated[str | None, Query(max_length=64)] = None,
+) -> Json:
+    return serving.store.jobs(who, Filter(state, project, tier), page)
+
+
+@router.get("/jobs/{job}")
+def one_job(job: str, who: Viewer, serving: Serving) -> Json:
+    return serving.store.view(serving.store.find(who, job))
+
+
+@router.get("/jobs/{job}/why")
+def why(job: str, who: Viewer, serving: Serving) -> Json:
+    """Decides on the present state, carries out nothing, and tells what it found."""
+    found = serving.store.find(who, job)
+    snapshot = serving.ledger.snapshot(serving.clock.now_s())
+    found = snapshot.by_id.get(found.id, found)
+    answer = explain(snapshot, decide(snapshot, serving.settings.policy()), found)
+    return {
+        "state": str(found.state),
+        "placed": found.state in ACTIVE,
+        "reasons": [{"kind": r.kind, "detail": r.detail} for r in answer.reasons],
+        "changes": list(answer.changes),
+    }
+
+
+@router.get("/jobs/{job}/incarnations")
+def incarnations(job: str, who: Viewer, serving: Serving, page: Paged) -> Json:
+    return serving.store.incarnations(serving.store.find(who, job), page)
+
+
+@router.get("/jobs/{job}/checkpoints")
+def checkpoints(job: str, who: Viewer, serving: Serving, page: Paged) -> Json:
+    return serving.store.checkpoints(serving.store.find(who, job), page.limit)
+
+
+@router.post("/jobs/{job}/checkpoints", status_code=202)
+def take_checkpoint(job: str, who: Submitter, serving: Serving) -> Json:
+    """Take one now; the job goes on running."""
+    found = serving.store.find(who, job)
+    if found.state is not JobState.RUNNING:
+        raise IllegalTransition(
+            f"{found.spec.name} is {found.state}; only a running job can be checkpointed",
+            job=found.id,
+            state=found.state,
+        )
+    return _changed(serving, serving.ledger.request_checkpoint(found.id, serving.clock.now_s()))
+
+
+@router.post("/jobs/{job}/suspend", status_code=202)
+def suspend(job: str, who: Submitter, serving: Serving) -> Json:
+    """Checkpoint, give the devices back, and wait for resume."""
+    return _intend(serving, serving.store.find(who, job), Intent.HOLD)
+
+
+@router.post("/jobs/{job}/resume", status_code=202)
+def resume(job: str, who: Submitter, serving: Serving) -> Json:
+    return _intend(serving, serving.store.find(who, job), Intent.RUN)
+
+
+@router.post("/jobs/{job}/cancel", status_code=202)
+def cancel(job: str, who: Submitter, serving: Serving) -> Json:
+    found = serving.store.find(who, job)
+    if found.state is JobState.CANCELLED or found.intent is Intent.CANCEL:
+        return serving.store.view(found)
+    return _intend(serving, found, Intent.CANCEL)
+
+
+@router.post("/jobs/{job}/move", status_code=202)
+def move(job: str, body: Move, who: Submitter, serving: Serving) -> Json:
+    """Confine the job to a place, which moves it there; null lets it go anywhere again."""
+    found = _living(serving.store.find(who, job))
+    scope = None if body.to is None else serving.store.scope(body.to)
+    if scope is not None:
+        there = [n for n in serving.store.fleet() if scope.holds(n)]
+        must_fit(found, there)
+    return _changed(serving, serving.ledger.confine(found.id, scope, serving.clock.now_s()))
+
+
+@router.post("/jobs/{job}/resize", status_code=202)
+def resize(job: str, body: Resize, who: Submitter, serving: Serving) -> Json:
+    found = _living(serving.store.find(who, job))
+    spec, devices = found.spec, body.devices
+    if not spec.devices_min <= devices <= spec.devices_max:
+        raise InvalidSpec(
+            f"{spec.name} may hold {spec.devices_min} to {spec.devices_max} devices; "
+            "elastic in its spec says how many",
+            min=spec.devices_min,
+            max=spec.devices_max,
+        )
+    if devices > spec.ranks and devices % spec.ranks:
+        raise InvalidSpec(f"{devices} devices cannot be divided among {spec.ranks} ranks")
+    return _changed(serving, serving.ledger.resize(found.id, devices, serving.clock.now_s()))
+
+
+def _intend(serving: Services, job: Job, intent: Intent) -> Json:
+    job = _living(job)
+    return _changed(serving, serving.ledger.intend(job.id, intent, serving.clock.now_s()))
+
+
+def _living(job: Job) -> Job:
+    """Raises IllegalTransition when the job has ended, or is being cancelled: that is for good."""
+    if job.state in TERMINAL or job.intent is Intent.CANCEL:
+        state = job.state if job.state in TERMINAL else "being cancelled"
+        raise IllegalTransition(
+            f"{job.spec.name} is {state}; submit it again to run it once more",
+            job=job.id,
+            state=job.state,
+        )
+    return job
+
+
+def _changed(serving: Services, job: Job) -> Json:
+    serving.waker.wake()
+    return serving.store.view(job)

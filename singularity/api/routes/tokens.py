@@ -1,0 +1,46 @@
+"""/v1/tokens: who may come in."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from singularity.api.auth import parse_role
+from singularity.api.schemas import Name
+from singularity.api.services import Admin, Serving
+from singularity.api.views import Json
+
+router = APIRouter(prefix="/v1/tokens", tags=["tokens"])
+
+
+class TokenRequest(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    role: str
+    name: Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f]{1,100}$")]
+    project: Name | None = None
+    expires_s: Annotated[float, Field(gt=0, le=10 * 365 * 86400.0)] | None = None
+
+
+@router.post("", status_code=201)
+def create(body: TokenRequest, _: Admin, serving: Serving) -> Json:
+    """The answer is the only time that the token is shown."""
+    now_s = serving.clock.now_s()
+    until_s = None if body.expires_s is None else now_s + body.expires_s
+    role = parse_role(body.role)
+    id_, text = serving.tokens.create(role, body.name, now_s, body.project, until_s)
+    shown = body.model_dump(include={"role", "name", "project"})
+    return {"id": id_, "token": text, "expires_at_s": until_s, **shown}
+
+
+@router.get("")
+def known(_: Admin, serving: Serving) -> Json:
+    return {"items": serving.tokens.known(), "next": None}
+
+
+@router.delete("/{token_id}", status_code=204)
+def revoke(token_id: str, _: Admin, serving: Serving) -> Response:
+    serving.tokens.revoke(token_id, serving.clock.now_s())
+    return Response(status_code=204)

@@ -1,0 +1,278 @@
+"""The job document: what a user writes, checked, and turned into the JobSpec that never changes.
+
+Keys are strict. What this release does not run is refused by name instead of being ignored.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from singularity.primitives.model import JobId, JobSpec, Kind, Tier
+
+from .problems import invalid
+
+_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_BYTES: Final = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4} | {
+    "KB": 1000,
+    "MB": 1000**2,
+    "GB": 1000**3,
+    "TB": 1000**4,
+}
+_DEVICES = re.compile(r"(?:(?P<kind>[A-Za-z0-9][A-Za-z0-9_.-]{0,62}):)?(?P<count>[0-9]{1,6})")
+_LATER: Final = {
+    "image": "container images are not run in this release; jobs use the node's own files",
+    "secrets": "secrets are not handed to jobs in this release",
+    "replicas": "services are not run in this release; kind is train or batch",
+    "port": "services are not run in this release; kind is train or batch",
+    "slo": "services are not run in this release; kind is train or batch",
+    "hang_after": "hung jobs are not found in this release; use limits.max_duration",
+    "prefer": "placement preferences are not known in this release; use place.regions",
+    "same_fabric": "a gang never leaves its cluster; use place.same_node for one machine",
+}
+_RANKS_MOST: Final = 100_000
+
+
+def seconds(text: object) -> float:
+    """'30s', '5m', '1h30m', or a number of seconds."""
+    if isinstance(text, int | float) and not isinstance(text, bool):
+        return float(text)
+    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|[smhd])", str(text))
+    if not parts or "".join(n + u for n, u in parts) != str(text):
+        raise ValueError(f"{text!r} is no duration; write for example 30s, 5m or 1h30m")
+    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+
+
+def size_bytes(text: object) -> int:
+    """'8GiB', '500MB', or a number of bytes."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]i?B|)", str(text))
+    if found is None:
+        raise ValueError(f"{text!r} is no size; write for example 512MiB or 8GiB")
+    return int(float(found[1]) * _BYTES[found[2]])
+
+
+def _words(run: object) -> object:
+    """A command line as a shell would split it; no shell ever sees it."""
+    if not isinstance(run, str):
+        return run
+    try:
+        return shlex.split(run)
+    except ValueError as error:
+        raise ValueError(f"the command line cannot be split: {error}") from None
+
+
+def _as_text(env: object) -> object:
+    """YAML reads 1 and true as what they look like; an environment holds text."""
+    if not isinstance(env, Mapping):
+        return env
+    flags = {True: "true", False: "false"}
+    return {
+        name: flags[value] if isinstance(value, bool) else str(value)
+        for name, value in env.items()
+        if isinstance(value, str | int | float)
+    } | {name: value for name, value in env.items() if not isinstance(value, str | int | float)}
+
+
+def _one_or_many(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+_NO_NUL = r"^[^\x00]*$"
+Duration = Annotated[
+    float,
+    BeforeValidator(seconds, json_schema_input_type=str | float),
+    Field(gt=0, le=10 * 365 * 86400.0),
+]
+Size = Annotated[
+    int, BeforeValidator(size_bytes, json_schema_input_type=str | int), Field(ge=1, lt=2**50)
+]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")]
+Glob = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9*?\[\]!._-]{1,64}$")]
+Word = Annotated[str, StringConstraints(pattern=_NO_NUL, max_length=65536)]
+Command = Annotated[
+    tuple[Word, ...],
+    BeforeValidator(_words, json_schema_input_type=str | list[str]),
+    Field(min_length=1, max_length=4096),
+]
+EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,255}$")]
+_ONE_OR_MANY: Final = BeforeValidator(_one_or_many, json_schema_input_type=str | list[str])
+Globs = Annotated[tuple[Glob, ...], _ONE_OR_MANY]
+Names = Annotated[tuple[Name, ...], _ONE_OR_MANY]
+_TO_TEXT: Final = BeforeValidator(
+    _as_text, json_schema_input_type=dict[str, str | int | float | bool]
+)
+Count = Annotated[int, Field(ge=1, le=_RANKS_MOST)]
+
+
+class Document(BaseModel):
+    """Strict keys; an unknown one is answered with the nearest that exists."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_strange_keys(cls, data: object) -> object:
+        if not isinstance(data, Mapping):
+            return data
+        known = {f.alias or name for name, f in cls.model_fields.items()}
+        for key in data:
+            if key in known:
+                continue
+            if key in _LATER:
+                raise ValueError(f"{key}: {_LATER[key]}")
+            near = get_close_matches(str(key), sorted(known), n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
+            raise ValueError(f"there is no key {str(key)[:64]!r}; {hint}")
+        return data
+
+
+class Elastic(Document):
+    min: Count
+    max: Count
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min ({self.min}) is more than max ({self.max})")
+        return self
+
+
+class Place(Document):
+    regions: Globs = ()
+    avoid: Globs = Field((), alias="not")
+    same_node: bool = False
+
+
+class Checkpointing(Document):
+    """`auto` is all there is: taken when the scheduler needs the devices, and `every` so often."""
+
+    mode: Literal["auto"] = "auto"
+    every: Duration | None = None
+    keep: Annotated[int, Field(ge=1, le=100)] = 2
+
+
+class Retry(Document):
+    infra: Annotated[int, Field(ge=0, le=1000)] = 10
+    user: Annotated[int, Field(ge=0, le=1000)] = 0
+    on_exit_codes: tuple[Annotated[int, Field(ge=1, le=255)], ...] = ()
+
+
+class Limits(Document):
+    max_duration: Duration | None = None
+    memory: Size | None = None
+
+
+class JobDocument(Document):
+    """`devices` is how many of which kind, as cpu:4; `ranks`, one a device unless said, is the
+    number of processes and never changes."""
+
+    name: Name
+    run: Command
+    kind: Kind = Kind.TRAIN
+    project: Name = "default"
+    tier: Literal["premium", "standard", "basic"] = "standard"
+    env: Annotated[dict[EnvName, Word], _TO_TEXT] = Field(default_factory=dict)
+    workdir: Annotated[str, StringConstraints(pattern=r"^(/[^\x00]*)?$", max_length=4096)] = ""
+    devices: str | Annotated[int, Field(strict=True)] = "cpu:1"
+    ranks: Count | None = None
+    elastic: Elastic | None = None
+    place: Place = Place()
+    checkpoint: Checkpointing = Checkpointing()
+    retry: Retry = Retry()
+    limits: Limits = Limits()
+    after: Names = ()
+    array: Annotated[int, Field(ge=1, le=10_000)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_what_runs(cls, data: object) -> object:
+        if isinstance(data, Mapping):
+            if data.get("kind") == "serve":
+                raise ValueError("kind: serve is not run in this release; use train or batch")
+            if "memory" in data:
+                raise ValueError("memory: shares of a device are not given out in this release")
+        return data
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        device, count = self.gang()
+        ranks = self.ranks or count
+        if count > ranks and count % ranks:
+            raise ValueError(
+                f"{count} devices cannot be divided among {ranks} ranks; "
+                f"take at most {ranks}, or a multiple of it"
+            )
+        if self.elastic and not self.elastic.min <= count <= self.elastic.max:
+            raise ValueError(
+                f"devices {device}:{count} is outside elastic {self.elastic.min} to "
+                f"{self.elastic.max}"
+            )
+        if self.array is not None and self.kind is not Kind.BATCH:
+            raise ValueError("array is for kind: batch")
+        if reserved := sorted(n for n in self.env if n.startswith("SINGULARITY_")):
+            raise ValueError(f"env: {reserved[0]} is ours; choose another name")
+        return self
+
+    def gang(self) -> tuple[str, int]:
+        """Kind and number of devices. Raises ValueError when `devices` says neither."""
+        found = _DEVICES.fullmatch(str(self.devices))
+        if found is None or not 1 <= int(found["count"]) <= _RANKS_MOST:
+            raise ValueError(f"devices: {self.devices!r} is not understood; write cpu:4 or H100:16")
+        return found["kind"] or "cpu", int(found["count"])
+
+    def spec(self, name: str, after: Sequence[JobId]) -> JobSpec:
+        """The spec as the control plane keeps it; `after` are the jobs that self.after names."""
+        device, count = self.gang()
+        return JobSpec(
+            name=name,
+            run=self.run,
+            ranks=self.ranks or count,
+            device=device,
+            devices=count,
+            devices_min=self.elastic.min if self.elastic else count,
+            devices_max=self.elastic.max if self.elastic else count,
+            project=self.project,
+            kind=self.kind,
+            tier=Tier[self.tier.upper()],
+            env=tuple(sorted(self.env.items())),
+            workdir=self.workdir,
+            regions=self.place.regions,
+            avoid=self.place.avoid,
+            same_node=self.place.same_node,
+            checkpoint_every_s=self.checkpoint.every,
+            checkpoint_keep=self.checkpoint.keep,
+            retry_infra=self.retry.infra,
+            retry_user=self.retry.user,
+            retry_exit_codes=self.retry.on_exit_codes,
+            max_duration_s=self.limits.max_duration,
+            memory_bytes=self.limits.memory,
+            after=tuple(after),
+        )
+
+
+def read_job(body: object) -> JobDocument:
+    """Check what was sent. Raises InvalidSpec naming every wrong field."""
+    try:
+        return JobDocument.model_validate(body)
+    except ValidationError as error:
+        found: Sequence[Mapping[str, Any]] = error.errors()
+        raise invalid(found) from None
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema of the job document as it may be written."""
+    found = JobDocument.model_json_schema(by_alias=True)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}

@@ -1,0 +1,113 @@
+"""What the routes work with, put together once, and how they get at it."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Query, Request
+from sqlalchemy import Engine
+
+from singularity.primitives.clock import Clock, SystemClock
+from singularity.primitives.transport import SigningKey
+
+from .applier import SqlLedger
+from .auth import Caller, Role, Tokens, check_origin
+from .database import make_engine
+from .intake import Intake, Waker
+from .settings import Settings
+from .store import PAGE_MOST, Page, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    settings: Settings
+    engine: Engine
+    clock: Clock
+    ledger: SqlLedger
+    store: Store
+    tokens: Tokens
+    intake: Intake
+    waker: Waker
+    key: SigningKey
+    stop: threading.Event  # set when the server goes: streams end then
+
+    @classmethod
+    def open(cls, settings: Settings) -> Services:
+        engine, stop = make_engine(settings), threading.Event()
+        ledger, waker = SqlLedger(engine), Waker(engine, stop)
+        return cls(
+            settings=settings,
+            engine=engine,
+            clock=SystemClock(),
+            ledger=ledger,
+            store=Store(engine),
+            tokens=Tokens(engine, settings.join_token),
+            intake=Intake(ledger, waker, stop),
+            waker=waker,
+            key=SigningKey.load_or_create(settings.data / "signing.key"),
+            stop=stop,
+        )
+
+    def close(self) -> None:
+        self.stop.set()
+        self.intake.close()
+        self.waker.close()
+        self.engine.dispose()
+
+
+def services(request: Request) -> Services:
+    found: Services = request.app.state.services
+    return found
+
+
+Serving = Annotated[Services, Depends(services)]
+
+
+def caller(request: Request, serving: Serving) -> Caller:
+    """Who asks. Raises Unauthenticated, and Forbidden to pages of other web sites."""
+    check_origin(request.headers, serving.settings.allowed_hosts)
+    authorization = request.headers.get("authorization", "")
+    return serving.tokens.caller(authorization, serving.clock.now_s())
+
+
+def viewer(who: Annotated[Caller, Depends(caller)]) -> Caller:
+    who.need(Role.VIEWER)
+    return who
+
+
+def submitter(who: Annotated[Caller, Depends(caller)]) -> Caller:
+    who.need(Role.SUBMITTER)
+    return who
+
+
+def overseer(who: Annotated[Caller, Depends(caller)]) -> Caller:
+    who.need_planet(Role.VIEWER)
+    return who
+
+
+def planet_operator(who: Annotated[Caller, Depends(caller)]) -> Caller:
+    who.need_planet(Role.OPERATOR)
+    return who
+
+
+def planet_admin(who: Annotated[Caller, Depends(caller)]) -> Caller:
+    who.need_planet(Role.ADMIN)
+    return who
+
+
+def page(
+    limit: Annotated[int, Query(ge=1, le=PAGE_MOST)] = 100,
+    cursor: Annotated[str | None, Query(max_length=200)] = None,
+) -> Page:
+    return Page(limit, cursor)
+
+
+Anyone = Annotated[Caller, Depends(caller)]
+Viewer = Annotated[Caller, Depends(viewer)]
+Submitter = Annotated[Caller, Depends(submitter)]
+Overseer = Annotated[Caller, Depends(overseer)]
+Operator = Annotated[Caller, Depends(planet_operator)]
+Admin = Annotated[Caller, Depends(planet_admin)]
+Paged = Annotated[Page, Depends(page)]

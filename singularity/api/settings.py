@@ -1,0 +1,70 @@
+"""The server's settings, parsed once from the environment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from singularity.scheduler.policy import Policy
+
+_POLICY = "SINGULARITY_POLICY_"
+_DRIVER = "postgresql+psycopg://"
+
+
+class Settings(BaseSettings):
+    """`volume` is the directory that all nodes share. `lease_s` is how long a node may run jobs
+    unheard; it must end before the control plane gives the node's jobs to others.
+
+    `hosts` are names under which browsers may reach this server, beside its address; a request
+    for any other name is refused, so that no web page can reach us by rebinding its own name.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="SINGULARITY_")
+
+    database_url: str
+    broker_url: str = "redis://127.0.0.1:6379/0"
+    data: Path
+    volume: Path
+    host: str = "127.0.0.1"
+    port: int = Field(default=8470, ge=0, le=65535)
+    hosts: str = ""  # comma-separated; "*" for any
+    join_token: str = ""
+    admin_token: str = ""
+    heartbeat_every_s: float = Field(default=2.0, gt=0)
+    lease_s: float = Field(default=12.0, gt=0)
+
+    @model_validator(mode="after")
+    def _lease_ends_first(self) -> Self:
+        lost_s = self.policy().node_lost_after_s
+        if not self.heartbeat_every_s < self.lease_s < lost_s:
+            raise ValueError(
+                f"need heartbeat_every_s ({self.heartbeat_every_s}) < lease_s ({self.lease_s}) < "
+                f"node_lost_after_s ({lost_s}): else a job could run twice"
+            )
+        return self
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        """`database_url` is what libpq takes; SQLAlchemy wants the driver in the scheme."""
+        for scheme in ("postgresql://", "postgres://"):
+            if self.database_url.startswith(scheme):
+                return _DRIVER + self.database_url.removeprefix(scheme)
+        return self.database_url
+
+    @property
+    def allowed_hosts(self) -> frozenset[str]:
+        extra = {h.strip().lower() for h in self.hosts.split(",") if h.strip()}
+        return frozenset({"127.0.0.1", "localhost", "[::1]", self.host.lower()} | extra)
+
+    def policy(self) -> Policy:
+        """The scheduler's policy, with SINGULARITY_POLICY_<FIELD> laid over it."""
+        found = {
+            name.removeprefix(_POLICY).lower(): text
+            for name, text in os.environ.items()
+            if name.startswith(_POLICY)
+        }
+        return Policy().with_overrides(found)

@@ -1,0 +1,355 @@
+"""Everything the routes read. Pages are by key, never by offset: the millionth costs as the first.
+
+Nothing here locks or writes rows; drains are the one exception, being only a note of who asked.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Connection, Engine, Select, func, insert, select, update
+
+from singularity.primitives.errors import Conflict, InvalidSpec, NotFound
+from singularity.primitives.model import (
+    TERMINAL,
+    Job,
+    JobId,
+    JobState,
+    Node,
+    NodeId,
+    Scope,
+    ScopeKind,
+    Tier,
+)
+
+from . import tables as t
+from .auth import Caller
+from .books import job_of, load_nodes, spec_to_json
+from .views import Json, job_view, node_view
+
+PAGE_MOST: Final = 1000
+_NAMESAKES_MOST: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What is asked of a list: at most `limit` items after `cursor`."""
+
+    limit: int = 100
+    cursor: str | None = None
+
+    def number(self) -> int:
+        """The cursor of a list that is ordered by a number. Raises InvalidSpec."""
+        try:
+            found = int(self.cursor or 0)
+        except ValueError:
+            found = -1
+        if not 0 <= found < 2**63:
+            raise InvalidSpec(f"cursor {self.cursor!r} was not given by this list")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    state: str | None = None
+    project: str | None = None
+    tier: str | None = None
+
+
+def listing(items: list[Json], page: Page, key: str = "id") -> Json:
+    """One page; `items` holds one more than the limit when there is a next one."""
+    shown = items[: page.limit]
+    more = len(items) > page.limit
+    return {"items": shown, "next": str(shown[-1][key]) if more else None}
+
+
+class Store:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    # -- jobs ------------------------------------------------------------------------------------
+
+    def find(self, caller: Caller, name: str) -> Job:
+        """The job of that id or name, among those the caller may see.
+
+        Of several of one name it is the one that has not ended, or the last that was submitted.
+        Raises NotFound, and Conflict when several have not ended.
+        """
+        mine: list[ColumnElement[bool]] = [(t.job.c.id == name) | (t.job.c.name == name)]
+        if caller.project is not None:
+            mine.append(t.job.c.project == caller.project)
+        with self._engine.connect() as db:
+            query = _jobs().where(*mine).order_by(t.job.c.id.desc()).limit(_NAMESAKES_MOST)
+            found = [job_of(body, spec) for body, spec in db.execute(query)]
+        for job in found:
+            if job.id == name:
+                return job
+        live = [job for job in found if job.state not in TERMINAL]
+        if len(live) > 1:
+            ids = [job.id for job in live]
+            raise Conflict(f"{len(live)} jobs are called {name}; say which by its id", jobs=ids)
+        if not found:
+            raise NotFound(f"there is no job {name!r}", near=self._near(caller, name))
+        return (live or found)[0]
+
+    def _near(self, caller: Caller, name: str) -> list[str]:
+        query = select(t.job.c.name).order_by(t.job.c.id.desc()).limit(_NAMESAKES_MOST)
+        if caller.project is not None:
+            query = query.where(t.job.c.project == caller.project)
+        with self._engine.connect() as db:
+            names = sorted({str(n) for (n,) in db.execute(query)})
+        return get_close_matches(name, names, n=3)
+
+    def existing(self, project: str, ids: Sequence[JobId]) -> list[JobId]:
+        """Those of `ids` that are jobs of `project`."""
+        query = select(t.job.c.id).where(t.job.c.project == project, t.job.c.id.in_(ids))
+        with self._engine.connect() as db:
+            return [JobId(i) for (i,) in db.execute(query)]
+
+    def view(self, job: Job) -> Json:
+        with self._engine.connect() as db:
+            return self._views(db, [job])[0]
+
+    def views(self, ids: Sequence[JobId]) -> list[Json]:
+        """Of every one of `ids`, in their order."""
+        with self._engine.connect() as db:
+            rows = db.execute(_jobs().where(t.job.c.id.in_(ids)))
+            found = {job.id: job for job in (job_of(body, spec) for body, spec in rows)}
+            return self._views(db, [found[i] for i in ids])
+
+    def jobs(self, caller: Caller, wanted: Filter, page: Page) -> Json:
+        """Newest first."""
+        query = _jobs().where(*_matching(caller, wanted))
+        if page.cursor is not None:
+            query = query.where(t.job.c.id < page.cursor)
+        with self._engine.connect() as db:
+            rows = db.execute(query.order_by(t.job.c.id.desc()).limit(page.limit + 1))
+            found = [job_of(body, spec) for body, spec in rows]
+            return listing(self._views(db, found), page)
+
+    def _views(self, db: Connection, jobs: Sequence[Job]) -> list[Json]:
+        ids = sorted({s.node for job in jobs for s in job.placement})
+        held = load_nodes(db, select(t.node).where(t.node.c.id.in_(ids))) if ids else []
+        nodes = {n.id: n for n in held}
+        return [job_view(job, spec_to_json(job.spec), nodes) for job in jobs]
+
+    # -- history ---------------------------------------------------------------------------------
+
+    def events(self, job: Job, page: Page) -> Json:
+        """Oldest first; the cursor is the number of the last one seen."""
+        query = select(t.event).where(t.event.c.job == job.id, t.event.c.seq > page.number())
+        with self._engine.connect() as db:
+            rows = db.execute(query.order_by(t.event.c.seq).limit(page.limit + 1)).mappings()
+            return listing([_event(row, row["seq"]) for row in rows], page, "seq")
+
+    def all_events(self, caller: Caller, page: Page, until_s: float | None = None) -> Json:
+        """Of all jobs, oldest first. Numbers are given before they are committed: who follows must
+        leave out what is younger than a transaction may take (`until_s`), or misses some."""
+        query = select(t.event).where(t.event.c.id > page.number())
+        if until_s is not None:
+            query = query.where(t.event.c.at_s <= until_s)
+        if caller.project is not None:
+            query = query.join(t.job, t.job.c.id == t.event.c.job)
+            query = query.where(t.job.c.project == caller.project)
+        with self._engine.connect() as db:
+            rows = db.execute(query.order_by(t.event.c.id).limit(page.limit + 1)).mappings()
+            return listing([_event(row, row["id"]) for row in rows], page, "seq")
+
+    def incarnations(self, job: Job, page: Page) -> Json:
+        row = t.incarnation
+        query = select(row).where(row.c.job == job.id, row.c.incarnation > page.number())
+        with self._engine.connect() as db:
+            rows = db.execute(query.order_by(row.c.incarnation).limit(page.limit + 1)).mappings()
+            found = [
+                {
+                    **{name: value for name, value in r.items() if name != "job"},
+                    "seconds": {k: v for k, v in r["seconds"].items() if k != "cut"},
+                }
+                for r in rows
+            ]
+        return listing(found, page, "incarnation")
+
+    def checkpoints(self, job: Job, limit: int) -> Json:
+        """Those that count, newest first: there are only as many as are kept."""
+        row = t.checkpoint
+        query = select(row).where(row.c.job == job.id, row.c.counts)
+        with self._engine.connect() as db:
+            rows = db.execute(query.order_by(row.c.cut.desc()).limit(limit)).mappings()
+            return {
+                "items": [{k: v for k, v in r.items() if k != "job"} for r in rows],
+                "next": None,
+            }
+
+    # -- places ----------------------------------------------------------------------------------
+
+    def fleet(self) -> list[Node]:
+        with self._engine.connect() as db:
+            return load_nodes(db, select(t.node).order_by(t.node.c.id))
+
+    def nodes(self, caller: Caller, page: Page) -> Json:
+        query = select(t.node).where(t.node.c.id > (page.cursor or ""))
+        with self._engine.connect() as db:
+            found = load_nodes(db, query.order_by(t.node.c.id).limit(page.limit + 1))
+            return listing(_node_views(db, found, caller), page)
+
+    def node(self, caller: Caller, node: str) -> Json:
+        """Raises NotFound."""
+        with self._engine.connect() as db:
+            found = load_nodes(db, select(t.node).where(t.node.c.id == node))
+            if found:
+                return _node_views(db, found, caller)[0]
+        near = get_close_matches(node, [n.id for n in self.fleet()], n=3)
+        raise NotFound(f"there is no node {node!r}", near=near)
+
+    def scope(self, text: str) -> Scope:
+        """`region/us-east`, or a bare name that only one place has. Raises NotFound, Conflict."""
+        known = _places(self.fleet())
+        kind, slash, name = text.partition("/")
+        found = [s for s in known if (f"{s.kind}/{s.id}" == text if slash else s.id == text)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            named = [f"{s.kind}/{s.id}" for s in found]
+            raise Conflict(f"{text} is more than one place; say which", near=named)
+        names = {s.id: f"{s.kind}/{s.id}" for s in known}
+        near = get_close_matches(name if slash else kind, sorted(names), n=3, cutoff=0.4)
+        raise NotFound(f"there is no place {text!r}", near=[names[n] for n in near])
+
+    # -- drains ----------------------------------------------------------------------------------
+
+    def open_drain(self, scope: Scope, actor: str, now_s: float) -> str:
+        """Note the drain; the same scope being drained already, its id."""
+        row = t.drain
+        same = (row.c.scope_kind == str(scope.kind)) & (row.c.scope == scope.id)
+        with self._engine.begin() as db:
+            db.exec_driver_sql("LOCK TABLE drain IN SHARE ROW EXCLUSIVE MODE")
+            known = db.execute(select(row.c.id).where(same, row.c.ended_at_s.is_(None))).scalar()
+            if known is not None:
+                return str(known)
+            id_ = f"drain-{secrets.token_hex(4)}"
+            values = {"scope_kind": str(scope.kind), "scope": scope.id, "actor": actor}
+            db.execute(insert(row).values(id=id_, at_s=now_s, **values))
+            return id_
+
+    def close_drain(self, drain: str, now_s: float) -> Scope:
+        """Raises NotFound unless it is in force."""
+        row = t.drain
+        mine = (row.c.id == drain) & row.c.ended_at_s.is_(None)
+        with self._engine.begin() as db:
+            ended = update(row).where(mine).values(ended_at_s=now_s)
+            found = db.execute(ended.returning(row.c.scope_kind, row.c.scope)).first()
+        if found is None:
+            raise NotFound(f"there is no drain {drain!r} in force")
+        return Scope(ScopeKind(found.scope_kind), found.scope)
+
+    def drained_scopes(self) -> list[Scope]:
+        return [Scope(ScopeKind(r["scope_kind"]), r["scope"]) for r in self._drains()]
+
+    def drains(self) -> Json:
+        """Those in force."""
+        return {"items": [self._drain(row) for row in self._drains()], "next": None}
+
+    def drain(self, drain: str) -> Json:
+        """Raises NotFound."""
+        for row in self._drains():
+            if row["id"] == drain:
+                return self._drain(row)
+        raise NotFound(f"there is no drain {drain!r} in force")
+
+    def _drains(self) -> list[Any]:
+        query = select(t.drain).where(t.drain.c.ended_at_s.is_(None)).order_by(t.drain.c.at_s)
+        with self._engine.connect() as db:
+            return list(db.execute(query).mappings())
+
+    def _drain(self, row: Any) -> Json:
+        column = {"region": t.node.c.region, "cluster": t.node.c.cluster, "node": t.node.c.id}
+        query = select(t.shard.c.job).join(t.node, t.node.c.id == t.shard.c.node).distinct()
+        query = query.where(column[row["scope_kind"]] == row["scope"]).order_by(t.shard.c.job)
+        with self._engine.connect() as db:
+            left = [str(job) for (job,) in db.execute(query)]
+        target = f"{row['scope_kind']}/{row['scope']}"
+        known = {name: row[name] for name in ("id", "at_s", "actor")}
+        return {**known, "target": target, "remaining_jobs": left}
+
+    # -- agents ----------------------------------------------------------------------------------
+
+    def address(self, node: str) -> str:
+        """Where the node's agent listens for its peers. Raises NotFound."""
+        with self._engine.connect() as db:
+            found = db.execute(select(t.node.c.address).where(t.node.c.id == node)).scalar()
+        if not found:
+            raise NotFound(f"node {node!r} has no address", node=node)
+        return str(found)
+
+    def neighbours(self, node: NodeId, peer: str) -> bool:
+        """Do both nodes hold shards of one job?"""
+        ours = select(t.shard.c.job).where(t.shard.c.node == node)
+        both = select(func.count()).where(t.shard.c.node == peer, t.shard.c.job.in_(ours))
+        with self._engine.connect() as db:
+            return bool(db.execute(both).scalar())
+
+
+def _jobs() -> Select[Any]:
+    query = select(t.job_state.c.body, t.job.c.spec)
+    return query.join(t.job_state, t.job_state.c.id == t.job.c.id)
+
+
+def _matching(caller: Caller, wanted: Filter) -> list[ColumnElement[bool]]:
+    """Raises InvalidSpec when the filter asks for what does not exist."""
+    found: list[ColumnElement[bool]] = []
+    if caller.project is not None:
+        found.append(t.job.c.project == caller.project)
+    if wanted.project is not None:
+        found.append(t.job.c.project == wanted.project)
+    if wanted.state is not None:
+        states = [_one_of(s, [str(x) for x in JobState], "state") for s in wanted.state.split(",")]
+        found.append(t.job_state.c.state.in_(states))
+    if wanted.tier is not None:
+        tier = _one_of(wanted.tier, [x.name.lower() for x in Tier], "tier")
+        found.append(t.job.c.tier == int(Tier[tier.upper()]))
+    return found
+
+
+def _one_of(text: str, known: Sequence[str], what: str) -> str:
+    if text not in known:
+        raise InvalidSpec(f"there is no {what} {text!r}; there are: {', '.join(known)}")
+    return text
+
+
+def _event(row: Any, seq: int) -> Json:
+    return {
+        "seq": seq,
+        "job": row["job"],
+        "at_s": row["at_s"],
+        "event": row["event"],
+        "from": row["before"] or None,
+        "to": row["after"] or None,
+        "reason": row["reason"],
+        "incarnation": row["incarnation"],
+        "node": row["node"],
+        "facts": row["facts"],
+    }
+
+
+def _node_views(db: Connection, nodes: Sequence[Node], caller: Caller) -> list[Json]:
+    """With the jobs on them, as far as the caller may see them."""
+    ids = [n.id for n in nodes]
+    jobs: dict[str, list[str]] = {i: [] for i in ids}
+    query = select(t.shard.c.node, t.shard.c.job).where(t.shard.c.node.in_(ids))
+    if caller.project is not None:
+        query = query.join(t.job, t.job.c.id == t.shard.c.job)
+        query = query.where(t.job.c.project == caller.project)
+    for node, job in db.execute(query):
+        jobs[node].append(job)
+    return [node_view(n, jobs[n.id]) for n in nodes]
+
+
+def _places(nodes: Sequence[Node]) -> list[Scope]:
+    found = {Scope(ScopeKind.NODE, n.id) for n in nodes}
+    found |= {Scope(ScopeKind.CLUSTER, n.cluster) for n in nodes}
+    found |= {Scope(ScopeKind.REGION, n.region) for n in nodes}
+    return sorted(found)

@@ -1,0 +1,96 @@
+"""What happened to a job, told from the job before and after: events and the timeline. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from singularity.primitives.model import ACTIVE, Job, JobState, Node, NodeId, at_risk_s
+
+_CUTTABLE = (JobState.RUNNING, JobState.SUSPENDING)
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """One line of a job's history."""
+
+    event: str
+    before: str
+    after: str
+    reason: str
+    incarnation: int
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How one incarnation ended: `lost_s` of progress must be done again."""
+
+    incarnation: int
+    end: str
+    step: int
+    lost_s: float
+
+
+def tell(
+    before: Job, after: Job, reason: str, nodes: Mapping[NodeId, Node], now_s: float
+) -> list[Happening]:
+    """The lines that this change adds, in order; only the last may change the state."""
+    lines: list[Happening] = []
+    why = reason or after.message
+
+    def add(event: str, to: JobState = before.state, **facts: object) -> None:
+        lines.append(Happening(event, before.state, to, why, after.incarnation, facts))
+
+    if after.checkpoint is not None and after.checkpoint != before.checkpoint:
+        made = after.checkpoint
+        if before.checkpoint is None or made.at_s > before.checkpoint.at_s:
+            raw, new = sum(i.raw_bytes for i in made.shards), sum(i.new_bytes for i in made.shards)
+            add("checkpoint", cut=made.cut, step=made.step, raw_bytes=raw, new_bytes=new)
+    if len(after.checkpoints) < len(before.checkpoints):
+        bad = before.checkpoints[0]
+        add("checkpoint-discarded", incarnation=bad.incarnation, cut=bad.cut)
+    if after.dump_failures > before.dump_failures:
+        add("checkpoint-failed", cut=after.cut)
+    if after.state is before.state:
+        return lines
+    ending = end_of(before, after, nodes, now_s)
+    if after.state is JobState.STARTING:
+        first = nodes[after.placement[0].node]
+        add(
+            "placed",
+            after.state,
+            region=first.region,
+            cluster=first.cluster,
+            nodes=[s.node for s in after.placement],
+            devices=after.held,
+            step=after.checkpoint.step if after.checkpoint else 0,
+        )
+    elif ending is not None:
+        add(str(after.state), after.state, step=ending.step, lost_s=round(ending.lost_s, 3))
+    else:
+        add(str(after.state), after.state)
+    return lines
+
+
+def end_of(before: Job, after: Job, nodes: Mapping[NodeId, Node], now_s: float) -> Ending | None:
+    """How the incarnation of `before` ended in this change; None if it did not.
+
+    It ends when it is told to stop, or has left its devices. Progress made since the last cut that
+    counts is lost, unless it ended by a cut or by finishing.
+    """
+    lives = before.state in ACTIVE and before.state is not JobState.STOPPING
+    goes_on = after.state in ACTIVE and after.state is not JobState.STOPPING
+    if not lives or (goes_on and after.incarnation == before.incarnation):
+        return None
+    saved = after.checkpoint
+    own = saved is not None and saved.incarnation == before.incarnation
+    if after.state is JobState.SUCCEEDED:
+        return Ending(before.incarnation, "finished", after.step, 0.0)
+    if before.state is JobState.SUSPENDING and own and saved and saved.cut == before.cut:
+        end = "suspended" if after.state is JobState.SUSPENDED else "moved"
+        return Ending(before.incarnation, end, saved.step, 0.0)
+    heard_s = [nodes[s.node].heard_s for s in before.placement if nodes[s.node].lost]
+    until_s = min(now_s, *heard_s) if heard_s else now_s
+    end = "failed" if after.state is JobState.FAILED else "stopped"
+    return Ending(before.incarnation, end, saved.step if saved else 0, at_risk_s(before, until_s))

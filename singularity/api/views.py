@@ -1,0 +1,104 @@
+"""What clients see of jobs, nodes and drains. Pure: nouns in, plain JSON out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from singularity.primitives.model import Checkpoint, Job, Node, NodeId, Scope
+
+Json = dict[str, Any]
+
+
+def scope_text(scope: Scope) -> str:
+    return f"{scope.kind}/{scope.id}"
+
+
+def job_view(job: Job, spec: Json, nodes: Mapping[NodeId, Node]) -> Json:
+    """`spec` is the job's own, as JSON; `nodes` holds at least those it is placed on."""
+    placement = [
+        {
+            "node": s.node,
+            "cluster": nodes[s.node].cluster,
+            "region": nodes[s.node].region,
+            "devices": s.devices,
+            "ranks": list(s.ranks),
+        }
+        for s in job.placement
+    ]
+    return {
+        "id": job.id,
+        "name": job.spec.name,
+        "project": job.spec.project,
+        "kind": str(job.spec.kind),
+        "tier": job.tier.name.lower(),
+        "state": str(job.state),
+        "intent": str(job.intent),
+        "devices": job.devices,
+        "device": job.spec.device,
+        "ranks": job.spec.ranks,
+        "elastic": {"min": job.spec.devices_min, "max": job.spec.devices_max},
+        "placement": placement,
+        "region": placement[0]["region"] if placement else None,
+        "incarnation": job.incarnation,
+        "cut": job.cut,
+        "step": job.step,
+        "exit_code": job.exit_code,
+        "message": job.message,
+        "submitted_at_s": job.submitted_at_s,
+        "since_s": job.since_s,
+        "started_at_s": job.started_at_s,
+        "infra_failures": job.infra_failures,
+        "checkpoint": checkpoint_view(job.checkpoint) if job.checkpoint else None,
+        "confine": scope_text(job.confine) if job.confine else None,
+        "version": job.version,
+        "spec": {**spec, "tier": job.tier.name.lower()},
+    }
+
+
+def checkpoint_view(checkpoint: Checkpoint) -> Json:
+    return {
+        "incarnation": checkpoint.incarnation,
+        "cut": checkpoint.cut,
+        "step": checkpoint.step,
+        "at_s": checkpoint.at_s,
+        "raw_bytes": sum(i.raw_bytes for i in checkpoint.shards),
+        "new_bytes": sum(i.new_bytes for i in checkpoint.shards),
+    }
+
+
+def node_view(node: Node, jobs: Sequence[str]) -> Json:
+    return {
+        "id": node.id,
+        "region": node.region,
+        "cluster": node.cluster,
+        "device": node.device,
+        "devices": node.devices,
+        "used": node.used,
+        "duty": node.duty.name.lower(),
+        "lost": node.lost,
+        "heard_s": node.heard_s,
+        "epoch": node.epoch,
+        "jobs": sorted(jobs),
+    }
+
+
+def areas(nodes: Iterable[Node], by: str) -> list[Json]:
+    """Nodes counted by one of their fields ("region", "cluster" or "device"), in order."""
+    groups: defaultdict[str, list[Node]] = defaultdict(list)
+    for node in nodes:
+        groups[getattr(node, by)].append(node)
+    return [
+        {
+            "id": name,
+            **({"region": found[0].region} if by == "cluster" else {}),
+            "devices": sum(n.devices for n in found),
+            "used": sum(n.used for n in found),
+            "nodes": len(found),
+            "ready": sum(n.ready for n in found),
+            "lost": sum(n.lost for n in found),
+            "draining": sum(n.duty.name == "DRAINING" for n in found),
+        }
+        for name, found in sorted(groups.items())
+    ]

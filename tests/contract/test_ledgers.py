@@ -1,0 +1,265 @@
+"""MemoryLedger (simulation) and SqlLedger (production) must be indistinguishable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from operator import methodcaller
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import Phase as Stage
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import Engine, select
+
+from singularity.api import tables as t
+from singularity.api.applier import SqlLedger
+from singularity.primitives.errors import SingularityError
+from singularity.primitives.messages import Phase, Register, Report
+from singularity.primitives.model import (
+    Duty,
+    Intent,
+    Job,
+    JobId,
+    JobSpec,
+    JobState,
+    NodeId,
+    Scope,
+    ScopeKind,
+    ShardImage,
+    Tier,
+    holdings,
+)
+from singularity.scheduler.decide import decide
+from singularity.scheduler.ledger import Ledger
+from singularity.scheduler.plan import Plan
+from singularity.scheduler.policy import Policy
+from singularity.scheduler.sim.ledger import MemoryLedger
+
+JOBS = [JobId(f"j{i}") for i in range(4)]
+PLACES = {NodeId("n0"): ("r0", "c0"), NodeId("n1"): ("r0", "c0"), NodeId("n2"): ("r1", "c1")}
+NODES = list(PLACES)
+SCOPES = [
+    Scope(ScopeKind.REGION, "r0"),
+    Scope(ScopeKind.REGION, "r1"),
+    Scope(ScopeKind.CLUSTER, "c0"),
+    Scope(ScopeKind.NODE, "n1"),
+    Scope(ScopeKind.NODE, "nowhere"),
+]
+# What a job of each state may hear of next: random phases alone would rarely get anywhere.
+LIKELY: dict[JobState, Phase] = {
+    JobState.STARTING: "running",
+    JobState.RUNNING: "running",
+    JobState.SUSPENDING: "dumped",
+    JobState.STOPPING: "stopped",
+}
+ASKED = st.tuples(
+    st.integers(1, 6), st.sampled_from([1, 4]), st.sampled_from(Tier), st.booleans(), st.booleans()
+)
+POLICY = Policy()
+
+
+class Ledgers(RuleBasedStateMachine):
+    """The same calls on both; answers and all that can be read must be equal."""
+
+    engine: Engine
+
+    @initialize(asked=st.lists(ASKED, min_size=4, max_size=4))
+    def fresh(self, asked: list[tuple[int, int, Tier, bool, bool]]) -> None:
+        names = ", ".join(f'"{table.name}"' for table in t.metadata.sorted_tables)
+        with self.engine.begin() as db:
+            db.exec_driver_sql(f"TRUNCATE {names} RESTART IDENTITY CASCADE")
+        self.sql, self.memory = SqlLedger(self.engine), MemoryLedger()
+        self.now_s = 1_000.0
+        self.stale: Plan | None = None
+        for node in NODES:
+            self.register(node, 0)
+        for job, (devices, ranks, tier, elastic, after) in zip(JOBS, asked, strict=True):
+            spec = JobSpec(
+                name=f"job-{job}",
+                run=("train",),
+                ranks=ranks * devices,
+                devices=devices,
+                devices_min=1 if elastic else devices,
+                devices_max=devices,
+                tier=tier,
+                after=(JOBS[0],) if after and job != JOBS[0] else (),
+                checkpoint_every_s=30.0 if elastic else None,
+                retry_infra=2,
+                retry_user=int(elastic),
+            )
+            fresh = Job(id=job, spec=spec, devices=devices, submitted_at_s=self.now_s)
+            self.same(methodcaller("submit", fresh))
+
+    def same(self, call: Callable[[Ledger], Any]) -> Any:
+        answers = []
+        for ledger in (self.sql, self.memory):
+            try:
+                answers.append(call(ledger))
+            except SingularityError as error:
+                answers.append((type(error).__name__, error.status))
+        assert answers[0] == answers[1]
+        return answers[1]
+
+    @rule(node=st.sampled_from(NODES), epoch=st.integers(-1, 1))
+    def register(self, node: NodeId, epoch: int) -> None:
+        """epoch 0: as it was admitted last; else as some other life of it would."""
+        known = self.memory.nodes().get(node)
+        region, cluster = PLACES[node]
+        register = Register(
+            node=node,
+            region=region,
+            cluster=cluster,
+            device="cpu",
+            devices=4,
+            address=f"10.0.0.{epoch + 1}",
+            epoch=max(0, (known.epoch if known else 0) + epoch),
+        )
+        self.same(lambda x: x.register(register, self.now_s))
+
+    @rule(pause_s=st.sampled_from([0.1, 5.0, 700.0]), late=st.booleans())
+    def tick(self, pause_s: float, late: bool) -> None:
+        """Plan and commit; or commit a plan that was made before other things happened."""
+        self.now_s += pause_s
+        assert self.sql.snapshot(self.now_s).jobs == self.memory.snapshot(self.now_s).jobs
+        plan = decide(self.memory.snapshot(self.now_s), POLICY)
+        now, self.stale = (self.stale, plan) if late else (plan, None)
+        if now is not None:
+            self.same(lambda x: x.commit(now, self.now_s))
+
+    @rule(times=st.sampled_from([3, 2, 4]))
+    def go(self, times: int) -> None:
+        """A while in which nothing goes wrong: every node answers what it was told."""
+        for _ in range(times):
+            self.tick(1.0, False)
+            for job in sorted(self.memory.jobs().values(), key=lambda j: j.id):
+                for node in sorted(job.nodes):
+                    self.tell(job, node, LIKELY.get(job.state, "running"), stored=True)
+
+    @rule(
+        i=st.integers(0, 3),
+        which=st.integers(0, 3),
+        phase=st.sampled_from(["dumped", "stopped", "exited", "lost", "refused"]),
+        late=st.sampled_from([0, 0, 0, 1]),
+        stored=st.booleans(),
+        code=st.integers(0, 1),
+    )
+    def report(self, i: int, which: int, phase: Phase, late: int, stored: bool, code: int) -> None:
+        """Anything may be reported: twice, late, by a node that the job left, of a former life."""
+        job = self.memory.jobs()[JOBS[i]]
+        nodes = sorted(job.nodes) or NODES
+        if job.incarnation > late:
+            job = replace(job, incarnation=job.incarnation - late)
+            self.tell(job, nodes[which % len(nodes)], phase, stored, code)
+
+    def tell(self, job: Job, node: NodeId, phase: Phase, stored: bool, code: int = 0) -> None:
+        ranks = next((s.ranks for s in job.placement if s.node == node), ())
+        image = ShardImage(node, ranks, "d" * 8, step=job.cut, raw_bytes=10, new_bytes=3)
+        said = Report(
+            job=job.id,
+            node=node,
+            incarnation=job.incarnation,
+            phase=phase,
+            cut=job.cut,
+            image=image if stored and job.cut else None,
+            step=job.step,
+            exit_code=code if phase == "exited" else None,
+            corrupt=phase == "refused" and code == 1,
+            reason="" if stored else "disk full",
+            seconds={"dump": 0.5},
+        )
+        self.same(methodcaller("record", said, self.now_s))
+
+    @rule(node=st.sampled_from(NODES), epoch=st.integers(0, 1), seq=st.integers(0, 6))
+    def hear(self, node: NodeId, epoch: int, seq: int) -> None:
+        epoch += self.memory.nodes()[node].epoch
+        self.now_s += 0.1
+        self.same(lambda x: x.hear(node, epoch, seq, self.now_s))
+        self.same(lambda x: x.letters(node, epoch, seq))
+
+    @rule(node=st.sampled_from(NODES), heard=st.booleans())
+    def lose(self, node: NodeId, heard: bool) -> None:
+        at_s = self.memory.nodes()[node].heard_s - (1.0 if heard else 0.0)
+        self.same(lambda x: x.lose({node: at_s}, self.now_s))
+
+    @rule(scope=st.sampled_from(SCOPES), duty=st.sampled_from([*Duty, Duty.READY, Duty.READY]))
+    def set_duty(self, scope: Scope, duty: Duty) -> None:
+        self.same(lambda x: x.set_duty(scope, duty, self.now_s))
+
+    @rule(i=st.integers(0, 3), intent=st.sampled_from([Intent.RUN, Intent.RUN, *Intent]))
+    def intend(self, i: int, intent: Intent) -> None:
+        self.same(lambda x: x.intend(JOBS[i], intent, self.now_s))
+
+    @rule(i=st.integers(0, 3), scope=st.sampled_from([None, *SCOPES]))
+    def confine(self, i: int, scope: Scope | None) -> None:
+        self.same(lambda x: x.confine(JOBS[i], scope, self.now_s))
+
+    @rule(i=st.integers(0, 3), devices=st.integers(1, 4))
+    def resize(self, i: int, devices: int) -> None:
+        job = self.memory.jobs().get(JOBS[i])
+        if job is None or job.spec.devices_min <= devices <= job.spec.devices_max:
+            self.same(lambda x: x.resize(JOBS[i], devices, self.now_s))
+
+    @rule(i=st.integers(0, 3))
+    def request_checkpoint(self, i: int) -> None:
+        self.same(lambda x: x.request_checkpoint(JOBS[i], self.now_s))
+
+    @invariant()
+    def equal(self) -> None:
+        if hasattr(self, "memory"):
+            for read in (lambda x: x.jobs(), lambda x: x.nodes(), lambda x: x.unsent()):
+                self.same(read)
+
+    def teardown(self) -> None:
+        if hasattr(self, "sql"):
+            self.the_story_adds_up()
+
+    def the_story_adds_up(self) -> None:
+        """What only the database keeps: events without gaps that fold into the state, shards
+        that are the holdings, an outbox that is the log, checkpoints that are the job's."""
+        jobs = self.memory.jobs()
+        with self.engine.connect() as db:
+            for job in jobs.values():
+                mine = select(t.event).where(t.event.c.job == job.id).order_by(t.event.c.seq)
+                lines = db.execute(mine).all()
+                assert [line.seq for line in lines] == list(range(1, len(lines) + 1))
+                assert lines[-1].after == job.state
+                assert all(a.after == b.before for a, b in pairwise(lines))
+                shards = select(t.shard.c.node, t.shard.c.devices).where(t.shard.c.job == job.id)
+                assert {row.node: row.devices for row in db.execute(shards)} == dict(holdings(job))
+                lives = select(t.incarnation.c.incarnation, t.incarnation.c.ended_at_s)
+                lives = lives.where(t.incarnation.c.job == job.id).order_by(
+                    t.incarnation.c.incarnation
+                )
+                ended = db.execute(lives).all()
+                assert [life.incarnation for life in ended] == list(range(1, job.incarnation + 1))
+                assert all(life.ended_at_s is not None for life in ended[:-1])
+                cuts = select(t.checkpoint.c.incarnation, t.checkpoint.c.cut)
+                cuts = cuts.where(t.checkpoint.c.job == job.id, t.checkpoint.c.counts)
+                found = {(row.incarnation, row.cut) for row in db.execute(cuts)}
+                assert found == {(c.incarnation, c.cut) for c in job.checkpoints}
+            box = select(t.outbox.c.node, t.outbox.c.epoch, t.outbox.c.seq)
+            waiting = sorted(tuple(row) for row in db.execute(box))
+        assert waiting == [(x.node, x.epoch, x.seq) for x in self.memory.unsent()]
+
+
+def test_both_ledgers_agree(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ledgers, "engine", engine, raising=False)
+    bounded = settings(
+        max_examples=25,
+        stateful_step_count=40,
+        derandomize=True,
+        phases=[Stage.generate],  # shrinking on a real database takes minutes; runs are equal
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    run_state_machine_as_test(Ledgers, settings=bounded)

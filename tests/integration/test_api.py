@@ -1,0 +1,496 @@
+"""The HTTP contract, over a real server and a real Postgres."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from singularity.primitives.messages import Report
+from tests.integration.api_client import ADMIN, JOIN, Agent, Api, bearer, open_api
+
+_SPEC = {"name": "digits", "run": "python train.py", "devices": "cpu:1"}
+
+
+@pytest.fixture
+def api(database: str, tmp_path: Path) -> Iterator[Api]:
+    with open_api(database, tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+def fleet(api: Api) -> list[Agent]:
+    return [Agent(api, "east-1"), Agent(api, "east-2"), Agent(api, "north-1", "eu-north")]
+
+
+def _turn(api: Api, fleet: list[Agent], step: int = 0) -> list[str]:
+    """One round of the scheduler, and all that follows from it."""
+    api.schedule()
+    return [verb for agent in fleet for verb in agent.obey(step)]
+
+
+def _run(api: Api, fleet: list[Agent], **changes: Any) -> dict[str, Any]:
+    job = api.ok("POST", "/v1/jobs", {**_SPEC, **changes})
+    _turn(api, fleet)
+    found = api.ok("GET", f"/v1/jobs/{job['id']}")
+    assert found["state"] == "running"
+    return found
+
+
+def _agent_at(fleet: list[Agent], job: dict[str, Any]) -> Agent:
+    return next(a for a in fleet if a.node == job["placement"][0]["node"])
+
+
+# -- who may come in ------------------------------------------------------------------------------
+
+
+def test_health_says_nothing_and_everything_else_wants_a_token(api: Api) -> None:
+    assert api.http.get("/healthz").text == "ok"
+    routes = list(api.ok("GET", "/v1/openapi.json")["paths"])
+    assert len(routes) > 25
+    for path in [*routes, "/metrics", "/v1/openapi.json"]:
+        url = path.replace("{", "").replace("}", "")
+        for method in ("GET", "POST", "DELETE"):
+            response = api.http.request(method, url)
+            assert response.status_code in (401, 405), (method, url, response.text)
+            assert response.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["x", "sgl_first.", "sgl_first.wrong", "sgl_other.0123456789abcdef", "sgl_.x", "Ünicode"],
+)
+def test_a_wrong_token_is_refused_without_saying_why(api: Api, token: str) -> None:
+    headers = {"Authorization": f"Bearer {token}".encode()}
+    response = api.http.get("/v1/jobs", headers=headers)
+    assert response.status_code == 401
+    assert response.json()["type"] == "/problems/unauthenticated"
+
+
+def test_roles_are_kept_apart(api: Api, fleet: list[Agent]) -> None:
+    tokens = {role: api.token(role) for role in ("viewer", "submitter", "operator", "admin")}
+    tokens |= {"join": JOIN, "agent": fleet[0].token}
+    needed = {
+        ("GET", "/v1/jobs"): {"viewer", "submitter", "operator", "admin"},
+        ("POST", "/v1/jobs"): {"submitter", "operator", "admin"},
+        ("POST", "/v1/drains"): {"operator", "admin"},
+        ("POST", "/v1/nodes/east-1/uncordon"): {"operator", "admin"},
+        ("GET", "/v1/tokens"): {"admin"},
+        ("GET", "/v1/agent/letters?epoch=1"): {"agent"},
+    }
+    bodies = {"/v1/jobs": _SPEC, "/v1/drains": {"target": "east-2"}}
+    for (method, path), allowed in needed.items():
+        for role, token in tokens.items():
+            body = bodies.get(path) if method == "POST" else None
+            status, answer = api.call(method, path, body, token)
+            assert (status < 300) == (role in allowed), (method, path, role, answer)
+
+
+def test_a_project_is_closed_to_the_tokens_of_another(api: Api, fleet: list[Agent]) -> None:
+    vision, speech = api.token("operator", "vision"), api.token("operator", "speech")
+    job = api.ok("POST", "/v1/jobs", _SPEC, token=vision)
+    assert job["project"] == "vision"
+    assert api.call("POST", "/v1/jobs", {**_SPEC, "project": "speech"}, vision)[0] == 403
+    paths = ["", "/events", "/why", "/logs", "/incarnations", "/checkpoints"]
+    for path, name in itertools.product(paths, (job["id"], "digits")):
+        assert api.call("GET", f"/v1/jobs/{name}{path}", token=speech)[0] == 404
+    for verb in ("suspend", "resume", "cancel", "checkpoints"):
+        assert api.call("POST", f"/v1/jobs/{job['id']}/{verb}", token=speech)[0] == 404
+    assert api.ok("GET", "/v1/jobs", token=speech)["items"] == []
+    assert api.ok("GET", "/v1/events", token=speech)["items"] == []
+    api.schedule()
+    nodes = api.ok("GET", "/v1/nodes", token=speech)["items"]
+    assert sum(n["used"] for n in nodes) == 1
+    assert all(n["jobs"] == [] for n in nodes)
+    assert api.call("POST", "/v1/drains", {"target": "east-1"}, vision)[0] == 403
+
+
+def test_a_revoked_token_is_worth_nothing(api: Api) -> None:
+    made = api.ok("POST", "/v1/tokens", {"role": "viewer", "name": "ci"})
+    assert api.call("GET", "/v1/jobs", token=made["token"])[0] == 200
+    listed = json.dumps(api.ok("GET", "/v1/tokens"))
+    assert made["id"] in listed and made["token"].partition(".")[2] not in listed
+    api.ok("DELETE", f"/v1/tokens/{made['id']}")
+    assert api.call("GET", "/v1/jobs", token=made["token"])[0] == 401
+
+
+def test_pages_of_other_names_are_refused(api: Api) -> None:
+    for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
+        response = api.http.get("/v1/jobs", headers={**bearer(ADMIN), **headers})
+        assert response.status_code == 403
+
+
+# -- submit ---------------------------------------------------------------------------------------
+
+
+def test_a_retried_submit_is_one_job(api: Api, fleet: list[Agent]) -> None:
+    headers = {**bearer(ADMIN), "Idempotency-Key": "k1"}
+
+    def submit(_: int) -> Any:
+        return api.http.post("/v1/jobs", json=_SPEC, headers=headers)
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(submit, range(16)))
+    assert {a.status_code for a in answers} == {202}
+    assert len({a.json()["id"] for a in answers}) == 1
+    other = {**_SPEC, "name": "other"}
+    status, problem = api.call("POST", "/v1/jobs", other, Idempotency_Key="k1")
+    assert (status, problem["type"]) == (409, "/problems/idempotency-mismatch")
+    assert len(api.ok("GET", "/v1/jobs")["items"]) == 1
+
+
+def test_one_bad_key_spoils_nobody_elses_submit(api: Api, fleet: list[Agent]) -> None:
+    api.ok("POST", "/v1/jobs", _SPEC, Idempotency_Key="taken")
+
+    def submit(number: int) -> int:
+        key = "taken" if number % 4 == 0 else f"own-{number}"
+        body = {**_SPEC, "name": f"job-{number}"}
+        return api.call("POST", "/v1/jobs", body, Idempotency_Key=key)[0]
+
+    with ThreadPoolExecutor(8) as pool:
+        statuses = list(pool.map(submit, range(24)))
+    assert statuses == [409 if n % 4 == 0 else 202 for n in range(24)]
+    assert len(api.ok("GET", "/v1/jobs")["items"]) == 1 + 18
+
+
+def test_an_array_is_many_jobs_submitted_once(api: Api, fleet: list[Agent]) -> None:
+    body = {**_SPEC, "kind": "batch", "array": 3}
+    first = api.ok("POST", "/v1/jobs", body, Idempotency_Key="a")["items"]
+    assert [j["name"] for j in first] == ["digits-0", "digits-1", "digits-2"]
+    assert [dict(j["spec"]["env"])["ARRAY_INDEX"] for j in first] == ["0", "1", "2"]
+    again = api.ok("POST", "/v1/jobs", body, Idempotency_Key="a")["items"]
+    assert [j["id"] for j in again] == [j["id"] for j in first]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "slug"),
+    [
+        ({**_SPEC, "devise": 1}, 422, "invalid-spec"),
+        ([1], 422, "invalid-spec"),
+        ({}, 422, "invalid-spec"),
+        ({**_SPEC, "devices": "cpu:13"}, 422, "unplaceable"),
+        ({**_SPEC, "devices": "cpu:5", "place": {"same_node": True}}, 422, "unplaceable"),
+        ({**_SPEC, "devices": "H100:1"}, 422, "unplaceable"),
+        ({**_SPEC, "place": {"regions": ["mars"]}}, 422, "unplaceable"),
+        ({**_SPEC, "after": ["nothing"]}, 404, "not-found"),
+        ({**_SPEC, "run": "x" * 2**21}, 413, "body-too-large"),
+    ],
+)
+def test_what_cannot_run_is_refused(
+    api: Api, fleet: list[Agent], body: Any, status: int, slug: str
+) -> None:
+    found, problem = api.call("POST", "/v1/jobs", body)
+    assert (found, problem["type"]) == (status, f"/problems/{slug}")
+    assert problem["detail"] and problem["status"] == status
+    assert api.ok("GET", "/v1/jobs")["items"] == []
+
+
+def test_unplaceable_names_the_largest_gang_that_fits(api: Api, fleet: list[Agent]) -> None:
+    _, problem = api.call("POST", "/v1/jobs", {**_SPEC, "devices": "cpu:9"})
+    assert problem["largest"] == 8
+
+
+def test_damaged_json_is_a_problem(api: Api) -> None:
+    headers = {**bearer(ADMIN), "Content-Type": "application/json"}
+    for content in (b"{", b"\xff", b'{"name":"a\\u0000","run":"x"}', b"null"):
+        response = api.http.post("/v1/jobs", content=content, headers=headers)
+        assert response.status_code in (400, 422), response.text
+        assert response.headers["content-type"] == "application/problem+json"
+    assert api.call("GET", "/v1/jobs/a%00b")[0] in (404, 422)
+    assert api.call("GET", "/v1/jobs?limit=0")[0] == 422
+    assert api.call("GET", "/v1/jobs?state=sleeping")[0] == 422
+    assert api.call("GET", "/v1/events?cursor=x")[0] == 422
+
+
+# -- look -----------------------------------------------------------------------------------------
+
+
+def test_pages_show_every_job_once(api: Api, fleet: list[Agent]) -> None:
+    names = {f"job-{n}" for n in range(7)}
+    for name in sorted(names):
+        api.ok("POST", "/v1/jobs", {**_SPEC, "name": name})
+    seen, cursor = [], ""
+    while True:
+        page = api.ok("GET", f"/v1/jobs?limit=3{cursor}")
+        seen += [j["name"] for j in page["items"]]
+        if page["next"] is None:
+            break
+        cursor = f"&cursor={page['next']}"
+    assert len(seen) == len(names) and set(seen) == names
+    assert seen == sorted(seen, reverse=True)
+    assert api.ok("GET", "/v1/jobs?state=running")["items"] == []
+    assert len(api.ok("GET", "/v1/jobs?state=pending,running&tier=standard")["items"]) == 7
+
+
+def test_a_name_means_the_job_that_has_not_ended(api: Api, fleet: list[Agent]) -> None:
+    first = api.ok("POST", "/v1/jobs", _SPEC)
+    assert api.ok("GET", "/v1/jobs/digits")["id"] == first["id"]
+    second = api.ok("POST", "/v1/jobs", _SPEC)
+    status, problem = api.call("GET", "/v1/jobs/digits")
+    assert status == 409 and set(problem["jobs"]) == {first["id"], second["id"]}
+    api.ok("POST", f"/v1/jobs/{second['id']}/cancel")
+    _turn(api, fleet)
+    assert api.ok("GET", "/v1/jobs/digits")["id"] == first["id"]
+    status, problem = api.call("GET", "/v1/jobs/digit")
+    assert status == 404 and problem["near"] == ["digits"]
+
+
+def test_why_tells_what_keeps_a_job_and_what_would_change_it(api: Api, fleet: list[Agent]) -> None:
+    _run(api, fleet, devices="cpu:4", place={"regions": ["eu-north"]})
+    waiting = {**_SPEC, "name": "waits", "devices": "cpu:4", "place": {"regions": ["eu-north"]}}
+    api.ok("POST", "/v1/jobs", waiting)
+    _turn(api, fleet)
+    found = api.ok("GET", "/v1/jobs/waits/why")
+    assert found["state"] == "pending" and not found["placed"]
+    assert found["reasons"] and found["changes"] == ["allow region us-east: fits now"]
+    assert api.ok("GET", "/v1/jobs/digits/why")["placed"]
+
+
+def test_the_timeline_tells_where_a_job_was_and_that_nothing_was_lost(
+    api: Api, fleet: list[Agent]
+) -> None:
+    job = _run(api, fleet, place={"regions": ["us-east", "eu-north"]})
+    there = "eu-north" if job["region"] == "us-east" else "us-east"
+    api.ok("POST", "/v1/jobs/digits/move", {"to": there})
+    verbs = [v for _ in range(3) for v in _turn(api, fleet, step=9)]
+    assert verbs == ["cut", "start"]
+    found = api.ok("GET", "/v1/jobs/digits")
+    assert (found["state"], found["region"]) == ("running", there)
+    assert found["confine"] == f"region/{there}"
+    first, second = api.ok("GET", "/v1/jobs/digits/incarnations")["items"]
+    assert (first["region"], first["step_to"], first["lost_s"]) == (job["region"], 9, 0.0)
+    assert (second["region"], second["step_from"], second["ended_at_s"]) == (there, 9, None)
+    assert first["seconds"] == {"restore": 0.5}
+    (checkpoint,) = api.ok("GET", "/v1/jobs/digits/checkpoints")["items"]
+    assert (checkpoint["incarnation"], checkpoint["step"], checkpoint["counts"]) == (1, 9, True)
+    events = api.ok("GET", "/v1/jobs/digits/events")["items"]
+    assert [e["seq"] for e in events] == list(range(1, len(events) + 1))
+    assert events[0]["from"] is None and events[-1]["to"] == "running"
+    page = api.ok("GET", "/v1/jobs/digits/events?limit=2&cursor=1")
+    assert ([e["seq"] for e in page["items"]], page["next"]) == ([2, 3], "3")
+
+
+def test_events_are_streamed_to_the_end_and_resumed(api: Api, fleet: list[Agent]) -> None:
+    job = _run(api, fleet)
+    agent = _agent_at(fleet, job)
+    url = f"/v1/jobs/{job['id']}/events?follow=1"
+    with ThreadPoolExecutor(1) as pool:
+        stream = pool.submit(api.http.get, url, headers={**bearer(ADMIN), "Last-Event-ID": "1"})
+        agent.beat(
+            Report(job=job["id"], node=agent.node, incarnation=1, phase="exited", exit_code=0)
+        )
+        text = stream.result(timeout=20).text
+    ids = [line for line in text.splitlines() if line.startswith("id: ")]
+    assert ids[0] == "id: 2" and len(ids) == len(set(ids))
+    assert '"to": "succeeded"' in text
+    again = api.http.get(url, headers={**bearer(ADMIN), "Last-Event-ID": ids[-1][4:]})
+    assert again.text == ""
+
+
+def test_logs_have_a_tail_and_go_on_until_the_job_ends(
+    api: Api, fleet: list[Agent], tmp_path: Path
+) -> None:
+    job = _run(api, fleet)
+    agent = _agent_at(fleet, job)
+    path = tmp_path / "volume" / "jobs" / job["id"] / "logs" / "rank-0.log"
+    path.parent.mkdir(parents=True)
+    path.write_text("eins\nzwei\ndrei ü\n")
+
+    def read(query: str, **headers: str) -> str:
+        url = f"/v1/jobs/digits/logs?{query}"
+        return str(api.http.get(url, headers={**bearer(ADMIN), **headers}).text)
+
+    assert read("") == "eins\nzwei\ndrei ü\n"
+    assert read("tail=1") == "drei ü\n"
+    assert read("tail=0") == ""
+    assert api.call("GET", "/v1/jobs/digits/logs?rank=1")[0] == 404
+    assert api.call("GET", "/v1/jobs/digits/logs?rank=-1")[0] == 422
+    with ThreadPoolExecutor(1) as pool:
+        stream = pool.submit(read, "follow=1")
+        with path.open("a") as file:
+            file.write("vier\n")
+        agent.beat(
+            Report(job=job["id"], node=agent.node, incarnation=1, phase="exited", exit_code=0)
+        )
+        assert stream.result(timeout=20) == "eins\nzwei\ndrei ü\nvier\n"
+    rest = "drei ü\nvier\n"
+    streamed = read("follow=1", Accept="text/event-stream", **{"Last-Event-ID": "10"})
+    assert streamed == f"id: 23\nevent: log\ndata: {json.dumps(rest)}\n\n"
+
+
+# -- steer ----------------------------------------------------------------------------------------
+
+
+def test_suspend_holds_a_job_until_resume(api: Api, fleet: list[Agent]) -> None:
+    _run(api, fleet)
+    assert api.ok("POST", "/v1/jobs/digits/suspend")["intent"] == "hold"
+    _turn(api, fleet, step=4)
+    found = api.ok("GET", "/v1/jobs/digits")
+    assert (found["state"], found["placement"], found["step"]) == ("suspended", [], 4)
+    assert _turn(api, fleet) == []
+    api.ok("POST", "/v1/jobs/digits/resume")
+    assert _turn(api, fleet, step=4) == ["start"]
+    assert api.ok("GET", "/v1/jobs/digits")["state"] == "running"
+
+
+def test_what_has_ended_stays_ended(api: Api, fleet: list[Agent]) -> None:
+    _run(api, fleet)
+    api.ok("POST", "/v1/jobs/digits/cancel")
+    assert api.call("POST", "/v1/jobs/digits/resume")[0] == 409
+    _turn(api, fleet)
+    assert api.ok("GET", "/v1/jobs/digits")["state"] == "cancelled"
+    assert api.ok("POST", "/v1/jobs/digits/cancel")["state"] == "cancelled"
+    for verb, body in [
+        ("resume", None),
+        ("suspend", None),
+        ("move", {"to": None}),
+        ("resize", {"devices": 1}),
+        ("checkpoints", None),
+    ]:
+        status, problem = api.call("POST", f"/v1/jobs/digits/{verb}", body)
+        assert (status, problem["type"]) == (409, "/problems/illegal-transition"), verb
+
+
+def test_a_checkpoint_on_demand_leaves_the_job_running(api: Api, fleet: list[Agent]) -> None:
+    _run(api, fleet)
+    api.ok("POST", "/v1/jobs/digits/checkpoints")
+    assert _turn(api, fleet, step=3) == ["cut"]
+    found = api.ok("GET", "/v1/jobs/digits")
+    assert found["state"] == "running" and found["checkpoint"]["step"] == 3
+    verdict = api.ok("GET", "/v1/jobs/digits/checkpoints/1-1/verify")
+    assert not verdict["ok"] and "cannot be read" in verdict["faults"][0]
+    assert api.call("GET", "/v1/jobs/digits/checkpoints/1-2/verify")[0] == 404
+    assert api.call("GET", "/v1/jobs/digits/checkpoints/..%2f..%2fx/verify")[0] in (404, 422)
+
+
+def test_resize_stays_within_what_the_owner_said(api: Api, fleet: list[Agent]) -> None:
+    _run(api, fleet, devices="cpu:4", ranks=4, elastic={"min": 1, "max": 4})
+    for devices in (0, 5, 100):
+        assert api.call("POST", "/v1/jobs/digits/resize", {"devices": devices})[0] == 422
+    assert api.ok("POST", "/v1/jobs/digits/resize", {"devices": 2})["devices"] == 2
+    for _ in range(3):
+        _turn(api, fleet, step=2)
+    placement = api.ok("GET", "/v1/jobs/digits")["placement"]
+    assert sum(s["devices"] for s in placement) == 2
+
+
+def test_move_knows_places_by_name(api: Api, fleet: list[Agent]) -> None:
+    _run(api, fleet)
+    status, problem = api.call("POST", "/v1/jobs/digits/move", {"to": "eu-nort"})
+    assert status == 404 and "region/eu-north" in problem["near"]
+    assert api.call("POST", "/v1/jobs/digits/move", {"to": "region/east-1"})[0] == 404
+    for target in ("east-1", "node/east-1", "us-east-a", "cluster/us-east-a"):
+        assert api.ok("POST", "/v1/jobs/digits/move", {"to": target})["confine"]
+    assert api.ok("POST", "/v1/jobs/digits/move", {"to": None})["confine"] is None
+
+
+# -- operate --------------------------------------------------------------------------------------
+
+
+def test_a_drain_empties_a_region_and_undo_opens_it(api: Api, fleet: list[Agent]) -> None:
+    job = _run(api, fleet)
+    region = job["region"]
+    drain = api.ok("POST", "/v1/drains", {"target": region})
+    assert drain["target"] == f"region/{region}" and drain["remaining_jobs"] == [job["id"]]
+    assert api.ok("POST", "/v1/drains", {"target": region})["id"] == drain["id"]
+    for _ in range(3):
+        _turn(api, fleet, step=5)
+    assert api.ok("GET", f"/v1/drains/{drain['id']}")["remaining_jobs"] == []
+    moved = api.ok("GET", "/v1/jobs/digits")
+    assert moved["state"] == "running" and moved["region"] != region
+    newcomer = Agent(api, "late-1", region)
+    assert api.ok("GET", f"/v1/nodes/{newcomer.node}")["duty"] == "draining"
+    assert api.call("POST", f"/v1/nodes/{newcomer.node}/uncordon")[0] == 409
+    inner = api.ok("POST", "/v1/drains", {"target": f"node/{newcomer.node}"})
+    api.ok("DELETE", f"/v1/drains/{drain['id']}")
+    duties = {n["id"]: n["duty"] for n in api.ok("GET", "/v1/nodes")["items"]}
+    assert duties.pop("late-1") == "draining" and set(duties.values()) == {"ready"}
+    api.ok("DELETE", f"/v1/drains/{inner['id']}")
+    assert api.ok("GET", "/v1/nodes/late-1")["duty"] == "ready"
+    assert api.ok("GET", "/v1/drains")["items"] == []
+    assert api.call("DELETE", f"/v1/drains/{drain['id']}")[0] == 404
+
+
+def test_cordon_keeps_new_work_away(api: Api, fleet: list[Agent]) -> None:
+    for agent in fleet:
+        answer = api.ok("POST", f"/v1/nodes/{agent.node}/cordon")
+        assert answer["duty"] == "cordoned"
+    api.ok("POST", "/v1/jobs", _SPEC)
+    assert _turn(api, fleet) == []
+    api.ok("POST", "/v1/nodes/east-1/uncordon")
+    assert _turn(api, fleet) == ["start"]
+    assert api.ok("GET", "/v1/jobs/digits")["placement"][0]["node"] == "east-1"
+
+
+def test_areas_count_their_nodes(api: Api, fleet: list[Agent]) -> None:
+    _run(api, fleet, devices="cpu:4")
+    regions = {r["id"]: r for r in api.ok("GET", "/v1/regions")["items"]}
+    assert {r: (x["nodes"], x["devices"]) for r, x in regions.items()} == {
+        "eu-north": (1, 4),
+        "us-east": (2, 8),
+    }
+    (devices,) = api.ok("GET", "/v1/devices")["items"]
+    assert (devices["id"], devices["devices"], devices["used"]) == ("cpu", 12, 4)
+    text = api.http.get("/metrics", headers=bearer(ADMIN)).text
+    assert 'singularity_jobs{state="running"} 1' in text
+    assert "singularity_unaccounted_devices 0" in text
+    assert "singularity_invariant_violations_total 0" in text
+
+
+# -- agents ---------------------------------------------------------------------------------------
+
+
+def test_a_node_speaks_for_itself_only(api: Api, fleet: list[Agent]) -> None:
+    one, other = fleet[0], fleet[1]
+    beat = {"node": other.node, "epoch": 1, "acknowledged": 0}
+    assert api.call("POST", "/v1/agent/heartbeat", beat, one.token)[0] == 403
+    report = {"job": "j", "node": other.node, "incarnation": 1, "phase": "running"}
+    assert api.call("POST", "/v1/agent/report", {"reports": [report]}, one.token)[0] == 403
+    assert api.call("POST", "/v1/agent/register", other.register, one.token)[0] == 403
+    assert api.call("POST", "/v1/agent/register", one.register, ADMIN)[0] == 403
+    assert api.call("GET", f"/v1/agent/peers/{other.node}", token=one.token)[0] == 403
+    bad = {**one.register, "node": "../../etc"}
+    assert api.call("POST", "/v1/agent/register", bad, JOIN)[0] == 422
+
+
+def test_peers_find_each_other_while_they_share_a_job(api: Api, fleet: list[Agent]) -> None:
+    job = api.ok("POST", "/v1/jobs", {**_SPEC, "devices": "cpu:8"})
+    api.schedule()
+    one, other = fleet[0], fleet[1]
+    answer = api.ok("GET", f"/v1/agent/peers/{other.node}", token=one.token)
+    assert answer == {"node": other.node, "address": "east-2:7000"}
+    assert api.call("GET", "/v1/agent/peers/north-1", token=one.token)[0] == 403
+    assert job["id"] in api.ok("GET", "/v1/nodes/east-1")["jobs"]
+
+
+def test_joining_again_revokes_the_token_before(api: Api, fleet: list[Agent]) -> None:
+    old = fleet[0]
+    new = Agent(api, old.node)
+    assert new.admission.epoch == old.admission.epoch + 1  # it came with epoch 0: it knows nothing
+    assert api.call("GET", "/v1/agent/letters?epoch=1", token=old.token)[0] == 401
+    assert new.letters() == []
+    again = {**new.register, "epoch": new.admission.epoch}
+    answer = api.ok("POST", "/v1/agent/register", again, token=new.token)
+    assert (answer["epoch"], answer["token"]) == (new.admission.epoch, None)
+
+
+def test_a_beat_of_an_epoch_that_is_over_is_not_admitted(api: Api, fleet: list[Agent]) -> None:
+    agent = fleet[0]
+    pulse = agent.beat()
+    assert pulse["admitted"] and pulse["lease_s"] == api.serving.settings.lease_s
+    body = {"node": agent.node, "epoch": 7, "acknowledged": 0}
+    answer = api.ok("POST", "/v1/agent/heartbeat", body, token=agent.token)
+    assert not answer["admitted"]
+
+
+def test_reports_of_unknown_jobs_need_not_be_repeated(api: Api, fleet: list[Agent]) -> None:
+    gone = Report(job="none", node=fleet[0].node, incarnation=3, phase="stopped")
+    assert fleet[0].beat(gone)["forget"] == [["none", 3]]
+    body = {"reports": [gone.model_dump(mode="json")]}
+    answer = api.ok("POST", "/v1/agent/report", body, token=fleet[0].token)
+    assert answer == {"forget": [["none", 3]]}

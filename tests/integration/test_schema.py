@@ -1,0 +1,59 @@
+"""The tables that migrations make are the tables that the code believes in."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.exc import IntegrityError
+
+from singularity.api.schema import migrate
+from singularity.api.tables import metadata
+from singularity.cli.servers import Postgres
+
+# What alembic's own comparison overlooks too: CHECKs, partial indexes, storage parameters.
+_CATALOGUE = """
+SELECT 'column' AS kind, table_name || '.' || column_name AS name,
+       concat_ws(' ', data_type, is_nullable, column_default, is_identity) AS what
+FROM information_schema.columns WHERE table_schema = 'public'
+UNION ALL
+SELECT 'constraint', conrelid::regclass || '.' || conname, pg_get_constraintdef(oid)
+FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+UNION ALL
+SELECT 'index', indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'
+UNION ALL
+SELECT 'storage', relname, reloptions::text
+FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
+ORDER BY 1, 2, 3
+"""
+
+
+def _catalogue(url: str) -> list[tuple[str, ...]]:
+    with psycopg.connect(url) as db:
+        return [row for row in db.execute(_CATALOGUE) if "alembic" not in row[1]]
+
+
+def test_migrated_schema_is_the_metadata(postgres: Postgres, database: str, engine: Engine) -> None:
+    other = database + "_declared"
+    with psycopg.connect(postgres.url, autocommit=True) as db:
+        db.execute(f'CREATE DATABASE "{other.rpartition("/")[2]}"')
+    declared = create_engine(engine.url.set(database=other.rpartition("/")[2]))
+    metadata.create_all(declared)
+    declared.dispose()
+    assert _catalogue(database) == _catalogue(other)
+
+
+def test_migrating_again_changes_nothing(engine: Engine, database: str) -> None:
+    before = _catalogue(database)
+    migrate(engine)
+    assert _catalogue(database) == before
+
+
+@pytest.mark.parametrize("used", [-1, 9])
+def test_the_books_refuse_what_a_node_does_not_have(engine: Engine, used: int) -> None:
+    with engine.begin() as db:
+        db.exec_driver_sql("INSERT INTO region VALUES ('r')")
+        db.exec_driver_sql("INSERT INTO cluster VALUES ('c', 'r')")
+    row = f"('n', 'r', 'c', 'cpu', 8, {used}, 0, false, 0, 1, 0, '')"
+    with pytest.raises(IntegrityError, match="used_within_devices"), engine.begin() as db:
+        db.exec_driver_sql(f"INSERT INTO node VALUES {row}")
