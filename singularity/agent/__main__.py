@@ -1,0 +1,55 @@
+"""`python -m singularity.agent` runs a node; `letterbox NODE` and `doctor` are its helpers."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+
+from singularity.primitives.errors import SingularityError
+from singularity.primitives.model import NodeId
+
+
+def main(argv: Sequence[str]) -> int:
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    match list(argv):
+        case []:
+            return _run()
+        case ["letterbox", node]:
+            from .letterbox import serve
+
+            serve(os.environ["SINGULARITY_BROKER_URL"], NodeId(node), sys.stdout, sys.stdin)
+            return 0
+        case ["doctor"]:
+            from .doctor import examine
+
+            print(json.dumps(examine()))
+            return 0
+    print("usage: python -m singularity.agent [letterbox NODE | doctor]", file=sys.stderr)
+    return 2
+
+
+def _run() -> int:
+    from .node import open_node
+    from .settings import AgentSettings
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        with open_node(AgentSettings()) as (agent, executor):
+            agent.run(executor, stop)
+    except SingularityError as error:
+        logging.getLogger(__name__).error(error.detail)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,125 @@
+"""A gang's consistent cut, as pure functions of what its nodes see. No I/O, no clock.
+
+Every node of the gang looks at the control pages of its own ranks and sends that View to the
+lead (the first node of the gang); the lead answers each View with its Order. Both are
+level-triggered: a lost, repeated or late message changes nothing but the time it takes, and the
+lead can forget everything and be told again.
+
+The cut itself: a stop T ahead of every rank is written to every page. A node agrees to T only
+when none of its ranks can be past it; if one may be, T moves further ahead. When every rank holds
+at T, T is committed and the ranks park there: until then all can simply go on, after that all are
+at rest. Then every node dumps its parked ranks; only when all dumps are durable may ranks be
+released, and when one fails all of them go on as if nothing had been.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from singularity.primitives.model import NodeId
+
+MARGIN_FIRST = 2  # mini-batches between the furthest rank and the first stop
+MARGIN_MOST = 64
+
+
+class Verdict(StrEnum):
+    GATHER = "gather"  # hold, park and dump: no decision yet
+    FINISH = "finish"  # every dump is durable: release or go on, as the command says
+    ABORT = "abort"  # somebody could not: everybody goes on
+
+
+class Dumped(StrEnum):
+    NOT_YET = "not-yet"
+    DURABLE = "durable"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What one node knows of its ranks.
+
+    step     the furthest mini-batch any of its ranks has completed
+    agreed   the stop that all of its ranks are certain to hold at, 0 for none
+    held     the stop that all of its ranks do hold at, 0 for none
+    parked   the step all of its ranks are parked at, 0 while any is not; steps start at 1
+    free     its ranks have no boundary to hold at (a single process): cut it anywhere
+    """
+
+    node: NodeId
+    step: int = 0
+    agreed: int = 0
+    held: int = 0
+    parked: int = 0
+    free: bool = False
+    dumped: Dumped = Dumped.NOT_YET
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What the lead wants of every node: hold at `stop`; park there when it is `commit`."""
+
+    stop: int = 0
+    commit: int = 0
+    verdict: Verdict = Verdict.GATHER
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CutState:
+    """The lead's memory of one cut; `views` is the last of each node."""
+
+    gang: tuple[NodeId, ...]
+    order: Order = Order()
+    margin: int = MARGIN_FIRST
+    views: Mapping[NodeId, View] = field(default_factory=dict)
+
+
+def react(cut: CutState, view: View) -> CutState:
+    """Fold one node's view into the cut; the answer to the node is `.order`."""
+    assert view.node in cut.gang, view.node
+    cut = replace(cut, views={**cut.views, view.node: view})
+    if cut.order.verdict is not Verdict.GATHER:
+        return cut
+    views = [cut.views[n] for n in cut.gang if n in cut.views]
+    if failed := next((v for v in views if v.dumped is Dumped.FAILED), None):
+        return _decide(cut, Verdict.ABORT, f"{failed.node}: {failed.reason}")
+    if len(views) < len(cut.gang):
+        return cut
+    if all(v.dumped is Dumped.DURABLE for v in views):
+        return _decide(cut, Verdict.FINISH)
+    return _aim(cut, views)
+
+
+def give_up(cut: CutState, reason: str) -> CutState:
+    """The deadline passed. A decision already made stands."""
+    if cut.order.verdict is not Verdict.GATHER:
+        return cut
+    return _decide(cut, Verdict.ABORT, reason)
+
+
+def _decide(cut: CutState, verdict: Verdict, reason: str = "") -> CutState:
+    return replace(cut, order=replace(cut.order, verdict=verdict, reason=reason))
+
+
+def _aim(cut: CutState, views: list[View]) -> CutState:
+    """Choose a stop, move it when somebody may be past it, commit it when all hold there."""
+    order = cut.order
+    if order.commit or all(v.free for v in views):
+        return cut
+    if parked := max(v.parked for v in views):  # an earlier lead committed this and forgot
+        return replace(cut, order=replace(order, stop=parked, commit=parked))
+    if order.stop and all(v.held == order.stop for v in views):
+        return replace(cut, order=replace(order, commit=order.stop))
+    furthest = max(v.step for v in views)
+    if order.stop > furthest or (order.stop and order.stop == _all_agree(views, order.stop)):
+        return cut  # still ahead of everybody: wait for the answers
+    margin = min(cut.margin * 2, MARGIN_MOST) if order.stop else cut.margin
+    return replace(cut, margin=margin, order=replace(order, stop=furthest + margin))
+
+
+def _all_agree(views: list[View], stop: int) -> int:
+    """`stop` when no node has run past it: those at it hold there."""
+    return stop if all(v.step < stop or v.agreed == stop for v in views) else 0

@@ -1,0 +1,337 @@
+"""Takes a rank out of memory and puts it back: by CRIU, or, where that cannot run, in place.
+
+The rules, each learnt from a failure: the rank goes on running after its dump, whatever came of
+it, and is released only when the images are safe; nothing ever interrupts a dump, for that kills
+the rank; a restore has a deadline, for damaged images make it hang, and one that fails takes its
+sandbox with it, half a rank and any record of its end included; output files are cut back to
+their size at the checkpoint, or a rank that runs again writes its lines twice.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shlex
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from pydantic import TypeAdapter
+
+from singularity.primitives.errors import CheckpointFailed, HandFailed, RestoreFailed
+
+from .runtime import outputs
+from .runtime.network import HostNetwork
+from .runtime.processes import Identity
+from .runtime.sandbox import RankSpec, Sandbox
+
+OUTPUTS: Final = "outputs.json"  # beside the images: which pid the rank has, and its output files
+_SHARED_MEMORY_MOST: Final = "1G"  # of an unlinked file; a DataLoader's batches are such files
+_ERRORS_MOST: Final = 3
+_HARMLESS: Final = "Can't setup RLIMIT_NOFILE"  # CRIU says so wherever it may not, and goes on
+_PROBE_S: Final = 10.0  # for each step of a probe that takes a fraction of a second
+_COUNT: Final = """
+import itertools, time
+for i in itertools.count():
+    print(i)
+    time.sleep(0.005)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Dump:
+    """One rank in `images`. `files` are its open output files with their sizes at the dump."""
+
+    seconds: float
+    bytes: int
+    files: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Outputs:
+    pid: int
+    sizes: Mapping[str, int]
+
+
+_OUTPUTS = TypeAdapter(_Outputs)
+_IDENTITY = TypeAdapter(Identity)
+
+
+class Checkpointer(Protocol):
+    """`dump`, then either `release` or nothing (the rank runs on); `restore` what was released.
+
+    transparent   what was dumped can be restored in another sandbox, on another node; else only
+                  where it stands, and only while that sandbox stands
+    """
+
+    @property
+    def transparent(self) -> bool: ...
+
+    def dump(self, sandbox: Sandbox, images: Path) -> Dump:
+        """Write the rank to the empty or absent directory `images`; it runs on.
+
+        Raises CheckpointFailed: the rank is unharmed, `images` may be thrown away.
+        """
+
+    def release(self, sandbox: Sandbox) -> None:
+        """Give back what the rank uses, once its images are safe."""
+
+    def restore(self, sandbox: Sandbox, images: Path, deadline_s: float) -> float:
+        """Bring the rank back, as it was at the dump; the seconds that took.
+
+        Raises RestoreFailed: nothing of the rank runs and, if CRIU was at it, the sandbox is gone.
+        """
+
+
+class CriuCheckpointer:
+    """Checkpoint/Restore In Userspace, version 4.2 or later; the program is at `criu`."""
+
+    transparent: Final = True
+
+    def __init__(self, criu: Path) -> None:
+        self.criu = criu
+
+    def dump(self, sandbox: Sandbox, images: Path) -> Dump:
+        pid = sandbox.inner_pid
+        if pid is None or not sandbox.alive():
+            raise CheckpointFailed(f"there is no rank to dump in {sandbox.directory.name}")
+        images = images.absolute()
+        images.mkdir(parents=True, exist_ok=True)
+        argv = self._criu("dump", sandbox, images)
+        argv += ["--tree", str(pid), "--leave-running", "--network-lock", "skip"]
+        began_s = time.monotonic()
+        with _alone(sandbox) as lock:
+            argv += ["--action-script", str(_script(sandbox, pid, images))]
+            code = _spawn(sandbox.command(argv), images, lock).wait()
+        if code != 0:
+            raise CheckpointFailed(f"the rank runs on: {_complaint(images, 'dump.log', code)}")
+        found = _OUTPUTS.validate_json((images / OUTPUTS).read_bytes())
+        size = sum(entry.stat().st_size for entry in images.iterdir())
+        return Dump(time.monotonic() - began_s, size, found.sizes)
+
+    def release(self, sandbox: Sandbox) -> None:
+        sandbox.kill()
+
+    def restore(self, sandbox: Sandbox, images: Path, deadline_s: float) -> float:
+        began_s, images = time.monotonic(), images.absolute()
+        try:
+            found = _OUTPUTS.validate_json((images / OUTPUTS).read_bytes())
+            _roll_back(found.sizes)
+            sandbox.expect(found.pid, _free_pids(images))
+            argv = sandbox.command(
+                [*self._criu("restore", sandbox, images), "--restore-detached"], counted=True
+            )
+            self._restore(argv, images, deadline_s)
+        except (OSError, ValueError) as error:
+            sandbox.remove()
+            raise RestoreFailed(f"these are no images of a rank: {error}") from error
+        except RestoreFailed:
+            sandbox.remove()
+            raise
+        return time.monotonic() - began_s
+
+    def _restore(self, argv: Sequence[str], images: Path, deadline_s: float) -> None:
+        process = _spawn(argv, images)
+        try:
+            code = process.wait(deadline_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise RestoreFailed(f"the restore was not done after {deadline_s:g} s") from None
+        if code != 0:
+            raise RestoreFailed(_complaint(images, "restore.log", code))
+
+    def _criu(self, verb: str, sandbox: Sandbox, images: Path) -> list[str]:
+        common = ["--images-dir", str(images), "--log-file", f"{verb}.log", "-v2"]
+        common += ["--manage-cgroups=ignore", "--file-locks", "--ghost-limit", _SHARED_MEMORY_MOST]
+        if sandbox.rootless:
+            common.append("--unprivileged")
+        return [str(self.criu), verb, *common]
+
+
+class SuspendInPlace:
+    """Where CRIU cannot run: the rank stays in memory, stopped, and can only go on right there.
+
+    Its devices come free, its memory does not, and it does not survive its node. `reason` says
+    why CRIU cannot run.
+    """
+
+    transparent: Final = False
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def dump(self, sandbox: Sandbox, images: Path) -> Dump:
+        """Writes down where the rank is, which is all there is to know about it."""
+        if not sandbox.alive():
+            raise CheckpointFailed(f"there is no rank to suspend in {sandbox.directory.name}")
+        images.mkdir(parents=True, exist_ok=True)
+        (images / OUTPUTS).write_bytes(_IDENTITY.dump_json(sandbox.supervisor))
+        return Dump(0.0, 0, {})
+
+    def release(self, sandbox: Sandbox) -> None:
+        sandbox.freeze()
+
+    def restore(self, sandbox: Sandbox, images: Path, deadline_s: float) -> float:
+        """Wakes the rank, which takes no time that a deadline could bound."""
+        try:
+            home = _IDENTITY.validate_json((images / OUTPUTS).read_bytes())
+        except (OSError, ValueError) as error:
+            raise RestoreFailed(f"this rank was not suspended in place: {error}") from error
+        if home != sandbox.supervisor or not sandbox.alive():
+            raise RestoreFailed(
+                f"the rank is suspended in place, and that place is gone ({self.reason})"
+            )
+        sandbox.thaw()
+        return 0.0
+
+
+@contextmanager
+def _alone(sandbox: Sandbox) -> Iterator[int]:
+    """Wait for a dump of this rank that an earlier agent has left under way. The lock is CRIU's
+    as much as ours: it opens when both have let go."""
+    with (sandbox.directory / "dumping.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file.fileno()
+
+
+def _spawn(argv: Sequence[str], images: Path, *handed_on: int) -> subprocess.Popen[bytes]:
+    """CRIU in a session of its own, its output to a file: neither ^C at the agent nor the agent's
+    death may reach it in the middle of a dump."""
+    with (images / "criu.out").open("wb") as out:
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+            pass_fds=handed_on,
+        )
+
+
+def _script(sandbox: Sandbox, pid: int, images: Path) -> Path:
+    """What CRIU calls at each stage of a dump; it notes the output files at the last one.
+
+    Written by another process: were this one to hold it open for writing just when another
+    thread forks, executing it would fail ("text file busy").
+    """
+    path = sandbox.directory / "dumping.sh"
+    note = [sys.executable, "-I", "-S", outputs.__file__, str(pid), str(images / OUTPUTS)]
+    text = f'#!/bin/sh\n[ "$CRTOOLS_SCRIPT_ACTION" != post-dump ] || exec {shlex.join(note)}\n'
+    write = ["sh", "-c", 'cat >"$1" && chmod 700 "$1"', "sh", str(path)]
+    subprocess.run(write, input=text.encode(), check=True)
+    return path
+
+
+def _complaint(images: Path, log: str, code: int) -> str:
+    """The first errors CRIU wrote, which are the cause; later ones are consequences."""
+    lines: list[str] = []
+    with suppress(FileNotFoundError):
+        lines = (images / log).read_text(errors="replace").splitlines()
+    errors = [line.strip() for line in lines if "Error" in line and _HARMLESS not in line]
+    errors = errors[:_ERRORS_MOST]
+    with suppress(FileNotFoundError):
+        errors = errors or (images / "criu.out").read_text(errors="replace").splitlines()[-1:]
+    return "; ".join(errors) or f"criu ended with {code} and no word"
+
+
+def _roll_back(sizes: Mapping[str, int]) -> None:
+    """Cut output files back. A file that is gone, or shorter, CRIU itself judges: it refuses
+    where the rank would notice."""
+    for path, size in sorted(sizes.items()):
+        with suppress(FileNotFoundError):
+            file = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
+            try:
+                now = os.fstat(file)
+                if stat.S_ISREG(now.st_mode) and now.st_size > size:
+                    os.ftruncate(file, size)
+            finally:
+                os.close(file)
+
+
+def _free_pids(images: Path) -> int:
+    """Where pids are free that no process or thread in `images` has: CRIU's own processes, and
+    whatever the rank forks later, must not be in the way of this restore or of a later one."""
+    taken = sorted(int(path.stem.removeprefix("core-")) for path in images.glob("core-*.img"))
+    if not taken:
+        raise RestoreFailed("the images hold no process")
+    most = int(Path("/proc/sys/kernel/pid_max").read_text())
+    gaps = zip(taken, [*taken[1:], most], strict=True)
+    return max(gaps, key=lambda gap: gap[1] - gap[0])[0] + 1
+
+
+def find_criu(configured: str = "") -> Path | None:
+    """The program: as configured, else from this project's own prefix, else from PATH."""
+    if configured:
+        return Path(configured)
+    own = Path(__file__).resolve().parents[2] / ".criu" / "criu"
+    if os.access(own, os.X_OK):
+        return own
+    found = shutil.which("criu") or shutil.which("criu", path="/usr/sbin:/sbin:/usr/local/sbin")
+    return Path(found) if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether this machine can checkpoint; `reason` is what stands in the way."""
+
+    ok: bool
+    reason: str
+    version: str
+
+
+def probe(criu: Path | None) -> Verdict:
+    """Find out by doing it: dump a small process, kill it, restore it, watch it count on."""
+    if criu is None:
+        return Verdict(False, "CRIU is not installed", "")
+    try:
+        said = subprocess.run([criu, "--version"], capture_output=True, text=True, check=False)
+    except OSError as error:
+        return Verdict(False, f"{criu} does not start: {error}", "")
+    version = said.stdout.partition("Version:")[2].split("\n")[0].strip()
+    if said.returncode != 0:
+        return Verdict(False, f"{criu} does not start: {said.stderr.strip()}", version)
+    with tempfile.TemporaryDirectory(prefix="singularity-probe-") as scratch:
+        try:
+            _there_and_back(CriuCheckpointer(criu), Path(scratch).resolve())
+        except HandFailed as error:
+            return Verdict(False, error.detail, version)
+    return Verdict(True, "", version)
+
+
+def _there_and_back(checkpointer: CriuCheckpointer, scratch: Path) -> None:
+    network, log, images = HostNetwork("a probe talks to nobody"), scratch / "log", scratch / "i"
+    argv = (sys.executable, "-I", "-S", "-u", "-c", _COUNT)
+    first = Sandbox.create(scratch / "first", network)
+    second = Sandbox.create(scratch / "second", network)
+    try:
+        first.launch(RankSpec("probe", 0, 0, argv, {}, scratch, log))
+        _await_lines(first, log, 3)
+        dump = checkpointer.dump(first, images)
+        _await_lines(first, log, log.read_bytes().count(b"\n") + 1)
+        checkpointer.release(first)
+        checkpointer.restore(second, images, _PROBE_S)
+        _await_lines(second, log, log.read_bytes()[: dump.files[str(log)]].count(b"\n") + 3)
+        counted = log.read_text().split("\n")[:-1]
+        if counted != [str(i) for i in range(len(counted))]:
+            raise RestoreFailed("a restored process did not go on where it had been")
+    finally:
+        first.kill()
+        second.kill()
+
+
+def _await_lines(sandbox: Sandbox, log: Path, lines: int) -> None:
+    deadline_s = time.monotonic() + _PROBE_S
+    while not log.exists() or log.read_bytes().count(b"\n") < lines:
+        if time.monotonic() > deadline_s or not sandbox.alive():
+            raise CheckpointFailed("a small process did not run on")
+        time.sleep(0.005)

@@ -1,0 +1,304 @@
+"""The agent without hands: events in, effects and reports out. No I/O, no clock.
+
+worker.py performs the effects for real; scheduler/sim performs them in simulated time. Both
+drive this same `react`. A node is a log consumer: two integers, `epoch` and `seq`, give order,
+deduplication and fencing at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from singularity.primitives.messages import Cut, Envelope, Report, Start, Stop
+from singularity.primitives.model import JobId, NodeId, ShardImage
+
+# -- effects: ask the hands to do something; they answer with a Done ------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Start or restore the ranks. Answered by Started, Refused or Ended."""
+
+    start: Start
+
+
+@dataclass(frozen=True, slots=True)
+class TakeCut:
+    """Take part in a cut of the gang. Answered by Saved or CutFailed, or Ended."""
+
+    start: Start
+    cut: Cut
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Kill whatever there is of a job's ranks, in any stage. Answered by Ended."""
+
+    job: JobId
+    incarnation: int
+
+
+Effect = Launch | TakeCut | Kill
+
+# -- what the hands answer ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    job: JobId
+    incarnation: int
+    step: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """The cut is durable on this node; the ranks run on, or are gone when it was a release."""
+
+    job: JobId
+    incarnation: int
+    cut: int
+    released: bool
+    image: ShardImage
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CutFailed:
+    """The gang gave the cut up; the ranks run on."""
+
+    job: JobId
+    incarnation: int
+    cut: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The ranks could not be started; none of them is left."""
+
+    job: JobId
+    incarnation: int
+    reason: str
+    corrupt: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """No rank is left. `exit_code` when the programs ended themselves; None when they were
+    killed: by us after a Kill (`killed`), else by something that was no decision of ours.
+    `step` is the last mini-batch that the programs completed, where that is known."""
+
+    job: JobId
+    incarnation: int
+    killed: bool = False
+    exit_code: int | None = None
+    reason: str = ""
+    step: int = 0
+
+
+Done = Started | Saved | CutFailed | Refused | Ended
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """The agent process started; `live` are the jobs all of whose ranks still run or have left
+    a record of how they ended."""
+
+    live: frozenset[tuple[JobId, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """Admitted (again) by the control plane: nothing of an older epoch survives."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """The control plane will never need these reports again."""
+
+    reports: tuple[tuple[JobId, int], ...]
+
+
+Event = Envelope | Done | Boot | Admitted | Forget
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """One incarnation on this node. `cut` is the one being taken, if any. `lost`: its ranks died
+    by no decision of anybody's, which explains why their peers crash."""
+
+    start: Start
+    started: bool = False
+    cut: Cut | None = None
+    stopping: bool = False
+    lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AgentState:
+    """Exactly what is journaled. `last`: the latest truth per job, repeated with every heartbeat
+    until forgotten, because any single report may be lost."""
+
+    node: NodeId
+    epoch: int = 0
+    seq: int = 0
+    live: Mapping[JobId, Life] = field(default_factory=dict)
+    last: Mapping[JobId, Report] = field(default_factory=dict)
+
+
+Outcome = tuple[AgentState, tuple[Effect, ...], tuple[Report, ...]]
+
+
+def react(state: AgentState, event: Event) -> Outcome:
+    """The next state, what to do, and what to tell. Journal the state before doing either."""
+    match event:
+        case Envelope():
+            return _letter(state, event)
+        case Boot():
+            return _boot(state, event)
+        case Admitted():
+            kills = tuple(
+                Kill(job, life.start.incarnation) for job, life in sorted(state.live.items())
+            )
+            return AgentState(node=state.node, epoch=event.epoch), kills, ()
+        case Forget():
+            return _forget(state, event), (), ()
+        case _:
+            return _done(state, event)
+
+
+def _letter(state: AgentState, letter: Envelope) -> Outcome:
+    fits = letter.node == state.node and letter.epoch == state.epoch
+    if not fits or letter.seq != state.seq + 1:
+        return state, (), ()  # old, repeated or early: the relay repeats, the log is ordered
+    state, command = replace(state, seq=letter.seq), letter.command
+    match command:
+        case Start():
+            return _start(state, command)
+        case Cut():
+            return _cut(state, command)
+        case Stop():
+            return _stop(state, command)
+
+
+def _start(state: AgentState, start: Start) -> Outcome:
+    assert start.job not in state.live, "the ledger waits for 'stopped' before it restarts"
+    return _with(state, start.job, Life(start)), (Launch(start),), ()
+
+
+def _cut(state: AgentState, cut: Cut) -> Outcome:
+    life = state.live.get(cut.job)
+    if life is None or life.start.incarnation != cut.incarnation or life.stopping:
+        return state, (), ()  # already ended; the last report says how
+    return _with(state, cut.job, replace(life, cut=cut)), (TakeCut(life.start, cut),), ()
+
+
+def _stop(state: AgentState, stop: Stop) -> Outcome:
+    life = state.live.get(stop.job)
+    if life is not None and life.start.incarnation == stop.incarnation:
+        state = _with(state, stop.job, replace(life, stopping=True, cut=None))
+        return state, (Kill(stop.job, stop.incarnation),), ()
+    last = state.last.get(stop.job)
+    if last is not None and last.incarnation >= stop.incarnation:
+        return state, (), (last,)  # ended before: how it ended is a better answer than 'stopped'
+    report = Report(job=stop.job, node=state.node, incarnation=stop.incarnation, phase="stopped")
+    return _tell(state, report)
+
+
+def _done(state: AgentState, done: Done) -> Outcome:
+    life = state.live.get(done.job)
+    if life is None or life.start.incarnation != done.incarnation:
+        return state, (), ()
+    match done:
+        case Started():
+            state = _with(state, done.job, replace(life, started=True))
+            report = _report(state, done, "running")
+            report = report.model_copy(update={"step": done.step, "seconds": dict(done.seconds)})
+        case Saved():
+            report = _report(state, done, "dumped" if done.released else "running")
+            found = {"cut": done.cut, "image": done.image, "step": done.image.step}
+            report = report.model_copy(update={**found, "seconds": dict(done.seconds)})
+            state = _without(state, done.job) if done.released else _uncut(state, done.job)
+        case CutFailed():
+            state = _uncut(state, done.job)
+            report = _report(state, done, "running")
+            report = report.model_copy(update={"cut": done.cut, "reason": done.reason})
+        case Refused():
+            state = _without(state, done.job)
+            report = _report(state, done, "refused")
+            found = {"reason": done.reason, "corrupt": done.corrupt}
+            report = report.model_copy(update=found)
+        case Ended():
+            return _ended(state, done, life)
+    return _tell(state, report)
+
+
+def _ended(state: AgentState, done: Ended, life: Life) -> Outcome:
+    if done.exit_code is not None:
+        report = _report(state, done, "exited")
+        report = report.model_copy(update={"exit_code": done.exit_code, "step": done.step})
+    else:
+        stopped = done.killed and not life.lost
+        report = _report(state, done, "stopped" if stopped else "lost")
+    report = _with_last_cut(state, report)
+    report = report.model_copy(update={"reason": done.reason})
+    return _tell(_without(state, done.job), report)
+
+
+def _boot(state: AgentState, boot: Boot) -> Outcome:
+    """Reconcile the journal with reality: end what is half-started or half-dead, take up the
+    rest. What is ended here answers 'lost', for no user's program is to blame."""
+    effects: list[Effect] = []
+    for job, life in sorted(state.live.items()):
+        alive = (job, life.start.incarnation) in boot.live
+        if life.stopping or not life.started or not alive:
+            lost = life.lost or not life.stopping
+            state = _with(state, job, replace(life, stopping=True, lost=lost, cut=None))
+            effects.append(Kill(job, life.start.incarnation))
+        elif life.cut is not None:
+            effects.append(TakeCut(life.start, life.cut))
+    return state, tuple(effects), ()
+
+
+def _forget(state: AgentState, forget: Forget) -> AgentState:
+    gone = set(forget.reports)
+    kept = {
+        job: report
+        for job, report in state.last.items()
+        if job in state.live or (job, report.incarnation) not in gone
+    }
+    return replace(state, last=kept)
+
+
+def _report(state: AgentState, done: Done, phase: str) -> Report:
+    found = {"job": done.job, "node": state.node, "incarnation": done.incarnation, "phase": phase}
+    return Report.model_validate(found)
+
+
+def _with_last_cut(state: AgentState, report: Report) -> Report:
+    """Carry over a cut that is durable, in case its own report never arrived."""
+    last = state.last.get(report.job)
+    if last is None or last.incarnation != report.incarnation or last.image is None:
+        return report
+    found = {"cut": last.cut, "image": last.image, "step": max(last.step, report.step)}
+    return report.model_copy(update=found)
+
+
+def _with(state: AgentState, job: JobId, life: Life) -> AgentState:
+    return replace(state, live={**state.live, job: life})
+
+
+def _without(state: AgentState, job: JobId) -> AgentState:
+    return replace(state, live={j: life for j, life in state.live.items() if j != job})
+
+
+def _uncut(state: AgentState, job: JobId) -> AgentState:
+    return _with(state, job, replace(state.live[job], cut=None))
+
+
+def _tell(state: AgentState, report: Report) -> Outcome:
+    return replace(state, last={**state.last, report.job: report}), (), (report,)

@@ -1,0 +1,156 @@
+"""One node's part in a cut, against real control pages: look, obey the lead, dump, finish.
+
+The loop is level-triggered. Each round looks at the pages, tells the lead (View), does what it
+orders (Order), and waits a few milliseconds. A round repeated after a restart of the agent finds
+everything it needs in the pages and in the store.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from singularity.primitives.errors import Unavailable
+from singularity.primitives.model import NodeId
+
+from .barrier import Dumped, Order, Verdict, View
+from .gang import decided
+from .interposer.page import Page, State
+
+_SETTLE_S: Final = 0.001  # a rank's store of `step` is visible long before this has passed
+_ROUND_S: Final = 0.004
+_GONE: Final = (State.NONE, State.EXITED)
+
+
+class Broken(Exception):
+    """A rank ended, or the job was killed, in the middle of the cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How the cut ended here; `step` is where the ranks are parked, 0 if they are not."""
+
+    order: Order
+    step: int
+
+
+class Dumper(Protocol):
+    """Makes this node's ranks durable, once, in the background of the loop."""
+
+    def begin(self, step: int) -> None:
+        """Called when every rank is parked (or free to be dumped where it is)."""
+
+    def state(self) -> tuple[Dumped, str]:
+        """Whether the images are durable, with the reason when they will never be."""
+
+
+Ask = Callable[[View], Order]
+
+
+class CutLoop:
+    """`pages` are the ranks of this node; `ask` raises Unavailable while the lead is away."""
+
+    def __init__(
+        self,
+        node: NodeId,
+        pages: Mapping[int, Page],
+        ask: Ask,
+        dumper: Dumper,
+        check: Callable[[], None],
+    ) -> None:
+        self._node, self._pages = node, pages
+        self._ask, self._dumper, self._check = ask, dumper, check
+        self._order = Order()
+        self._sure: set[int] = set()  # ranks that cannot be past the stop
+        self._begun = False
+
+    def run(self, *, free: bool) -> Outcome:
+        """Until the lead has decided and the ranks are all parked or all running.
+
+        `free` ranks have no boundary to hold at: they are dumped where they are. `check` raises
+        Broken when going on is pointless.
+        """
+        while True:
+            self._check()
+            view = self._look(free=free)
+            try:
+                self._obey(self._ask(view))
+            except Unavailable:
+                time.sleep(_ROUND_S * 10)
+                continue
+            if decided(self._order) and self._dump_ended() and (free or self._came_to_rest()):
+                return Outcome(self._order, 0 if free else self._parked())
+            time.sleep(_ROUND_S)
+
+    def _look(self, *, free: bool) -> View:
+        parked = 0 if free else self._parked()
+        if (parked or free) and not self._begun and self._order.verdict is Verdict.GATHER:
+            self._begun = True
+            self._dumper.begin(parked)
+        dumped, reason = self._dumper.state() if self._begun else (Dumped.NOT_YET, "")
+        if not free and (silent := [r for r, p in self._pages.items() if p.state in _GONE]):
+            dumped, reason = Dumped.FAILED, f"rank {silent[0]} has no step boundary to hold at"
+        return View(
+            node=self._node,
+            step=max((p.step for p in self._pages.values()), default=0),
+            agreed=self._agreed(),
+            held=self._held(),
+            parked=parked,
+            free=free,
+            dumped=dumped,
+            reason=reason,
+        )
+
+    def _obey(self, order: Order) -> None:
+        aimed = (order.stop, order.commit) != (self._order.stop, self._order.commit)
+        if aimed and order.verdict is not Verdict.FINISH:  # then all have parked, maybe gone on
+            self._sure.clear()
+            for page in self._pages.values():
+                page.stop, page.commit = order.stop, order.commit
+            time.sleep(_SETTLE_S)
+        self._order = order
+
+    def _agreed(self) -> int:
+        """The stop, once no rank of ours can be past it. A rank that was seen before the stop
+        when it could already read it stays sure, also in the instant when it arrives there."""
+        stop = self._order.stop
+        if not stop:
+            return 0
+        self._sure |= {r for r, page in self._pages.items() if page.acknowledges(stop)}
+        return stop if len(self._sure) == len(self._pages) else 0
+
+    def _held(self) -> int:
+        """The stop, when every rank of ours waits at it."""
+        stop, at_rest = self._order.stop, (State.HOLDING, State.PARKED)
+        held = all(p.step == stop and p.state in at_rest for p in self._pages.values())
+        return stop if held else 0
+
+    def _parked(self) -> int:
+        """The step at which every rank is parked; steps of a gang are equal by the barrier."""
+        pages = list(self._pages.values())
+        if any(page.state is not State.PARKED for page in pages):
+            return 0
+        return int(pages[0].step)
+
+    def _came_to_rest(self) -> bool:
+        """After a decision: parked everywhere if a stop was committed, else running again."""
+        if self._order.commit and not self._went_on():
+            return self._parked() > 0
+        for page in self._pages.values():
+            page.stop = 0
+        return True
+
+    def _went_on(self) -> bool:
+        """Did an earlier life of this agent, which heard the decision too, already wake them?"""
+        pages = list(self._pages.values())
+        if self._order.verdict is Verdict.FINISH and self._parked() == 0:
+            return True
+        return any(p.state is State.REBUILDING or p.step > self._order.commit for p in pages)
+
+    def _dump_ended(self) -> bool:
+        """A cut that finished in an earlier life of this agent is dumped again in this one, for
+        only who made the image can name it."""
+        begun_only = self._begun and self._dumper.state()[0] is Dumped.NOT_YET
+        return self._order.verdict is not Verdict.FINISH or not begun_only

@@ -1,0 +1,174 @@
+"""Examines this machine for what an agent needs, by doing it where doing is the only proof.
+
+The answer is a plain JSON object: `engine` (how ranks of this machine are taken out of memory),
+`kernel`, and `checks`, each {name, verdict, detail}. A verdict is `ok`; `missing`, where something
+optional is absent and what follows from that is said; or `failed`, where something is here and
+does not work.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import os
+import platform
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from singularity.primitives.errors import SandboxFailed
+
+from .checkpoint import find_criu, probe
+from .runtime.cgroup import Limits, make_cgroup
+from .runtime.network import HostNetwork, Network, open_network
+from .runtime.sandbox import Sandbox
+
+_PROBE_BYTES: Final = 64 << 20  # a limit to set, far above what nothing uses
+_SHARED_MEMORY_LEAST_BYTES: Final = 1 << 30
+_SUBNET: Final = "10.254.0.0/16"  # of a bridge nothing else is on, for a moment
+_DRIVER: Final = Path("/proc/driver/nvidia/version")
+# The first driver whose checkpoint moves a process from one GPU to another.
+_DRIVER_LEAST: Final = 570
+_BINDINGS_LEAST: Final = 13
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    name: str
+    verdict: Literal["ok", "missing", "failed"]
+    detail: str
+
+
+def examine() -> dict[str, object]:
+    """All that is known about this machine; takes about two seconds, leaves nothing behind."""
+    checks = [*_host(), *_gpu()]
+    engine = next(check for check in checks if check.name == "checkpoint")
+    return {
+        "engine": "criu" if engine.verdict == "ok" else "in-place",
+        "kernel": platform.release(),
+        "architecture": platform.machine(),
+        "root": os.geteuid() == 0,
+        "checks": [asdict(check) for check in checks],
+    }
+
+
+def _host() -> Iterator[Check]:
+    yield Check("kernel", "ok", f"Linux {platform.release()} on {platform.machine()}")
+    yield _namespaces()
+    yield _network()
+    yield _cgroup()
+    yield _checkpoint()
+    yield _shared_memory()
+
+
+def _checkpoint() -> Check:
+    criu = find_criu(os.environ.get("SINGULARITY_CRIU", ""))
+    if criu is None:
+        detail = "no CRIU (`make criu` gets one): jobs run, but cannot be suspended or moved"
+        return Check("checkpoint", "missing", detail)
+    verdict = probe(criu)
+    if not verdict.ok:
+        detail = (
+            f"CRIU {verdict.version or '?'}: {verdict.reason}; jobs cannot be suspended or moved"
+        )
+        return Check("checkpoint", "failed", detail)
+    return Check(
+        "checkpoint", "ok", f"CRIU {verdict.version} dumped, killed and restored a process here"
+    )
+
+
+def _namespaces() -> Check:
+    with tempfile.TemporaryDirectory(prefix="singularity-doctor-") as scratch:
+        try:
+            sandbox = Sandbox.create(Path(scratch).resolve() / "s", HostNetwork("doctor"))
+        except SandboxFailed as error:
+            return Check("namespaces", "failed", f"no sandbox can be made: {error.detail}")
+        try:
+            how = "in a user namespace" if sandbox.rootless else "as root"
+            return Check("namespaces", "ok", f"a sandbox (pid, mount, ipc) was made {how}")
+        finally:
+            sandbox.remove()
+
+
+def _network() -> Check:
+    network: Network = open_network(f"sgd{uuid.uuid4().hex[:6]}", _SUBNET)
+    try:
+        if isinstance(network, HostNetwork):
+            detail = f"{network.reason}: ranks share this machine's network"
+            return Check("network", "missing", detail)
+        return Check("network", "ok", "ranks get an address of their own, on a bridge")
+    finally:
+        network.destroy()
+
+
+def _cgroup() -> Check:
+    group, reason = make_cgroup(
+        f"singularity-doctor-{uuid.uuid4().hex[:8]}", Limits(memory_bytes=_PROBE_BYTES)
+    )
+    if group is None:
+        return Check("cgroup", "missing", f"{reason}: ranks run without limits")
+    version = "v2" if group.unified else "v1"
+    group.remove()
+    return Check("cgroup", "ok", f"{version}: memory, processors and processes can be limited")
+
+
+def _shared_memory() -> Check:
+    try:
+        room = os.statvfs("/dev/shm")
+    except OSError as error:
+        return Check("shm", "missing", f"/dev/shm: {error.strerror}; images are dumped to disk")
+    free_bytes = room.f_bavail * room.f_frsize
+    gib = f"{free_bytes / (1 << 30):.1f} GiB free in /dev/shm"
+    if free_bytes < _SHARED_MEMORY_LEAST_BYTES:
+        return Check("shm", "missing", f"only {gib}: data loaders may want more")
+    return Check("shm", "ok", gib)
+
+
+def _gpu() -> Iterator[Check]:
+    """What a job on GPUs needs; on a machine without any, the first line is all there is to say."""
+    if not _DRIVER.exists():
+        yield Check("gpu-driver", "missing", "no NVIDIA driver is loaded: CPU devices only")
+    else:
+        yield Check("gpu-driver", "ok", _DRIVER.read_text().split("\n")[0].strip())
+    yield _nvml()
+    yield _bindings()
+
+
+def _nvml() -> Check:
+    try:
+        nvml = ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return Check("gpu-nvml", "missing", "no libnvidia-ml.so.1: GPUs cannot be counted")
+    if code := nvml.nvmlInit_v2():
+        return Check("gpu-nvml", "failed", f"nvmlInit ended with {code}")
+    try:
+        count, version = ctypes.c_uint(), ctypes.create_string_buffer(80)
+        for call in (
+            nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)),
+            nvml.nvmlSystemGetDriverVersion(version, len(version)),
+        ):
+            if call:
+                return Check("gpu-nvml", "failed", f"NVML ended with {call}")
+    finally:
+        nvml.nvmlShutdown()
+    driver = version.value.decode()
+    seen = f"{count.value} GPUs, driver {driver}"
+    if int(driver.partition(".")[0] or 0) < _DRIVER_LEAST:
+        detail = f"{seen}: checkpoints of GPU jobs need driver {_DRIVER_LEAST} or later"
+        return Check("gpu-nvml", "failed", detail)
+    return Check("gpu-nvml", "ok", seen)
+
+
+def _bindings() -> Check:
+    try:
+        version = importlib.metadata.version("cuda-bindings")
+    except importlib.metadata.PackageNotFoundError:
+        detail = "cuda-bindings is not installed: no checkpoints of GPU jobs"
+        return Check("gpu-bindings", "missing", detail)
+    if int(version.partition(".")[0]) < _BINDINGS_LEAST:
+        detail = f"cuda-bindings {version}: checkpoints need {_BINDINGS_LEAST} or later"
+        return Check("gpu-bindings", "failed", detail)
+    return Check("gpu-bindings", "ok", f"cuda-bindings {version}")

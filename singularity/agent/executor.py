@@ -1,0 +1,115 @@
+"""Performs what react() asks for: one Hands per job, each with its own ranks and its own pace."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from singularity.primitives.model import JobId
+
+from .core import Effect, Ended, Kill, Launch, Life
+from .hands import Answer, Hands, Tools
+from .runtime.sandbox import Sandbox
+
+log = logging.getLogger(__name__)
+
+
+class Executor:
+    """Effects in, Done out (through `answer`), never blocking the caller."""
+
+    def __init__(self, tools: Tools, answer: Answer) -> None:
+        self._tools, self._answer = tools, answer
+        self._hands: dict[JobId, Hands] = {}
+        self._lock = threading.Lock()
+
+    def adopt(self, live: Mapping[JobId, Life]) -> frozenset[tuple[JobId, int]]:
+        """Take over the ranks that outlived an earlier agent; kill what the journal does not know.
+
+        Returns the jobs all of whose ranks are there (alive, or with a record of their end).
+        """
+        found = self._sandboxes()
+        whole = set()
+        for job, life in sorted(live.items()):
+            ranks = {
+                r: found.pop(p) for r in life.start.ranks if (p := self._path(life, r)) in found
+            }
+            if len(ranks) < len(life.start.ranks) or not life.started:
+                for sandbox in ranks.values():
+                    sandbox.kill()
+                    sandbox.remove()
+                continue
+            hands = Hands(self._tools, life.start, self._answer)
+            hands.adopt(ranks)
+            self._hands[job] = hands
+            hands.start()
+            whole.add((job, life.start.incarnation))
+        for sandbox in found.values():
+            sandbox.kill()
+            sandbox.remove()
+        return frozenset(whole)
+
+    def perform(self, effect: Effect) -> None:
+        with self._lock:
+            if isinstance(effect, Kill):
+                self._kill(effect)
+                return
+            if isinstance(effect, Launch):
+                self._hands[effect.start.job] = Hands(self._tools, effect.start, self._answer)
+                self._hands[effect.start.job].start()
+            hands = self._hands[effect.start.job]
+            hands.put(effect)
+
+    def freeze(self) -> None:
+        """Stop every rank where it is: contact was lost, a second life may begin elsewhere."""
+        for hands in self._alive():
+            hands.freeze()
+
+    def thaw(self) -> None:
+        for hands in self._alive():
+            hands.thaw()
+
+    def kill_all(self) -> None:
+        """Kill every rank and wait until none is left. For a node that starts anew."""
+        for hands in self._alive():
+            hands.kill()
+        for hands in list(self._hands.values()):
+            hands.join()
+
+    def abandon(self) -> None:
+        """Let go of every rank without touching it, as an agent that dies does."""
+        for hands in self._alive():
+            hands.abandon()
+        for hands in list(self._hands.values()):
+            hands.join()
+
+    def pages(self) -> Mapping[JobId, int]:
+        """The furthest step of each job here, for progress shown between checkpoints."""
+        return {h.start_command.job: h.step() for h in self._alive()}
+
+    def _kill(self, kill: Kill) -> None:
+        hands = self._hands.get(kill.job)
+        known = hands is not None and hands.start_command.incarnation == kill.incarnation
+        if hands is not None and known and not hands.ended:
+            hands.kill()
+            return
+        done = Ended(kill.job, kill.incarnation, killed=True)
+        threading.Thread(target=self._answer, args=(done, _nothing), daemon=True).start()
+
+    def _alive(self) -> list[Hands]:
+        with self._lock:
+            return [h for h in self._hands.values() if not h.ended]
+
+    def _path(self, life: Life, rank: int) -> Path:
+        return self._tools.layout.sandbox(life.start, rank)
+
+    def _sandboxes(self) -> dict[Path, Sandbox]:
+        directory = self._tools.layout.sandboxes
+        directory.mkdir(parents=True, exist_ok=True)
+        adopted = {p: Sandbox.adopt(p) for p in sorted(directory.iterdir())}
+        return {p: s for p, s in adopted.items() if s is not None}
+
+
+def _nothing() -> None:
+    """A kill of nothing leaves nothing to clear."""

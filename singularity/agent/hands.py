@@ -1,0 +1,372 @@
+"""One job's ranks on this node, from launch to end: a thread with an inbox of effects.
+
+Effects of one job are done one after another; a kill cuts in between. Whatever goes wrong in a
+dump leaves the ranks running; whatever goes wrong in a start leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from singularity.primitives.errors import (
+    CheckpointFailed,
+    HandFailed,
+    ImageCorrupt,
+    RestoreFailed,
+)
+from singularity.primitives.messages import Cut, Start
+from singularity.primitives.model import NodeId, ShardImage
+
+from .barrier import Dumped, Verdict
+from .core import CutFailed, Done, Effect, Ended, Launch, Refused, Saved, Started, TakeCut
+from .cutting import Broken, CutLoop
+from .gang import CutRef
+from .images import Images
+from .interposer.page import Page, Rendezvous, State
+from .layout import Layout, generation, slot
+from .leads import Leads
+from .runtime.network import Network
+from .runtime.sandbox import ExitRecord, Sandbox
+
+log = logging.getLogger(__name__)
+
+_LOOK_EVERY_S: Final = 0.05
+_GRACE_S: Final = 0.4  # between the first crash and the verdict on what caused it
+_POLL_S: Final = 0.003
+_BY_INFRA: Final = frozenset({1, 2, 9, 15})  # HUP, INT, KILL, TERM: no program does that to itself
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What the hands of every job share. `create` makes the sandbox of one rank and, unless it is
+    to be restored into, launches the program."""
+
+    node: NodeId
+    layout: Layout
+    images: Images
+    leads: Leads
+    network: Network
+    create: Callable[[Start, int], Sandbox]
+    launch: Callable[[Sandbox, Start, int], None]
+    reconnect_deadline_s: float
+
+
+# Journals what was done; `then` runs once that is durable, and before anybody is told.
+Answer = Callable[[Done, Callable[[], None]], None]
+
+
+class Hands(threading.Thread):
+    def __init__(self, tools: Tools, start: Start, answer: Answer) -> None:
+        super().__init__(name=f"hands-{start.job}", daemon=True)
+        self.start_command = start
+        self.ended = False
+        self._tools, self._answer = tools, answer
+        self._inbox: queue.Queue[Effect] = queue.Queue()
+        self._killed = threading.Event()
+        self._abandoned = threading.Event()
+        self._ranks: dict[int, Sandbox] = {}
+        self._pages: dict[int, Page] = {}
+        self._pool = ThreadPoolExecutor(max_workers=max(2, len(start.ranks)))
+
+    # -- what the executor calls -----------------------------------------------------------------
+
+    def adopt(self, ranks: Mapping[int, Sandbox]) -> None:
+        """Take over ranks that outlived an earlier agent. Before the thread starts."""
+        self._ranks = dict(ranks)
+        self._pages = {r: Page(self._page_path(r)) for r in ranks}
+
+    def put(self, effect: Effect) -> None:
+        self._inbox.put(effect)
+
+    def kill(self) -> None:
+        """Stop whatever is going on and kill the ranks; answered by Ended(killed=True)."""
+        self._killed.set()
+
+    def abandon(self) -> None:
+        """Stop working without touching the ranks, as if the agent had died."""
+        self._abandoned.set()
+
+    def step(self) -> int:
+        """The furthest mini-batch that a rank here has completed."""
+        return max((page.step for page in list(self._pages.values())), default=0)
+
+    def freeze(self) -> None:
+        for sandbox in list(self._ranks.values()):
+            sandbox.freeze()
+
+    def thaw(self) -> None:
+        for sandbox in list(self._ranks.values()):
+            sandbox.thaw()
+
+    # -- the thread ------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        start = self.start_command
+        ended: Done | None = None
+        while ended is None:
+            if self._abandoned.is_set():
+                return
+            if self._killed.is_set():
+                ended = Ended(start.job, start.incarnation, killed=True)
+                break
+            try:
+                effect = self._inbox.get(timeout=_LOOK_EVERY_S)
+            except queue.Empty:
+                ended = self._look()
+                continue
+            try:
+                ended = self._perform(effect)
+            except Broken:
+                ended = None  # the next look says what became of the ranks
+            except Exception as error:
+                log.exception("the ranks of %s are given up", start.job)
+                reason = f"{type(error).__name__}: {error}"
+                ended = Ended(start.job, start.incarnation, reason=reason)
+        self._finish(ended)
+
+    def _perform(self, effect: Effect) -> Done | None:
+        match effect:
+            case Launch():
+                return self._launch()
+            case TakeCut():
+                return self._take_cut(effect.cut)
+        raise AssertionError(effect)
+
+    def _finish(self, ended: Done) -> None:
+        """The journal first, so that a crash here ends in the same place; then leave nothing
+        behind; then tell: devices must be free when the control plane hears of it."""
+        self.ended = True
+        self._answer(ended, self._clear)
+        self._pool.shutdown(wait=False)
+
+    def _clear(self) -> None:
+        for sandbox in self._ranks.values():
+            sandbox.kill()
+        for rank, sandbox in self._ranks.items():
+            sandbox.remove()
+            self._page_path(rank).unlink(missing_ok=True)
+        self._ranks = {}
+
+    # -- starting --------------------------------------------------------------------------------
+
+    def _launch(self) -> Done | None:
+        start, seconds = self.start_command, dict[str, float]()
+        try:
+            if start.origin is None:
+                self._fresh(seconds)
+            else:
+                self._restore(seconds)
+        except Broken:
+            return None  # killed while starting
+        except ImageCorrupt as error:
+            return Refused(start.job, start.incarnation, error.detail, corrupt=True)
+        except HandFailed as error:
+            return Refused(start.job, start.incarnation, error.detail)
+        step = start.origin.step if start.origin else 0
+        self._answer(Started(start.job, start.incarnation, step, seconds), _nothing)
+        return None
+
+    def _fresh(self, seconds: dict[str, float]) -> None:
+        began_s = time.monotonic()
+        self._tools.layout.make(self.start_command)
+        self._each(self._fresh_rank)
+        seconds["launch"] = time.monotonic() - began_s
+
+    def _fresh_rank(self, rank: int) -> None:
+        path = self._page_path(rank)
+        path.unlink(missing_ok=True)  # an earlier rank that still maps it keeps its own
+        page = self._pages[rank] = Page.create(path)
+        sandbox = self._tools.create(self.start_command, rank)
+        self._ranks[rank] = sandbox
+        page.slot = slot(self.start_command, rank)
+        page.rendezvous = self._rendezvous(rank, cut=0)
+        self._tools.launch(sandbox, self.start_command, rank)
+
+    def _restore(self, seconds: dict[str, float]) -> None:
+        start, images = self.start_command, self._tools.images
+        assert start.origin is not None
+        self._tools.layout.make(start)
+        began_s = time.monotonic()
+        with images.fetched(start) as restore:
+            seconds["fetch"] = time.monotonic() - began_s
+            began_s = time.monotonic()
+
+            def revive(rank: int) -> None:
+                sandbox = self._tools.create(start, rank)
+                self._ranks[rank] = sandbox
+                restore(rank, sandbox)
+                self._pages[rank] = Page(self._page_path(rank))
+
+            self._each(revive)
+        seconds["restore"] = time.monotonic() - began_s
+        began_s = time.monotonic()
+        self._resume([r for r, p in self._pages.items() if p.state is State.PARKED], cut=0)
+        seconds["reconnect"] = time.monotonic() - began_s
+
+    def _rendezvous(self, rank: int, cut: int) -> Rendezvous:
+        start = self.start_command
+        return Rendezvous(
+            store=str(self._tools.layout.rendezvous(start, cut)),
+            generation=generation(start, cut),
+            ip=self._ranks[rank].address,
+        )
+
+    def _resume(self, ranks: list[int], cut: int) -> None:
+        """Wake parked ranks and wait until the gang has met again."""
+        wanted = generation(self.start_command, cut)
+        for rank in ranks:
+            self._pages[rank].slot = slot(self.start_command, rank)
+            self._pages[rank].resume(self._rendezvous(rank, cut))
+        deadline_s = time.monotonic() + self._tools.reconnect_deadline_s
+        waiting = [self._pages[r] for r in ranks]
+        while any(p.generation != wanted or p.state is State.REBUILDING for p in waiting):
+            self._check()
+            if time.monotonic() > deadline_s:
+                raise RestoreFailed("the ranks did not find each other again; the gang restarts")
+            time.sleep(_POLL_S)
+
+    # -- checkpoints -----------------------------------------------------------------------------
+
+    def _take_cut(self, cut: Cut) -> Done | None:
+        start, began_s = self.start_command, time.monotonic()
+        ref = CutRef(cut.job, cut.incarnation, cut.cut)
+        dumper = _Dumper(self, ref, began_s)
+        membership = self._tools.leads.join(start, ref)
+        try:
+            loop = CutLoop(start.node, self._pages, membership.ask, dumper, self._check)
+            outcome = loop.run(free=self._is_free())
+        finally:
+            membership.close()
+        finish = outcome.order.verdict is Verdict.FINISH
+        image = dumper.image
+        if finish and not cut.keep_running:
+            if image is None:
+                raise CheckpointFailed(f"it was released, but not by us: {dumper.state()[1]}")
+            return Saved(cut.job, cut.incarnation, cut.cut, True, image, dumper.seconds)
+        if parked := [r for r, p in self._pages.items() if p.state is State.PARKED]:
+            began_s = time.monotonic()
+            self._resume(parked, cut.cut)
+            dumper.seconds["reconnect"] = time.monotonic() - began_s
+        if finish and image is not None:
+            done = Saved(cut.job, cut.incarnation, cut.cut, False, image, dumper.seconds)
+            self._answer(done, _nothing)
+        else:
+            reason = outcome.order.reason or "the agent restarted before it could tell"
+            self._answer(CutFailed(cut.job, cut.incarnation, cut.cut, reason), _nothing)
+        return None
+
+    def _is_free(self) -> bool:
+        """A single process without a step boundary is dumped wherever it is."""
+        world = self.start_command.world
+        return world == 1 and all(
+            p.step == 0 and p.state is not State.PARKED for p in self._pages.values()
+        )
+
+    def dump(self, ref: CutRef, step: int, seconds: dict[str, float]) -> ShardImage:
+        return self._tools.images.save(self.start_command, ref, step, self._ranks, seconds)
+
+    # -- watching --------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        """Raises Broken when the job was killed or a rank has ended."""
+        if (
+            self._abandoned.is_set()
+            or self._killed.is_set()
+            or any(s.exit() is not None for s in self._ranks.values())
+        ):
+            raise Broken
+
+    def _look(self) -> Done | None:
+        """Has the job ended here, and how?"""
+        if not self._ranks:
+            return None
+        exits = self._exits()
+        if not any(_bad(e) for e in exits.values()):
+            if len(exits) < len(self._ranks):
+                return None
+            start = self.start_command
+            return Ended(start.job, start.incarnation, exit_code=0, step=self.step())
+        time.sleep(_GRACE_S)  # let the other crashes be written down: the cause may be among them
+        return self._post_mortem(self._exits())
+
+    def _post_mortem(self, exits: Mapping[int, ExitRecord]) -> Ended:
+        start = self.start_command
+        for rank, record in sorted(exits.items()):
+            if record.signal in _BY_INFRA:
+                reason = f"rank {rank} was killed by signal {record.signal}"
+                return Ended(start.job, start.incarnation, reason=reason)
+        rank, record = min(
+            ((r, e) for r, e in exits.items() if _bad(e)), key=lambda found: found[1].at_s
+        )
+        code = record.code if record.code is not None else 128 + (record.signal or 0)
+        reason = f"rank {rank} ended with code {code}"
+        return Ended(start.job, start.incarnation, exit_code=code, reason=reason)
+
+    def _exits(self) -> dict[int, ExitRecord]:
+        """How ranks ended. A sandbox that is gone without a record was killed from outside."""
+        found = {}
+        for rank, sandbox in self._ranks.items():
+            record = sandbox.exit()
+            if record is None and not sandbox.alive():
+                record = sandbox.exit() or ExitRecord(pid=0, code=None, signal=9, at_s=0.0)
+            if record is not None:
+                found[rank] = record
+        return found
+
+    # -- small things ----------------------------------------------------------------------------
+
+    def _each(self, do: Callable[[int], None]) -> None:
+        """For every rank of this node, side by side. Raises the first failure, after all ended."""
+        futures = [self._pool.submit(do, rank) for rank in self.start_command.ranks]
+        errors = [e for f in futures if (e := f.exception()) is not None]
+        if self._killed.is_set():
+            raise Broken
+        if errors:
+            raise errors[0]
+
+    def _page_path(self, rank: int) -> Path:
+        return self._tools.layout.page(self.start_command.job, rank)
+
+
+class _Dumper:
+    """Dumps and stores this node's ranks in a thread of its own, while the cut's loop goes on
+    answering the lead."""
+
+    def __init__(self, hands: Hands, ref: CutRef, began_s: float) -> None:
+        self._hands, self._ref, self._began_s = hands, ref, began_s
+        self._state, self._reason = Dumped.NOT_YET, ""
+        self.image: ShardImage | None = None
+        self.seconds: dict[str, float] = {}
+
+    def begin(self, step: int) -> None:
+        self.seconds["barrier"] = time.monotonic() - self._began_s
+        threading.Thread(target=self._dump, args=(step,), daemon=True).start()
+
+    def state(self) -> tuple[Dumped, str]:
+        return self._state, self._reason
+
+    def _dump(self, step: int) -> None:
+        try:
+            self.image = self._hands.dump(self._ref, step, self.seconds)
+            self._state = Dumped.DURABLE
+        except HandFailed as error:
+            self._reason, self._state = error.detail, Dumped.FAILED
+        except Exception as error:
+            log.exception("dump failed in a way nobody thought of")
+            self._reason, self._state = f"{type(error).__name__}: {error}", Dumped.FAILED
+
+
+def _bad(record: ExitRecord) -> bool:
+    return record.code != 0
+
+
+def _nothing() -> None:
+    """There is nothing to do between the journal and the report."""

@@ -1,0 +1,145 @@
+"""The rank's side of a cut: count mini-batches, hold where told, park, come back.
+
+The agents agree on a step out of band; no collective is added to the job. What a rank must do is
+publish its step before it looks at `stop`. An agent that wrote `stop` a millisecond ago and still
+reads a lower step then knows that this rank will see it (see Page.acknowledges).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import time
+import weakref
+from collections.abc import Iterator
+from typing import Any, Final
+
+import torch
+from torch.optim import Optimizer
+
+from .descriptors import sockets
+from .groups import Links
+from .page import Command, Page, ParkRecord, State
+
+_HOLD_POLL_S: Final = 0.001
+_PARK_POLL_S: Final = 0.005
+
+
+class Rank:
+    """This process, as its agent sees it through the page."""
+
+    def __init__(self, page: Page, links: Links) -> None:
+        self.page = page
+        self.links = links
+        self._slots = links.slots
+        self._step = 0
+        self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._last_optimizer = 0
+
+    def boundary(self, optimizer: Optimizer, *_: object) -> None:
+        """Count one mini-batch and stop here if told to. Called after every optimizer step.
+
+        This is all that a running job pays per step, about a microsecond.
+        """
+        page = self.page
+        self._step = step = self._step + 1
+        page.step = step
+        if id(optimizer) != self._last_optimizer:
+            self._optimizers.add(optimizer)
+            self._last_optimizer = id(optimizer)
+        stop = page.stop
+        if stop and step >= stop:
+            self._hold()
+        if step == 1:
+            page.state = State.RUNNING
+        slot = page.slot
+        if slot >= 0 or self._slots.number >= 0:
+            self.links.turns.clear()
+            self._slots.follow(slot)
+
+    def met(self) -> None:
+        """The gang is connected for the first time."""
+        self.page.generation = self.page.rendezvous["generation"]
+        self.page.state = State.RUNNING
+        self._slots.follow(self.page.slot)
+
+    def leave(self) -> None:
+        """The interpreter shuts down."""
+        self.page.state = State.EXITED
+        self._slots.close()
+
+    def become_child(self) -> None:
+        """After a fork, in the child: it has no page, no slot and no connection."""
+        self.page.detach()
+        self.links.drop_in_child()
+
+    def _hold(self) -> None:
+        """Wait at this boundary until the agents commit it, raise it, or call the cut off."""
+        page, step = self.page, self._step
+        with self._slots.yielded():
+            page.state = State.HOLDING
+            while page.commit != step:
+                if not 0 < page.stop <= step:
+                    page.state = State.RUNNING
+                    return
+                time.sleep(_HOLD_POLL_S)
+            self._park()
+
+    def _park(self) -> None:
+        """Close every socket, wait to be dumped, killed or resumed; then reconnect."""
+        began_s = time.monotonic()
+        page, connected = self.page, self.links.store.connected
+        self.links.drop()
+        self._slots.close()
+        gc.collect(1)
+        if sockets():  # a reference cycle may hold one; looking for old cycles takes 0.1 s
+            gc.collect()
+        _trim()
+        left = sockets()
+        record = ParkRecord(
+            step=self._step,
+            sockets=left,
+            tensors=tuple(sorted(set(self._tensors()))),
+            teardown_s=time.monotonic() - began_s,
+        )
+        record.save(page.path)
+        while page.command != Command.RESUME:
+            if page.state != State.PARKED:  # just parked, or restored onto a fresh page
+                page.step = self._step
+                page.sockets = len(left)
+                page.state = State.PARKED
+            time.sleep(_PARK_POLL_S)
+        page.state = State.REBUILDING
+        page.command = Command.RUN
+        rendezvous = page.rendezvous
+        if connected:
+            self.links.connect(rendezvous)
+        page.step = self._step
+        page.generation = rendezvous["generation"]
+        page.state = State.RUNNING
+
+    def _tensors(self) -> Iterator[tuple[int, int]]:
+        """Address and bytes of what every rank holds alike: weights, gradients, moments."""
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    state = optimizer.state.get(parameter, {})
+                    for value in (parameter, parameter.grad, *state.values()):
+                        yield from _extent(value)
+
+
+def _extent(value: Any) -> Iterator[tuple[int, int]]:
+    if not isinstance(value, torch.Tensor):
+        return
+    local = getattr(value, "_local_tensor", value)  # a DTensor's own shard
+    if local.device.type == "cpu" and local.layout == torch.strided:
+        storage = local.untyped_storage()
+        if storage.nbytes():
+            yield storage.data_ptr(), storage.nbytes()
+
+
+def _trim() -> None:
+    """Give freed memory back to the system: what is not resident is not dumped."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
+    if trim is not None:
+        trim(0)

@@ -1,0 +1,137 @@
+"""Where the interposer enters torch: the rendezvous, the making of groups, the optimizer step."""
+
+from __future__ import annotations
+
+import atexit
+import inspect
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs, urlparse
+
+import torch.distributed as dist
+import torch.distributed.distributed_c10d as c10d
+from torch._C._distributed_c10d import PrefixStore, Store
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from .cut import Rank
+from .groups import GroupRequest, Links, VirtualGroup
+from .inner import carries, device_backends
+from .page import Page, State
+from .slots import Slots
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """This rank's place in the job, as the launcher gave it."""
+
+    rank: int
+    world: int
+
+
+class Seams:
+    """The two functions of torch that are replaced, and what they were."""
+
+    def __init__(self, rank: Rank, place: Place) -> None:
+        self._rank = rank
+        self._place = place
+        self._plain_rendezvous = c10d.rendezvous  # type: ignore[attr-defined]
+        self._plain_new_group = c10d._new_process_group_helper
+        self._signature = inspect.signature(self._plain_new_group)
+
+    def install(self) -> None:
+        """Replace them. AttributeError above if this torch does not have them."""
+        c10d.rendezvous = self._rendezvous  # type: ignore[attr-defined]
+        c10d._new_process_group_helper = self._new_group
+
+    def _ours(self, world: int) -> bool:
+        """Whether a group of that size is the whole job: a process that builds some other world
+        of its own gets plain torch, as does a job that the agent gave no rendezvous."""
+        return world == self._place.world and bool(self._rank.page.rendezvous["store"])
+
+    def _rendezvous(
+        self, url: str, rank: int = -1, world_size: int = -1, **kwargs: Any
+    ) -> Iterator[tuple[Store, int, int]]:
+        query = parse_qs(urlparse(url).query)
+        own = int(query["rank"][0]) if "rank" in query else self._place.rank
+        world = int(query["world_size"][0]) if "world_size" in query else self._place.world
+        own = rank if rank >= 0 else own
+        world = world_size if world_size > 0 else world
+        if not self._ours(world):
+            yield from self._plain_rendezvous(url, rank, world_size, **kwargs)
+            return
+        self._connect()
+        yield self._rank.links.store, own, world
+
+    def _connect(self) -> None:
+        links = self._rank.links
+        if not links.store.connected:
+            links.connect(self._rank.page.rendezvous)
+
+    def _new_group(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        bound = self._signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        asked: dict[str, Any] = bound.arguments
+        whole = not asked["global_ranks_in_group"]  # torch asks for the default group like this
+        if whole:
+            ours = self._ours(asked["group_size"])
+        else:
+            ours = isinstance(c10d._world.default_pg, VirtualGroup)
+        if not ours or not carries(asked["backend"]):
+            made: tuple[Any, Any] = self._plain_new_group(*args, **kwargs)
+            return made
+        self._connect()  # the job may have brought a store of its own
+        group = self._virtual_group(asked)
+        if whole:
+            self._rank.met()
+        return group
+
+    def _virtual_group(self, asked: dict[str, Any]) -> tuple[Any, Any]:
+        """What torch's own helper does, with a VirtualGroup for the ProcessGroup."""
+        tag, members = asked["pg_tag"] or "", tuple(asked["global_ranks_in_group"])
+        if tag and (same := c10d._find_pg_by_ranks_and_tag(tag, list(members))):
+            return same, c10d._world.pg_map[same][1]
+        if members and dist.get_rank() not in members:
+            return dist.GroupMember.NON_GROUP_MEMBER, None
+        name, backend = asked["group_name"], asked["backend"]
+        if name in c10d._world.pg_names.values():
+            raise ValueError(f"the process group name {name} is taken")
+        group = self._rank.links.new_group(
+            GroupRequest(
+                name=str(name),
+                rank=asked["group_rank"],
+                size=asked["group_size"],
+                members=members,
+                devices=device_backends(backend),
+                timeout=asked["timeout"],
+                options=asked["backend_options"],
+            )
+        )
+        group._set_group_desc(asked["group_desc"] or "undefined")
+        store = PrefixStore(f"{name}/", asked["store"])
+        c10d._register_pg_in_world(
+            group,
+            backend_name=backend,
+            store=store,
+            group_name=name,
+            backend_config=str(c10d.BackendConfig(c10d.Backend(backend))),
+            pg_tag=f"user:{tag}" if tag else None,
+            add_to_default_tag=not tag,
+        )
+        return group, store
+
+
+def install(page: Page, place: Place) -> Rank:
+    """Make this process a rank that can be cut.
+
+    AttributeError or TypeError if this torch lacks a seam; nothing is replaced then.
+    """
+    rank = Rank(page, Links(Slots(page.path.parent)))
+    if dist.is_available():
+        Seams(rank, place).install()
+    register_optimizer_step_post_hook(rank.boundary)
+    os.register_at_fork(after_in_child=rank.become_child)
+    atexit.register(rank.leave)
+    page.state = State.LOADED
+    return rank

@@ -1,0 +1,56 @@
+"""What the agent must remember across its own death: AgentState, before anything is acted on."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from singularity.primitives.model import NodeId
+
+from .core import AgentState
+
+_STATE = TypeAdapter(AgentState)
+
+
+class Journal:
+    """One row in SQLite, replaced durably (synchronous=FULL). One writer: the agent."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        self._db.execute("CREATE TABLE IF NOT EXISTS memory (key TEXT PRIMARY KEY, value TEXT)")
+
+    def load(self, node: NodeId) -> AgentState:
+        """The state last saved, or a fresh one. Raises ValueError for another node's journal."""
+        row = self._get("state")
+        if row is None:
+            return AgentState(node=node)
+        state = _STATE.validate_json(row)
+        if state.node != node:
+            raise ValueError(f"this journal belongs to {state.node}, not to {node}")
+        return state
+
+    def save(self, state: AgentState) -> None:
+        self.remember("state", _STATE.dump_json(state).decode())
+
+    def remember(self, key: str, value: str) -> None:
+        """Keep one fact of the agent's own: its token, its last admission."""
+        self._db.execute(
+            "INSERT INTO memory VALUES (?, ?)"
+            " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            (key, value),
+        )
+
+    def recall(self, key: str) -> str | None:
+        return self._get(key)
+
+    def close(self) -> None:
+        self._db.close()
+
+    def _get(self, key: str) -> str | None:
+        row = self._db.execute("SELECT value FROM memory WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])

@@ -1,0 +1,95 @@
+"""Where things are: the node's own directory, the run directory, and the shared volume."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from singularity.primitives.messages import Start
+from singularity.primitives.model import JobId
+
+_SLOTS_A_NODE = 64  # so that ranks of two nodes of one machine never share a token
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """`run` has the same path on every node; `volume` is one directory for all of them."""
+
+    node_dir: Path
+    run: Path
+    volume: Path
+    scratch: Path
+
+    def sandbox(self, start: Start, rank: int) -> Path:
+        return self.sandboxes / f"{start.job}.{start.incarnation}.{rank}"
+
+    @property
+    def sandboxes(self) -> Path:
+        return self.node_dir / "sandboxes"
+
+    @property
+    def inject(self) -> Path:
+        return self.run / "inject"
+
+    def page(self, job: JobId, rank: int) -> Path:
+        return self.run / job / f"rank-{rank}.page"
+
+    def log(self, job: JobId, rank: int) -> Path:
+        return self.volume / "jobs" / job / "logs" / f"rank-{rank}.log"
+
+    def rendezvous(self, start: Start, cut: int) -> Path:
+        """The FileStore of one generation; never used twice."""
+        return self.volume / "jobs" / start.job / "rendezvous" / f"{start.incarnation}-{cut}"
+
+    def record(self, job: JobId, incarnation: int, cut: int) -> Path:
+        return self.records / f"{job}.{incarnation}.{cut}.json"
+
+    @property
+    def records(self) -> Path:
+        return self.node_dir / "cuts"
+
+    def make(self, start: Start) -> None:
+        """Every directory that the ranks of `start` will look for."""
+        for path in (self.page(start.job, 0), self.log(start.job, 0), self.rendezvous(start, 0)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def generation(start: Start, cut: int) -> int:
+    """Numbers the rendezvous of a gang: after its start (cut 0) and after each cut. Equal on all
+    nodes, never repeated in the life of a job (for 65,535 lives of 65,535 cuts)."""
+    return (start.incarnation % 0xFFFF) << 16 | cut % 0xFFFF
+
+
+def slot(start: Start, rank: int) -> int:
+    """The token a rank takes turns by, or -1 when it has its devices to itself."""
+    mine = start.slots[start.ranks.index(rank)]
+    if start.slots.count(mine) == 1:
+        return -1
+    return start.gang.index(start.node) * _SLOTS_A_NODE + mine
+
+
+def environment(
+    start: Start, rank: int, layout: Layout, base: Mapping[str, str], address: str
+) -> dict[str, str]:
+    """What the rank's process finds in its environment, in rising order of right of way: the
+    node's own (PATH, HOME, LANG), ours, the user's, and what the user must not change."""
+    user = dict(start.env)
+    path = os.pathsep.join(p for p in (str(layout.inject), user.get("PYTHONPATH", "")) if p)
+    return {
+        **{k: v for k, v in base.items() if not k.startswith("SINGULARITY_")},
+        "OMP_NUM_THREADS": "1",
+        "PYTHONUNBUFFERED": "1",
+        "MASTER_ADDR": address or "127.0.0.1",
+        "MASTER_PORT": "29500",
+        **user,
+        "PYTHONPATH": path,
+        "RANK": str(rank),
+        "WORLD_SIZE": str(start.world),
+        "LOCAL_RANK": str(start.ranks.index(rank)),
+        "LOCAL_WORLD_SIZE": str(len(start.ranks)),
+        "SINGULARITY_JOB": start.job,
+        "SINGULARITY_INCARNATION": str(start.incarnation),
+        "SINGULARITY_PAGE": str(layout.page(start.job, rank)),
+    }

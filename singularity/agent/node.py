@@ -1,0 +1,127 @@
+"""Puts one node's agent together from its settings."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from singularity.primitives.messages import Admission, Register, Start
+
+from .checkpoint import Checkpointer, CriuCheckpointer, SuspendInPlace, find_criu, probe
+from .client import ControlPlane
+from .executor import Executor
+from .gang import GangServer
+from .hands import Tools
+from .images import Images
+from .interposer.inject import prepare
+from .journal import Journal
+from .layout import Layout, environment
+from .leads import Leads
+from .letterbox import LetterboxProcess
+from .runtime.cgroup import Limits
+from .runtime.network import open_network
+from .runtime.sandbox import RankSpec, Sandbox
+from .settings import AgentSettings
+from .store import FileStore
+from .worker import Agent
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def open_node(settings: AgentSettings) -> Iterator[tuple[Agent, Executor]]:
+    """The agent and its executor, ready to run; closes everything but the ranks."""
+    layout = Layout(
+        settings.node_dir,
+        settings.run_dir,
+        settings.volume,
+        settings.scratch or settings.node_dir / "images",
+    )
+    for directory in (layout.node_dir, layout.run, layout.volume, layout.scratch):
+        directory.mkdir(parents=True, exist_ok=True)
+    prepare(layout.inject)
+    with ExitStack() as stack:
+        journal = Journal(settings.node_dir / "journal.db")
+        stack.callback(journal.close)
+        if settings.join_token:
+            journal.remember("join", settings.join_token)
+        token = journal.recall("token") or settings.join_token
+        control = ControlPlane(settings.api_url, token)
+        stack.callback(control.close)
+        leads = Leads(settings.node, layout, control.peer, settings.cut_deadline_s)
+        server = GangServer(settings.host, leads.judge)
+        stack.callback(server.close)
+        # A lambda, for `agent` is made only below.
+        letterbox = LetterboxProcess(
+            settings.node,
+            lambda letter: agent.deliver(letter),  # noqa: PLW0108
+        )
+        stack.callback(letterbox.stop)
+
+        def refresh(admission: Admission) -> None:
+            letterbox.restart(admission.broker_url)
+
+        register = Register(
+            node=settings.node,
+            region=settings.region,
+            cluster=settings.cluster,
+            device=settings.device,
+            devices=settings.devices,
+            address=server.address,
+        )
+        agent = Agent(register, control, journal, refresh)
+        executor = Executor(make_tools(settings, layout, leads), agent.done)
+        yield agent, executor
+
+
+def make_tools(settings: AgentSettings, layout: Layout, leads: Leads) -> Tools:
+    """What every job's hands share, on a node with these settings."""
+    network = open_network(settings.bridge, settings.subnet, settings.node_index)
+    base = dict(os.environ)
+
+    def create(start: Start, rank: int) -> Sandbox:
+        limits = Limits(memory_bytes=start.memory_bytes) if start.memory_bytes else None
+        return Sandbox.create(layout.sandbox(start, rank), network, limits)
+
+    def launch(sandbox: Sandbox, start: Start, rank: int) -> None:
+        sandbox.launch(
+            RankSpec(
+                job=start.job,
+                incarnation=start.incarnation,
+                rank=rank,
+                argv=start.run,
+                env=environment(start, rank, layout, base, sandbox.address),
+                workdir=Path(start.workdir or "/"),
+                log=layout.log(start.job, rank),
+            )
+        )
+
+    images = Images(
+        checkpointer=choose_checkpointer(settings.criu),
+        store=FileStore(settings.volume),
+        layout=layout,
+        restore_deadline_s=settings.restore_deadline_s,
+    )
+    return Tools(
+        node=settings.node,
+        layout=layout,
+        images=images,
+        leads=leads,
+        network=network,
+        create=create,
+        launch=launch,
+        reconnect_deadline_s=settings.reconnect_deadline_s,
+    )
+
+
+def choose_checkpointer(configured: str) -> Checkpointer:
+    """CRIU where it works, proven by doing; else none, and every refused cut says why."""
+    criu = find_criu(configured)
+    verdict = probe(criu)
+    if criu is not None and verdict.ok:
+        return CriuCheckpointer(criu)
+    log.warning("jobs cannot be suspended or moved: %s", verdict.reason)
+    return SuspendInPlace(verdict.reason)

@@ -1,0 +1,103 @@
+"""Processes of this machine by name that cannot be mistaken, and the trees they form."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+_PROC = Path("/proc")
+_STATE, _START = 0, 19  # fields of /proc/<pid>/stat, counted after the command's name
+_DEAD = ("Z", "X")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One process for ever: a pid returns to use, together with its start time it does not.
+
+    `started_ticks` counts from the boot that `boot` names.
+    """
+
+    pid: int
+    started_ticks: int
+    boot: str
+
+    @classmethod
+    def of(cls, pid: int) -> Identity | None:
+        """None when there is no such process (any more)."""
+        stat = _stat(pid)
+        return None if stat is None else cls(pid, int(stat[_START]), _boot())
+
+    def alive(self) -> bool:
+        """Whether it runs; a process that has ended and waits to be reaped does not."""
+        stat = _stat(self.pid)
+        if stat is None or stat[_STATE] in _DEAD or int(stat[_START]) != self.started_ticks:
+            return False
+        return self.boot == _boot()
+
+    def kill(self, deadline_s: float) -> bool:
+        """SIGKILL, and wait until the kernel is done with it: for PID 1 of a namespace that
+        means with everything in it. False when that took longer than `deadline_s`."""
+        try:
+            handle = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return True
+        try:
+            if not self.alive():  # asked after the handle was taken: it cannot change hands now
+                return True
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+            return bool(select.select([handle], [], [], deadline_s)[0])
+        finally:
+            os.close(handle)
+
+
+def children(pid: int) -> tuple[int, ...]:
+    """Direct children, as pids of the caller's own namespace."""
+    try:
+        return tuple(map(int, (_PROC / f"{pid}/task/{pid}/children").read_text().split()))
+    except (FileNotFoundError, ProcessLookupError):
+        return ()
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """Everything below `pid`, parents first. Children of a parent's other threads included."""
+    for child in _children_of_all_threads(pid):
+        yield child
+        yield from descendants(child)
+
+
+def inner_pid(pid: int) -> int | None:
+    """What `pid` is called in its own pid namespace."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for line in (_PROC / f"{pid}/status").read_text().splitlines():
+            if line.startswith("NSpid:"):
+                return int(line.split()[-1])
+    return None
+
+
+def _children_of_all_threads(pid: int) -> list[int]:
+    found: list[int] = []
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for task in (_PROC / f"{pid}/task").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):
+                found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def _stat(pid: int) -> list[str] | None:
+    try:
+        text = (_PROC / f"{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return text.rpartition(")")[2].split()
+
+
+@cache
+def _boot() -> str:
+    return (_PROC / "sys/kernel/random/boot_id").read_text().strip()

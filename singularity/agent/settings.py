@@ -1,0 +1,40 @@
+"""The agent's settings, parsed once from the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from singularity.primitives.model import NodeId
+
+
+class AgentSettings(BaseSettings):
+    """`run_dir` must have the same path on every node: checkpoints name files in it.
+
+    `volume` is the directory that all nodes share. `bridge` and `subnet` give ranks addresses of
+    their own; without them ranks share the node's network.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="SINGULARITY_")
+
+    api_url: str
+    join_token: str = ""
+    node: NodeId
+    region: str
+    cluster: str
+    device: str = "cpu"
+    devices: int = Field(ge=1)
+    node_dir: Path
+    run_dir: Path = Path("/run/singularity")
+    volume: Path
+    criu: str = ""
+    bridge: str = ""
+    subnet: str = ""
+    node_index: int = Field(default=0, ge=0, le=254)
+    host: str = "127.0.0.1"  # where peers reach this agent
+    scratch: Path | None = None  # for images on their way; default: node_dir/images
+    cut_deadline_s: float = 60.0  # then a cut is given up and the job goes on
+    restore_deadline_s: float = 120.0
+    reconnect_deadline_s: float = 120.0

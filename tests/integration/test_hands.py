@@ -1,0 +1,183 @@
+"""What an agent does with ranks, on real processes: cuts, moves, crashes, restarts."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from nodes import JOB, LocalNode, Planet, origin, planet, resumed
+from sandboxes import small_disk, until
+
+from singularity.agent.checkpoint import find_criu, probe
+from singularity.agent.runtime.sandbox import Sandbox
+from singularity.primitives.messages import Report, Stop
+
+STEPS = 120
+ALL = {"a": (0, 1)}
+SPLIT = {"b": (0,), "c": (1,)}
+
+pytestmark = pytest.mark.skipif(
+    not probe(find_criu(os.environ.get("SINGULARITY_CRIU", ""))).ok, reason="CRIU does not run here"
+)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[Planet]:
+    with planet(tmp_path, f"sgh{os.getpid() % 0xFFFFFF:x}") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    """The losses of a run that nobody touched."""
+    root = tmp_path_factory.mktemp("reference")
+    with planet(root, f"sgr{os.getpid() % 0xFFFFFF:x}") as alone:
+        begin(alone, ALL, 1)
+        assert ended(alone.node("a")).exit_code == 0
+        return alone.losses()
+
+
+def begin(world: Planet, placement: dict[str, tuple[int, ...]], incarnation: int) -> None:
+    for name, start in world.start(placement, incarnation, STEPS).items():
+        world.node(name).send(start)
+    for name in placement:
+        assert world.node(name).report().phase == "running"
+
+
+def progress(world: Planet, steps: int = 8) -> None:
+    goal = world.steps() + steps
+    until(lambda: world.steps() >= goal, f"step {goal}")
+
+
+def ended(node: LocalNode) -> Report:
+    """The report of the end; others may come before it."""
+    while (report := node.report()).phase == "running":
+        pass
+    return report
+
+
+def test_a_gang_moves_and_splits_and_its_losses_stay_the_same(
+    world: Planet, reference: list[bytes]
+) -> None:
+    begin(world, ALL, 1)
+    progress(world)
+    world.node("a").cut(1, 1, keep_running=True)
+    kept = world.node("a").report()
+    assert (kept.phase, kept.cut) == ("running", 1)
+    assert kept.image is not None
+    progress(world)
+    world.node("a").cut(1, 2, keep_running=False)
+    gone = world.node("a").report()
+    assert gone.phase == "dumped"
+    for name, start in resumed(world.start(SPLIT, 2, STEPS), origin(gone)).items():
+        world.node(name).send(start)
+    for name in SPLIT:
+        report = world.node(name).report()
+        assert (report.phase, report.step) == ("running", gone.step)
+    assert [ended(world.node(n)).exit_code for n in SPLIT] == [0, 0]
+    assert world.losses() == reference
+
+
+def test_an_agent_that_restarts_in_the_middle_of_a_cut_finishes_it(
+    world: Planet, reference: list[bytes]
+) -> None:
+    begin(world, SPLIT, 1)
+    progress(world)
+    for name in SPLIT:
+        world.node(name).cut(1, 1, keep_running=True)
+    world.node("b").restart()
+    reports = [world.node(n).report() for n in SPLIT]
+    assert {(r.phase, r.cut) for r in reports} == {("running", 1)}
+    assert [ended(world.node(n)).exit_code for n in SPLIT] == [0, 0]
+    assert world.losses() == reference
+
+
+def test_a_killed_rank_is_lost_and_the_gang_resumes_from_its_checkpoint(
+    world: Planet, reference: list[bytes]
+) -> None:
+    begin(world, ALL, 1)
+    progress(world)
+    node = world.node("a")
+    node.cut(1, 1, keep_running=True)
+    kept = node.report()
+    progress(world)
+    sandbox = node.layout.sandbox(world.start(ALL, 1, STEPS)["a"], 1)
+    found = Sandbox.adopt(sandbox)
+    assert found is not None and found.pid is not None
+    os.kill(found.pid, signal.SIGKILL)
+    report = ended(node)
+    assert (report.phase, report.exit_code) == ("lost", None)
+    assert "signal 9" in report.reason
+    node.send(resumed(world.start(ALL, 2, STEPS), origin(kept))["a"])
+    assert node.report().step == kept.step
+    assert ended(node).exit_code == 0
+    assert world.losses() == reference, "lines written after the checkpoint are not there twice"
+
+
+def test_a_full_store_fails_the_cut_and_the_job_never_stops(
+    world: Planet, tmp_path: Path, reference: list[bytes]
+) -> None:
+    with small_disk(tmp_path / "volume", "24m"):
+        begin(world, ALL, 1)
+        progress(world)
+        world.node("a").cut(1, 1, keep_running=False)
+        report = world.node("a").report()
+        assert (report.phase, report.cut, report.image) == ("running", 1, None)
+        assert "No space left" in report.reason
+        assert ended(world.node("a")).exit_code == 0
+        assert world.losses() == reference
+
+
+def test_a_damaged_image_is_refused_and_named(world: Planet) -> None:
+    begin(world, ALL, 1)
+    progress(world)
+    node = world.node("a")
+    node.cut(1, 1, keep_running=False)
+    gone = node.report()
+    chunks = sorted((world.root / "volume" / "chunks").glob("*/*"), key=lambda p: p.stat().st_size)
+    damaged = bytearray(chunks[-1].read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    chunks[-1].write_bytes(damaged)
+    node.send(resumed(world.start(ALL, 2, STEPS), origin(gone))["a"])
+    report = node.report()
+    assert (report.phase, report.corrupt) == ("refused", True)
+    assert chunks[-1].name in report.reason
+    assert not list(node.layout.sandboxes.iterdir()), "nothing is left behind"
+
+
+def test_a_program_that_crashes_says_so_and_one_that_is_stopped_leaves_nothing(
+    world: Planet,
+) -> None:
+    start = world.start(ALL, 1, STEPS)["a"]
+    node = world.node("a")
+    node.send(start.model_copy(update={"run": ("sh", "-c", "exit 3")}))
+    report = ended(node)
+    assert (report.phase, report.exit_code) == ("exited", 3)
+    node.send(world.start(ALL, 2, STEPS)["a"])
+    assert node.report().phase == "running"
+    progress(world, 2)
+    node.send(Stop(job=JOB, node=node.name, incarnation=2))
+    assert node.report().phase == "stopped"
+    assert not list(node.layout.sandboxes.iterdir())
+
+
+def test_a_process_without_torch_is_cut_where_it_is(world: Planet) -> None:
+    node = world.node("a")
+    count = "i=0; while [ $i -lt 300 ]; do echo $i; i=$((i+1)); sleep 0.01; done"
+    start = world.start({"a": (0,)}, 1, 0)["a"].model_copy(update={"run": ("sh", "-c", count)})
+    node.send(start)
+    assert node.report().phase == "running"
+    log = node.layout.log(JOB, 0)
+    until(lambda: log.exists() and log.read_bytes().count(b"\n") > 20, "some lines")
+    node.cut(1, 1, keep_running=False)
+    gone = node.report()
+    assert gone.phase == "dumped"
+    other = world.node("b")
+    again = start.model_copy(update={"node": other.name, "gang": (other.name,), "incarnation": 2})
+    other.send(again.model_copy(update={"origin": origin(gone)}))
+    assert other.report().phase == "running"
+    assert ended(other).exit_code == 0
+    assert log.read_text().split() == [str(i) for i in range(300)]

@@ -1,0 +1,243 @@
+"""Real sandboxes: what a rank sees, how its end is told, and who may die without it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from sandboxes import (
+    COUNT,
+    FOREVER,
+    NOBODY,
+    ROOT,
+    as_nobody,
+    counts_on,
+    ended,
+    lines,
+    network,
+    python,
+    spec,
+    until,
+)
+
+from singularity.agent.runtime.cgroup import Limits
+from singularity.agent.runtime.network import HostNetwork, Network, open_network
+from singularity.agent.runtime.processes import Identity, descendants
+from singularity.agent.runtime.sandbox import Sandbox
+from singularity.primitives.errors import SandboxFailed
+
+
+@pytest.fixture(scope="module")
+def net() -> Iterator[Network]:
+    with network() as made:
+        yield made
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path, net: Network) -> Iterator[Sandbox]:
+    try:
+        made = Sandbox.create(tmp_path / "sandbox", net)
+    except SandboxFailed as error:
+        pytest.skip(error.detail)
+    yield made
+    made.remove()
+
+
+def test_what_a_rank_finds(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Its own pids from 1000 on, a session, no stdin, no signal blocked or ignored, its log."""
+    code = """
+import os, sys
+print(os.getpid(), os.getsid(0), os.readlink("/proc/self/fd/0"), os.environ["MARK"])
+status = dict(l.split(":", 1) for l in open("/proc/self/status"))
+ignored = int(status["SigIgn"], 16) & ~(1 << 12 | 1 << 24)  # Python's own: SIGPIPE, SIGXFSZ
+print(int(status["SigBlk"], 16), ignored, len(os.listdir("/proc/self/fd")), os.getcwd())
+print("to stderr", file=sys.stderr)
+"""
+    sandbox.launch(spec(tmp_path, python(code)))
+    ended(sandbox)
+    found = lines(tmp_path / "log")
+    assert "1000 1000 /dev/null kept" in found
+    assert f"0 0 4 {tmp_path}" in found
+    assert "to stderr" in found
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "number"),
+    [
+        (("sh", "-c", "exit 3"), 3, None),
+        (("sh", "-c", "kill -9 $$"), None, 9),
+        (("sh", "-c", "true"), 0, None),
+    ],
+)
+def test_how_a_rank_ended_is_told(
+    sandbox: Sandbox, tmp_path: Path, argv: tuple[str, ...], code: int | None, number: int | None
+) -> None:
+    sandbox.launch(spec(tmp_path, argv))
+    until(lambda: sandbox.exit() is not None, "an exit record")
+    record = sandbox.exit()
+    assert record is not None
+    assert (record.pid, record.code, record.signal) == (sandbox.inner_pid, code, number)
+    ended(sandbox)
+    adopted = Sandbox.adopt(sandbox.directory)
+    assert adopted is not None, "the record is worth adopting"
+    assert adopted.exit() == record
+    assert adopted.pid is None
+
+
+def test_a_program_that_does_not_exist_is_not_found(sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.launch(spec(tmp_path, ("no-such-program",)))
+    ended(sandbox)
+    record = sandbox.exit()
+    assert record is not None
+    assert record.code == 127
+    assert "no-such-program" in (tmp_path / "log").read_text()
+
+
+def test_a_kill_leaves_nothing_not_even_daemons(sandbox: Sandbox, tmp_path: Path) -> None:
+    family = "(setsid sleep 1000 &) ; sleep 1000 & echo up; wait"
+    sandbox.launch(spec(tmp_path, ("sh", "-c", family)))
+    until(lambda: lines(tmp_path / "log"), "the rank has forked")
+    found = [Identity.of(pid) for pid in descendants(sandbox.supervisor.pid)]
+    assert len(found) == 3
+    sandbox.kill()
+    assert not any(one.alive() for one in found if one is not None)
+    assert sandbox.exit() is None, "it did not end by itself"
+    sandbox.kill()
+    assert Sandbox.adopt(sandbox.directory) is None
+    assert not sandbox.directory.exists()
+
+
+def test_ranks_outlive_the_agent_and_are_found_again(tmp_path: Path) -> None:
+    """The agent is another process here, and dies by SIGKILL right after the launch."""
+    log = tmp_path / "log"
+    agent = f"""
+import os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from sandboxes import COUNT, FOREVER, python, spec
+from singularity.agent.runtime.network import HostNetwork
+from singularity.agent.runtime.sandbox import Sandbox
+here = Path({str(tmp_path)!r})
+Sandbox.create(here / "idle", HostNetwork(""))
+sandbox = Sandbox.create(here / "busy", HostNetwork(""))
+sandbox.launch(spec(here, python(COUNT, FOREVER), here / "log"))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", agent], env=env, capture_output=True, check=False)
+    if b"SandboxFailed" in done.stderr:
+        pytest.skip(done.stderr.decode().splitlines()[-1])
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    busy = Sandbox.adopt(tmp_path / "busy")
+    assert busy is not None
+    try:
+        counts_on(log)
+        assert busy.inner_pid == 1000
+        assert busy.pid is not None
+        assert busy.run(["cat", "/proc/1000/comm"]).returncode == 0
+        until(lambda: Sandbox.adopt(tmp_path / "idle") is None, "a sandbox without a use leaves")
+    finally:
+        busy.remove()
+    assert busy.pid is None
+
+
+def test_each_has_an_address_and_the_machine_notices_nothing(net: Network, tmp_path: Path) -> None:
+    if not net.isolated:
+        pytest.skip(getattr(net, "reason", ""))
+    before = os.listdir("/sys/class/net")
+    with ThreadPoolExecutor() as pool:
+        made = list(pool.map(lambda i: Sandbox.create(tmp_path / str(i), net), range(4)))
+    try:
+        addresses = [one.address for one in made]
+        assert len(set(addresses)) == len(made)
+        assert os.listdir("/sys/class/net") == before
+        listen = f"""
+import socket
+server = socket.create_server(("{addresses[0]}", 7000))
+print("listening", flush=True)
+print(server.accept()[1][0], flush=True)
+"""
+        call = f'import socket; socket.create_connection(("{addresses[0]}", 7000), 10)'
+        made[0].launch(spec(tmp_path, python(listen), tmp_path / "heard"))
+        until(lambda: "listening" in lines(tmp_path / "heard"), "the server listens")
+        made[1].launch(spec(tmp_path, python(call), tmp_path / "called"))
+        until(lambda: addresses[1] in lines(tmp_path / "heard"), "the call comes through")
+    finally:
+        for one in made:
+            one.remove()
+
+
+def test_a_network_that_cannot_be_had_is_the_machines_own_with_a_reason() -> None:
+    for bridge, subnet in (("", "10.83.0.0/16"), ("a-name-too-long", "10.83.0.0/16")):
+        made = open_network(bridge, subnet)
+        assert isinstance(made, HostNetwork)
+        assert made.reason
+    small = open_network("sgt-small", "10.83.0.0/24", node_index=1)
+    assert isinstance(small, HostNetwork)
+    assert "/16" in small.reason or os.geteuid() != 0
+
+
+def test_limits_hold_or_say_why_not(tmp_path: Path) -> None:
+    limits = Limits(memory_bytes=64 << 20, cpus=0.5, processes=50)
+    made = Sandbox.create(tmp_path / "sandbox", HostNetwork(""), limits)
+    try:
+        if made.unlimited:
+            pytest.skip(made.unlimited)
+        usage = made.usage()
+        assert usage is not None
+        assert usage.memory_bytes < 64 << 20
+        made.launch(spec(tmp_path, python("b = bytearray(1 << 30)")))
+        ended(made)
+        record = made.exit()
+        assert record is not None
+        assert record.signal == signal.SIGKILL
+    finally:
+        made.remove()
+    assert made.usage() is None
+
+
+def test_frozen_ranks_stand_still(sandbox: Sandbox, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    sandbox.launch(spec(tmp_path, python(COUNT, FOREVER)))
+    counts_on(log)
+    sandbox.freeze()
+    state = Path(f"/proc/{sandbox.pid}/stat")
+    until(lambda: state.read_text().split()[2] == "T", "the rank stops")
+    sandbox.thaw()
+    counts_on(log)
+
+
+def test_an_ordinary_user_has_sandboxes_too(tmp_path: Path) -> None:
+    """Through a user namespace, as somebody without any right."""
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("only root can become somebody else")
+    done = as_nobody(
+        """
+import os, sys, tempfile
+from pathlib import Path
+from sandboxes import ended, lines, python, spec
+from singularity.agent.runtime.network import open_network
+from singularity.agent.runtime.sandbox import Sandbox
+from singularity.primitives.errors import SandboxFailed
+with tempfile.TemporaryDirectory() as name:
+    here = Path(name)
+    try:
+        sandbox = Sandbox.create(here / "sandbox", open_network("sgt-none", "10.84.0.0/16"))
+    except SandboxFailed as error:
+        sys.exit(f"skip: {error}")
+    sandbox.launch(spec(here, python("import os; print(os.getpid())")))
+    ended(sandbox)
+    print(os.geteuid(), lines(here / "log"), repr(sandbox.address), sandbox.exit().code)
+    sandbox.remove()
+"""
+    )
+    if "skip: " in done.stderr:
+        pytest.skip(done.stderr.partition("skip: ")[2])
+    assert done.stdout.split("\n")[0] == f"{NOBODY} ['1000'] '' 0", done.stderr

@@ -1,0 +1,244 @@
+"""The agent without hands: letters in order, once; one truth per job; nothing of an old epoch."""
+
+from __future__ import annotations
+
+import pytest
+
+from singularity.agent.core import (
+    Admitted,
+    AgentState,
+    Boot,
+    CutFailed,
+    Done,
+    Effect,
+    Ended,
+    Event,
+    Forget,
+    Kill,
+    Launch,
+    Refused,
+    Saved,
+    Started,
+    TakeCut,
+    react,
+)
+from singularity.primitives.messages import Command, Cut, Envelope, Report, Start, Stop
+from singularity.primitives.model import JobId, NodeId, ShardImage
+
+NODE, JOB = NodeId("n"), JobId("j")
+IMAGE = ShardImage(NODE, (0,), "digest", 5)
+
+
+class Agent:
+    """Feeds events to react() and keeps what comes out."""
+
+    def __init__(self) -> None:
+        self.state = AgentState(NODE, epoch=1)
+        self.effects: list[Effect] = []
+        self.reports: list[Report] = []
+
+    def see(self, event: Event) -> Agent:
+        self.state, effects, reports = react(self.state, event)
+        self.effects, self.reports = list(effects), list(reports)
+        return self
+
+    def letter(self, command: Command, seq: int | None = None, epoch: int = 1) -> Agent:
+        found = self.state.seq + 1 if seq is None else seq
+        return self.see(Envelope(node=NODE, epoch=epoch, seq=found, command=command))
+
+    def running(self, incarnation: int = 1) -> Agent:
+        return self.letter(start(incarnation)).see(Started(JOB, incarnation))
+
+    @property
+    def phases(self) -> list[str]:
+        return [r.phase for r in self.reports]
+
+
+def start(incarnation: int = 1) -> Start:
+    return Start(
+        job=JOB,
+        node=NODE,
+        incarnation=incarnation,
+        gang=(NODE,),
+        world=1,
+        ranks=(0,),
+        slots=(0,),
+        devices=1,
+        run=("x",),
+    )
+
+
+def cut(number: int = 1, *, keep_running: bool = True, incarnation: int = 1) -> Cut:
+    return Cut(job=JOB, node=NODE, incarnation=incarnation, cut=number, keep_running=keep_running)
+
+
+def stop(incarnation: int = 1) -> Stop:
+    return Stop(job=JOB, node=NODE, incarnation=incarnation)
+
+
+# -- letters -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("seq", "epoch"), [(2, 1), (1, 2), (1, 3)])
+def test_a_letter_that_is_not_the_next_of_this_epoch_is_left_lying(seq: int, epoch: int) -> None:
+    agent = Agent()
+    before = agent.state
+    agent.letter(start(), seq, epoch)
+    assert agent.state == before and not agent.effects and not agent.reports
+
+
+def test_a_letter_for_another_node_is_left_lying() -> None:
+    agent = Agent().see(Envelope(node=NodeId("m"), epoch=1, seq=1, command=start()))
+    assert agent.state.seq == 0 and not agent.effects
+
+
+def test_a_repeated_letter_does_nothing() -> None:
+    agent = Agent().letter(start())
+    assert [type(e) for e in agent.effects] == [Launch]
+    agent.letter(start(), seq=1)
+    assert not agent.effects and not agent.reports and agent.state.seq == 1
+
+
+# -- the life of a job ---------------------------------------------------------------------------
+
+
+def test_a_job_is_reported_running_when_its_hands_say_so() -> None:
+    agent = Agent().letter(start())
+    assert not agent.reports
+    assert agent.see(Started(JOB, 1, step=7)).reports[0].step == 7
+
+
+def test_a_cut_goes_on_running_or_releases() -> None:
+    agent = Agent().running().letter(cut(1))
+    assert [type(e) for e in agent.effects] == [TakeCut]
+    agent.see(Saved(JOB, 1, 1, False, IMAGE))
+    assert (
+        agent.phases == ["running"] and agent.reports[0].image == IMAGE and JOB in agent.state.live
+    )
+    agent.letter(cut(2, keep_running=False)).see(Saved(JOB, 1, 2, True, IMAGE))
+    assert agent.phases == ["dumped"] and agent.reports[0].cut == 2 and not agent.state.live
+
+
+def test_a_failed_cut_is_told_and_the_job_lives() -> None:
+    agent = Agent().running().letter(cut(1)).see(CutFailed(JOB, 1, 1, "the disk is full"))
+    assert agent.phases == ["running"]
+    assert agent.reports[0].cut == 1 and agent.reports[0].image is None
+    assert agent.state.live[JOB].cut is None
+
+
+def test_a_cut_of_what_has_ended_is_ignored() -> None:
+    agent = Agent().running().see(Ended(JOB, 1, exit_code=0)).letter(cut())
+    assert not agent.effects and not agent.reports and agent.state.seq == 2
+
+
+def test_a_durable_cut_is_told_again_with_the_end() -> None:
+    """Its own report may never have arrived."""
+    agent = Agent().running().letter(cut(1)).see(Saved(JOB, 1, 1, False, IMAGE))
+    agent.see(Ended(JOB, 1, exit_code=0))
+    assert agent.phases == ["exited"] and (agent.reports[0].cut, agent.reports[0].image) == (
+        1,
+        IMAGE,
+    )
+
+
+@pytest.mark.parametrize(
+    ("done", "phase"),
+    [
+        (Ended(JOB, 1, exit_code=3), "exited"),
+        (Ended(JOB, 1, reason="killed by signal 9"), "lost"),
+        (Refused(JOB, 1, "does not verify", corrupt=True), "refused"),
+    ],
+)
+def test_every_end_is_told_once_and_remembered(done: Done, phase: str) -> None:
+    agent = Agent().letter(start()).see(done)
+    assert agent.phases == [phase] and not agent.state.live
+    assert agent.state.last[JOB] == agent.reports[0]
+    assert not agent.see(done).reports, "the hands said it twice"
+
+
+def test_what_hands_of_an_older_life_say_is_ignored() -> None:
+    agent = Agent().running(1).see(Ended(JOB, 1, exit_code=1)).running(2)
+    before = agent.state
+    agent.see(Ended(JOB, 1, exit_code=1))
+    assert agent.state == before and not agent.reports
+
+
+# -- stop ----------------------------------------------------------------------------------------
+
+
+def test_stop_kills_and_is_answered_when_nothing_is_left() -> None:
+    agent = Agent().running().letter(stop())
+    assert agent.effects == [Kill(JOB, 1)] and not agent.reports
+    assert agent.see(Ended(JOB, 1, killed=True)).phases == ["stopped"]
+
+
+def test_stop_of_what_never_was_is_answered_at_once() -> None:
+    assert Agent().letter(stop()).phases == ["stopped"]
+
+
+def test_stop_of_what_has_ended_is_answered_with_how_it_ended() -> None:
+    agent = Agent().running().see(Ended(JOB, 1, exit_code=3)).letter(stop())
+    assert agent.phases == ["exited"] and agent.reports[0].exit_code == 3
+
+
+def test_stop_of_an_older_life_does_not_touch_the_newer() -> None:
+    agent = Agent().running(2).letter(stop(1))
+    assert not agent.effects and JOB in agent.state.live
+
+
+def test_a_second_stop_kills_again() -> None:
+    assert Agent().running().letter(stop()).letter(stop()).effects == [Kill(JOB, 1)]
+
+
+def test_a_stopping_job_takes_no_cut() -> None:
+    assert not Agent().running().letter(stop()).letter(cut()).effects
+
+
+# -- restarts ------------------------------------------------------------------------------------
+
+
+def test_after_a_restart_what_runs_runs_on_and_its_cut_is_taken_up() -> None:
+    agent = Agent().running().letter(cut(1)).see(Boot(frozenset({(JOB, 1)})))
+    assert [type(e) for e in agent.effects] == [TakeCut] and not agent.reports
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_after_a_restart_what_is_half_there_is_ended_and_told_as_lost(started: bool) -> None:
+    """'stopped' would let the crash of its peers count as their own fault."""
+    agent = Agent().letter(start())
+    if started:
+        agent.see(Started(JOB, 1))
+    live = frozenset() if started else frozenset({(JOB, 1)})
+    assert agent.see(Boot(live)).effects == [Kill(JOB, 1)]
+    assert agent.see(Ended(JOB, 1, killed=True)).phases == ["lost"]
+
+
+def test_after_a_restart_what_was_being_stopped_is_stopped() -> None:
+    agent = Agent().running().letter(stop()).see(Boot(frozenset({(JOB, 1)})))
+    assert agent.effects == [Kill(JOB, 1)]
+    assert agent.see(Ended(JOB, 1, killed=True)).phases == ["stopped"]
+
+
+def test_a_restart_in_the_middle_of_a_restart_changes_nothing() -> None:
+    once = Agent().running().see(Boot(frozenset()))
+    state, effects = once.state, once.effects
+    assert once.see(Boot(frozenset())).effects == effects and once.state == state
+
+
+# -- epochs and forgetting -----------------------------------------------------------------------
+
+
+def test_a_new_epoch_kills_everything_and_forgets_everything() -> None:
+    agent = Agent().running().see(Admitted(2))
+    assert agent.effects == [Kill(JOB, 1)]
+    assert agent.state == AgentState(NODE, epoch=2)
+    agent.see(Ended(JOB, 1, killed=True))
+    assert not agent.reports, "nobody waits for what an older epoch did"
+
+
+def test_only_what_has_ended_and_is_the_same_life_is_forgotten() -> None:
+    agent = Agent().running()
+    assert JOB in agent.see(Forget(((JOB, 1),))).state.last, "it lives"
+    agent.see(Ended(JOB, 1, exit_code=0))
+    assert JOB in agent.see(Forget(((JOB, 2),))).state.last, "another life"
+    assert JOB not in agent.see(Forget(((JOB, 1),))).state.last
