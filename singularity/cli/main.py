@@ -1,0 +1,47 @@
+"""The `singularity` command: every subcommand, in the order of the help."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import typer
+
+from . import host, jobs, places, submit
+from .checkpoints import ckpt
+from .frame import CONTEXT, Commands
+
+app = typer.Typer(
+    cls=Commands,
+    context_settings=CONTEXT,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Run training jobs on a planet of accelerators: they can be suspended, moved, resized and"
+    " lost machines survived, with no change to their code.",
+)
+GROUPS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
+    "Planet": (host.up, host.login, host.doctor),
+    "Jobs": (submit.run, jobs.ps, jobs.describe, jobs.why, jobs.logs, jobs.events, jobs.timeline),
+    "Steering": (jobs.suspend, jobs.resume, jobs.move, jobs.resize, jobs.cancel),
+    "Fleet": (
+        places.regions,
+        places.clusters,
+        places.nodes,
+        places.drain,
+        places.drains,
+        places.cordon,
+        places.uncordon,
+    ),
+}
+for panel, commands in GROUPS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
+app.add_typer(ckpt, name="ckpt", rich_help_panel="Jobs")
+
+
+def main() -> None:
+    app(prog_name="singularity")
+
+
+if __name__ == "__main__":
+    main()

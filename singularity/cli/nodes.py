@@ -1,0 +1,84 @@
+"""What is left on this machine of a node whose agent is gone: sandboxes, cgroups, the bridge.
+
+Ranks outlive their agent on purpose. Whoever takes a planet down, or plays the loss of a node,
+has to end them too; the sandboxes' own records say what to kill.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from .processes import Known, wait_until
+
+_NOTICE_S: Final = 2.0
+_DIE_S: Final = 20.0  # for the kernel to take a sandbox down; a rank in a device driver is slow
+_SCRATCH_LEAST_BYTES: Final = 2 << 30
+
+
+def kill_sandboxes(node_dirs: Sequence[Path]) -> int:
+    """SIGKILL every sandbox of these nodes with the rank in it; how many there were alive.
+
+    Returns when they are gone. The records stay: the agent reads from them what it lost.
+    """
+    found = [known for known in _sandboxes(node_dirs) if known.alive()]
+    for known in found:
+        with suppress(ProcessLookupError):
+            os.kill(known.pid, signal.SIGKILL)
+    wait_until(lambda: not any(known.alive() for known in found), _DIE_S)
+    return len(found)
+
+
+def remove_cgroups(node_dirs: Sequence[Path]) -> None:
+    """Remove the limits that dead sandboxes were under."""
+    for node_dir in node_dirs:
+        for path in node_dir.glob("sandboxes/*/state.json"):
+            with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+                for group in (json.loads(path.read_text())["cgroup"] or {}).get("paths", ()):
+                    wait_until(partial(_removed, Path(group)), _NOTICE_S)
+
+
+def remove_bridge(name: str) -> None:
+    """The bridge lives in a network namespace of its name; both go. Idempotent."""
+    with suppress(FileNotFoundError):  # without iproute2 there was no bridge
+        subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+
+def scratch_directory(name: str, memory: Path = Path("/dev/shm")) -> Path | None:
+    """A directory in memory for images on their way; None where there is little room for it."""
+    try:
+        if shutil.disk_usage(memory).free < _SCRATCH_LEAST_BYTES:
+            return None
+        path = memory / name
+        path.mkdir(mode=0o700, exist_ok=True)
+    except OSError:
+        return None
+    return path
+
+
+def _sandboxes(node_dirs: Sequence[Path]) -> Iterator[Known]:
+    for node_dir in node_dirs:
+        for path in node_dir.glob("sandboxes/*/state.json"):
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                supervisor = json.loads(path.read_text())["supervisor"]
+                if (known := Known.read(json.dumps(supervisor))) is not None:
+                    yield known
+
+
+def _removed(group: Path) -> bool:
+    """The kernel takes a moment to notice that a group's processes are gone."""
+    try:
+        group.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,148 @@
+"""What the server answers, as far as the tables need it. Unknown fields are ignored, so an older
+client reads a newer server."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class View(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class ShardView(View):
+    node: str
+    cluster: str = ""
+    region: str = ""
+    devices: int
+    ranks: tuple[int, ...] = ()
+
+
+class CheckpointView(View):
+    incarnation: int
+    cut: int
+    step: int
+    at_s: float
+    raw_bytes: int = 0
+    new_bytes: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.incarnation}-{self.cut}"
+
+
+class JobView(View):
+    id: str
+    name: str
+    project: str = ""
+    kind: str = ""
+    tier: str = ""
+    state: str
+    intent: str = ""
+    devices: int
+    device: str = ""
+    ranks: int = 1
+    placement: tuple[ShardView, ...] = ()
+    region: str | None = None
+    incarnation: int = 0
+    cut: int = 0
+    step: int = 0
+    exit_code: int | None = None
+    message: str = ""
+    submitted_at_s: float = 0.0
+    since_s: float = 0.0
+    infra_failures: int = 0
+    checkpoint: CheckpointView | None = None
+
+    @property
+    def held(self) -> int:
+        """Devices of the current placement."""
+        return sum(shard.devices for shard in self.placement)
+
+
+class EventView(View):
+    seq: int = 0
+    job: str = ""
+    at_s: float
+    event: str
+    before: str | None = Field(default=None, alias="from")
+    after: str | None = Field(default=None, alias="to")
+    reason: str = ""
+    incarnation: int = 0
+    node: str | None = None
+
+
+class IncarnationView(View):
+    """One life of a job: where, how long, and what ending it cost."""
+
+    incarnation: int
+    region: str | None = None
+    cluster: str | None = None
+    nodes: tuple[str, ...] = ()
+    devices: int = 0
+    placed_at_s: float
+    running_at_s: float | None = None
+    ended_at_s: float | None = None
+    end: str | None = None
+    step_from: int | None = None
+    step_to: int | None = None
+    lost_s: float | None = None
+    seconds: dict[str, float] = Field(default_factory=dict)
+
+
+class ReasonView(View):
+    kind: str
+    detail: str
+
+
+class WhyView(View):
+    state: str
+    reasons: tuple[ReasonView, ...] = ()
+    changes: tuple[str, ...] = ()
+    placed: bool = False
+
+
+class NodeView(View):
+    id: str
+    region: str
+    cluster: str
+    device: str = ""
+    devices: int
+    used: int = 0
+    duty: str = "ready"
+    lost: bool = False
+    heard_s: float = 0.0
+    epoch: int = 0
+    jobs: tuple[str, ...] = ()
+
+    @property
+    def condition(self) -> str:
+        if self.lost:
+            return "lost"
+        return self.duty if self.epoch else "never seen"
+
+
+class AreaView(View):
+    """A region or a cluster with what it holds."""
+
+    id: str
+    devices: int = 0
+    used: int = 0
+    nodes: int = 0
+    ready: int = 0
+    lost: int = 0
+    draining: int = 0
+
+
+class DrainView(View):
+    id: str | int
+    target: str
+    at_s: float = 0.0
+    remaining_jobs: tuple[str, ...] = ()
+
+
+class VerifyView(View):
+    ok: bool
+    chunks: int = 0
+    bytes: int = 0
+    faults: tuple[str, ...] = ()

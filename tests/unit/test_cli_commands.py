@@ -1,0 +1,365 @@
+"""The commands: what they ask for, what they print where, and what they exit with."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from cli_planet import Planet, items, job, problem
+
+from singularity.cli import submit
+from singularity.cli.main import app
+
+
+def accepted(**changes: Any) -> httpx.Response:
+    return httpx.Response(202, json=job(**changes))
+
+
+# ---------------------------------------------------------------- printing
+def test_data_goes_to_stdout_and_nothing_else_does() -> None:
+    result = Planet({"GET /v1/jobs": items(job())}).run("ps")
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    head, row = result.stdout.splitlines()
+    assert head.split()[:3] == ["ID", "NAME", "STATE"]
+    assert row.split()[:7] == ["job-1", "digits", "running", "standard", "4/4", "cpu", "us-east"]
+
+
+@pytest.mark.parametrize(("form", "load"), [("json", json.loads), ("yaml", yaml.safe_load)])
+@pytest.mark.parametrize(
+    ("argv", "path", "answer"),
+    [
+        (["ps"], "/v1/jobs", items(job())),
+        (["describe", "job-1"], "/v1/jobs/job-1", httpx.Response(200, json=job())),
+        (["nodes"], "/v1/nodes", items({"id": "n0", "anything": [1]})),
+        (["regions"], "/v1/regions", items({"id": "us-east"})),
+        (["timeline", "job-1"], "/v1/jobs/job-1/incarnations", items({"incarnation": 1})),
+        (["events"], "/v1/events", items({"seq": 1})),
+        (["why", "job-1"], "/v1/jobs/job-1/why", httpx.Response(200, json={"state": "pending"})),
+        (["ckpt", "ls", "job-1"], "/v1/jobs/job-1/checkpoints", items({"cut": 1})),
+    ],
+)
+def test_programs_get_what_the_server_said(
+    argv: list[str], path: str, answer: httpx.Response, form: str, load: Any
+) -> None:
+    said = answer.json()
+    said.pop("next", None)
+    result = Planet({f"GET {path}": answer}).run(*argv, "-o", form)
+    assert result.exit_code == 0
+    assert load(result.stdout) == said
+
+
+def test_names_are_one_a_line() -> None:
+    planet = Planet({"GET /v1/jobs": items(job(), job(id="job-2"))})
+    assert planet.run("ps", "-o", "name").stdout == "job-1\njob-2\n"
+
+
+def test_wide_shows_more_and_nothing_is_cut_in_a_pipe() -> None:
+    message = "because " + "of a long story " * 10
+    planet = Planet({"GET /v1/jobs": [items(job(message=message)), items(job(message=message))]})
+    assert message.strip() not in planet.run("ps").stdout
+    assert message.strip() in planet.run("ps", "-o", "wide").stdout
+
+
+def test_what_a_job_says_cannot_drive_the_terminal() -> None:
+    evil = job(name="\x1b[31m[bold]x\r\n", message="\x07")
+    result = Planet({"GET /v1/jobs": items(evil)}).run("ps", "-o", "wide")
+    assert "\x1b" not in result.stdout
+    assert "\x07" not in result.stdout
+    assert "[bold]x" in result.stdout
+    assert len(result.stdout.splitlines()) == 2
+
+
+# ---------------------------------------------------------------- errors
+@pytest.mark.parametrize(
+    ("answer", "code", "said"),
+    [
+        (problem(404, "not-found", "no job 'a'", near=["ab", "ac"]), 3, "did you mean ab or ac?"),
+        (problem(409, "illegal-transition", "a is finished"), 4, "error: a is finished"),
+        (problem(401, "unauthenticated", "wrong token"), 4, "singularity login"),
+        (problem(503, "unavailable", "no database"), 5, "error: no database"),
+        (problem(500, "internal", "a bug"), 1, "error: a bug"),
+        (httpx.Response(502, text="<html>"), 5, "error: HTTP 502"),
+    ],
+)
+def test_a_problem_is_one_clear_line_and_a_stable_code(
+    answer: httpx.Response, code: int, said: str
+) -> None:
+    result = Planet({"POST /v1/jobs/a/resume": answer}).run("resume", "a")
+    assert result.exit_code == code
+    assert result.stdout == ""
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["nonsense"],
+        ["resize", "a", "none"],
+        ["resize", "a", "0"],
+        ["move", "a"],
+        ["run", "--elastic", "4", "--", "true"],
+        ["run", "--env", "novalue", "--", "true"],
+        ["run", "absent.yaml"],
+        ["ps", "-o", "xml"],
+    ],
+)
+def test_wrong_usage_asks_the_server_nothing(argv: list[str]) -> None:
+    planet = Planet({})
+    assert planet.run(*argv).exit_code == 2
+    assert planet.asked == []
+
+
+# ---------------------------------------------------------------- steering
+@pytest.mark.parametrize(
+    ("argv", "path", "body"),
+    [
+        (["suspend", "job-1"], "/v1/jobs/job-1/suspend", None),
+        (["resume", "job-1"], "/v1/jobs/job-1/resume", None),
+        (["cancel", "job-1"], "/v1/jobs/job-1/cancel", None),
+        (["move", "job-1", "--to", "eu-north"], "/v1/jobs/job-1/move", {"to": "eu-north"}),
+        (["move", "job-1", "--to", "anywhere"], "/v1/jobs/job-1/move", {"to": None}),
+        (["resize", "job-1", "2"], "/v1/jobs/job-1/resize", {"devices": 2}),
+        (["ckpt", "create", "job-1"], "/v1/jobs/job-1/checkpoints", None),
+        (["cordon", "n0"], "/v1/nodes/n0/cordon", None),
+        (["uncordon", "n0"], "/v1/nodes/n0/uncordon", None),
+        (["drain", "us-east"], "/v1/drains", {"target": "us-east"}),
+    ],
+)
+def test_steering_sends_exactly_what_was_said(argv: list[str], path: str, body: object) -> None:
+    if path == "/v1/drains":
+        view: dict[str, Any] = {"id": "d1", "target": "region/us-east"}
+    elif path.startswith("/v1/nodes"):
+        view = {"id": "n0", "region": "r", "cluster": "c", "devices": 4}
+    else:
+        view = job()
+    planet = Planet({f"POST {path}": httpx.Response(202, json=view)})
+    result = planet.run(*argv)
+    assert result.exit_code == 0, result.stderr
+    assert (planet.body() if planet.asked[0].content else None) == body
+
+
+def test_a_drain_is_undone_by_its_target() -> None:
+    drains = items({"id": "d1", "target": "node/n0"}, {"id": "d2", "target": "region/us-east"})
+    planet = Planet({"GET /v1/drains": drains, "DELETE /v1/drains/d2": httpx.Response(204)})
+    assert planet.run("drain", "us-east", "--undo").exit_code == 0
+    assert planet.asked[-1].method == "DELETE"
+
+
+def test_undoing_a_drain_that_is_not_there_says_which_are() -> None:
+    planet = Planet({"GET /v1/drains": items({"id": "d1", "target": "node/n0"})})
+    result = planet.run("drain", "us-east", "--undo")
+    assert result.exit_code == 3
+    assert "node/n0" in result.stderr
+
+
+def test_why_lists_every_reason_and_the_smallest_changes() -> None:
+    body = {
+        "state": "pending",
+        "reasons": [{"kind": "capacity", "detail": "no room"}, {"kind": "policy", "detail": "eu"}],
+        "changes": ["devices 4 → 2", "allow us-east"],
+        "placed": False,
+    }
+    planet = Planet({"GET /v1/jobs/a/why": httpx.Response(200, json=body)})
+    assert planet.run("why", "a").stdout.splitlines() == [
+        " 1 capacity  no room",
+        " 2 policy    eu",
+        "smallest changes: devices 4 → 2 · allow us-east",
+    ]
+
+
+def test_a_damaged_checkpoint_fails_the_command_and_names_the_fault() -> None:
+    damaged = {"ok": False, "chunks": 9, "bytes": 5, "faults": ["chunk ab12 is missing"]}
+    planet = Planet(
+        {
+            "GET /v1/jobs/a/checkpoints": items(
+                {"incarnation": 2, "cut": 3, "step": 1, "at_s": 0.0}
+            ),
+            "GET /v1/jobs/a/checkpoints/2-3/verify": httpx.Response(200, json=damaged),
+        }
+    )
+    result = planet.run("ckpt", "verify", "a")
+    assert result.exit_code == 1
+    assert "DAMAGED" in result.stdout
+    assert "ab12" in result.stderr
+
+
+def test_logs_are_printed_as_they_are() -> None:
+    planet = Planet({"GET /v1/jobs/a/logs": httpx.Response(200, text="\x1b[1mloss 0.5\n[x]\n")})
+    assert planet.run("logs", "a", "--rank", "2", "--tail", "9").stdout == "\x1b[1mloss 0.5\n[x]\n"
+    assert dict(planet.asked[0].url.params) == {"rank": "2", "tail": "9"}
+
+
+def test_followed_logs_lose_and_repeat_nothing_when_the_server_restarts() -> None:
+    pieces = ["a\r1%\r2%\n", "half a li", "ne\u2028\n", "end"]
+    sent = [f"id: {i}\nevent: log\ndata: {json.dumps(p)}\n\n" for i, p in enumerate(pieces, 1)]
+    planet = Planet(
+        {
+            # Running, and running when asked after the stream's clean but early end; then over.
+            "GET /v1/jobs/a": [accepted(), accepted(state="succeeded")],
+            "GET /v1/jobs/a/logs": [
+                httpx.Response(200, text=sent[0] + sent[1]),
+                httpx.Response(200, text=sent[2] + sent[3]),
+            ],
+        }
+    )
+    result = planet.run("logs", "-f", "a")
+    assert result.exit_code == 0
+    assert result.stdout_bytes.decode() == "".join(pieces)
+    asked = [r for r in planet.asked if r.url.path.endswith("logs")]
+    assert [r.headers.get("last-event-id") for r in asked] == [None, "2"]
+
+
+# ---------------------------------------------------------------- run
+SPEC = """
+name: digits
+devices: cpu:4
+run: python train.py
+env: {A: file, B: file}
+checkpoint: {mode: auto, every: 10s}
+place: {same_node: true}
+"""
+
+
+def test_options_override_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(SPEC)
+    planet = Planet({"POST /v1/jobs": accepted()})
+    options = [
+        "--name",
+        "other",
+        "--ranks",
+        "4",
+        "--elastic",
+        "1:4",
+        "--region",
+        "eu-*",
+        "--every",
+        "5s",
+        "-e",
+        "A=flag",
+    ]
+    result = planet.run("run", str(path), *options)
+    assert result.exit_code == 0, result.stderr
+    assert planet.body() == {
+        "name": "other",
+        "devices": "cpu:4",
+        "run": "python train.py",
+        "env": {"A": "flag", "B": "file"},
+        "checkpoint": {"mode": "auto", "every": "5s"},
+        "place": {"same_node": True, "regions": ["eu-*"]},
+        "ranks": 4,
+        "elastic": {"min": 1, "max": 4},
+    }
+
+
+def test_a_command_keeps_its_own_options_and_starts_where_it_was_typed_if_local() -> None:
+    planet = Planet({"POST /v1/jobs": [accepted(), accepted()]})
+    argv = ["run", "--name", "n", "--", "python", "train.py", "--lr", "0.1", "--name", "m"]
+    assert planet.run(*argv).exit_code == 0
+    command = ["python", "train.py", "--lr", "0.1", "--name", "m"]
+    assert planet.body() == {"run": command, "name": "n"}
+    assert planet.run(*argv, url="http://127.0.0.1:8080").exit_code == 0
+    assert planet.body() == {"run": command, "name": "n", "workdir": str(Path.cwd())}
+
+
+NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
+
+
+@pytest.mark.parametrize(
+    ("command", "stem"),
+    [
+        (["python", "/x/Train_big.py"], "train-big"),
+        (["/bin/true"], "true"),
+        (["éà"], "job"),
+        (["a" * 99], "a" * 40),
+    ],
+)
+def test_a_command_is_named_after_its_script_and_the_same_again(
+    command: list[str], stem: str
+) -> None:
+    planet = Planet({"POST /v1/jobs": [accepted(), accepted(), accepted()]})
+    for key in ("k", "k", "other"):
+        assert planet.run("run", "--key", key, "--", *command).exit_code == 0
+    first, again, other = (planet.body(i)["name"] for i in range(3))
+    assert first == again != other
+    assert first.startswith(f"{stem}-")
+    assert NAME.fullmatch(first)
+
+
+def test_a_spec_may_come_through_a_pipe() -> None:
+    planet = Planet({"POST /v1/jobs": accepted()})
+    assert planet.run("run", "-", stdin="run: [a, b]").exit_code == 0
+    assert planet.body() == {"run": ["a", "b"]}
+
+
+@pytest.mark.parametrize("text", ["{", "- a\n- b\n", "just text"])
+def test_a_file_that_is_no_spec_is_refused_in_one_line(text: str) -> None:
+    result = Planet({}).run("run", "-", stdin=text)
+    assert result.exit_code == 4
+    assert result.stderr.startswith("error: - ")
+
+
+def test_an_answer_that_got_lost_is_asked_for_again_under_the_same_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(submit, "POLL_S", 0.0)
+    planet = Planet({"POST /v1/jobs": [problem(503, "unavailable", "restarting"), accepted()]})
+    assert planet.run("run", "--", "true").exit_code == 0
+    keys = {request.headers["idempotency-key"] for request in planet.asked}
+    assert len(planet.asked) == 2
+    assert len(keys) == 1
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        ({"state": "succeeded", "exit_code": 0}, 0),
+        ({"state": "failed", "exit_code": 7}, 7),
+        ({"state": "failed", "exit_code": -9}, 137),
+        ({"state": "failed", "exit_code": None, "message": "lost too often"}, 1),
+        ({"state": "cancelled", "exit_code": None}, 1),
+    ],
+)
+def test_wait_exits_as_the_job_does_though_the_server_restarts(
+    end: dict[str, Any], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit, "POLL_S", 0.0)
+    away = problem(503, "unavailable", "restarting")
+    seen = [accepted(state="pending", placement=[]), accepted(), away, away, accepted(**end)]
+    planet = Planet({"POST /v1/jobs": accepted(), "GET /v1/jobs/job-1": seen})
+    result = planet.run("run", "--wait", "--", "true")
+    assert result.exit_code == code
+    assert result.stdout == ""
+    assert result.stderr.count("restarting") == 1
+    assert "running in us-east on 4 devices" in result.stderr
+
+
+def test_interrupting_a_wait_leaves_the_job_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(request: httpx.Request) -> httpx.Response:
+        raise KeyboardInterrupt
+
+    planet = Planet({"POST /v1/jobs": accepted(), "GET /v1/jobs/job-1": interrupt})
+    result = planet.run("run", "--wait", "--", "true")
+    assert result.exit_code == 0
+    assert "goes on" in result.stderr
+    assert [request.method for request in planet.asked] == ["POST", "GET"]
+
+
+def test_an_array_prints_every_job() -> None:
+    two = httpx.Response(202, json={"items": [job(), job(id="job-2")]})
+    result = Planet({"POST /v1/jobs": two}).run("run", "-o", "name", "--", "true")
+    assert result.stdout == "job-1\njob-2\n"
+
+
+def test_every_command_explains_itself() -> None:
+    for command in app.registered_commands:
+        assert command.callback is not None
+        assert (command.callback.__doc__ or "").strip().endswith(".")
