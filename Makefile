@@ -1,0 +1,77 @@
+# `make check` before every commit, `make test` for everything; what a target needs it builds itself.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help venv criu format check static test demo storm bench golden lock clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+DEPS := .venv/.deps
+STAMP := .venv/.stamp
+SEEDS ?= 50
+FAST := $(wildcard tests/unit tests/properties tests/contract)
+PYTEST := $(BIN)/python -m pytest -q
+
+help:  ## what there is to make
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+
+venv: $(STAMP)  ## the pinned environment in .venv
+
+$(DEPS): requirements.lock requirements-torch.txt
+	@command -v $(PYTHON) >/dev/null || { echo "venv: no $(PYTHON) here; install Python 3.11 or later, or set PYTHON=" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "venv: $(PYTHON) is older than 3.11; set PYTHON= to a newer one" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "venv: $(PYTHON) has no venv module; install your distribution's python3-venv" >&2; exit 1; }
+	@echo "venv: 1/4 an empty environment in .venv" >&2
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "venv: 2/4 what requirements.lock pins (about 90 packages)" >&2
+	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	@echo "venv: 3/4 torch (200 MB or more, once)" >&2
+	@$(BIN)/python -m pip install --quiet -r requirements-torch.txt
+	@touch $(DEPS)
+
+$(STAMP): $(DEPS) pyproject.toml
+	@echo "venv: 4/4 singularity itself" >&2
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
+
+criu:  ## a CRIU that works here in .criu (skipped with one line where none can be had)
+	@deploy/install-criu.sh .criu
+
+format: $(STAMP)  ## format the tree
+	@$(BIN)/ruff check --quiet --fix --select I .
+	@$(BIN)/ruff format --quiet .
+
+static: $(STAMP)
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+check: static  ## format, lint, types, import contracts, fast tests (< 60 s)
+	$(PYTEST) $(FAST)
+
+test: static criu  ## everything: check, simulation, integration
+	$(PYTEST) tests
+
+demo: $(STAMP) criu  ## a planet on this machine, a real training job, and what befalls it
+	$(BIN)/python examples/digits/demo.py
+
+storm: $(STAMP)  ## SEEDS=50 simulated planets under faults
+	$(BIN)/python -m singularity.scheduler.sim storm --seeds $(SEEDS)
+
+bench: $(STAMP)  ## the figures, with their ranges and the runs they came from
+	@for figure in bench/*.py; do echo "== $$figure"; $(BIN)/python "$$figure" || exit 1; done
+
+golden: $(STAMP)  ## record plans anew; review them with git diff
+	$(BIN)/python tests/golden/record.py
+
+lock: $(STAMP)  ## pin anew what pyproject.toml asks for
+	@# pip-compile writes the torch of this machine's index at the end; the head says why not here.
+	@sed -n '/^#/!q;p' requirements.lock > .venv/lock.head
+	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes \
+	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header \
+	  --unsafe-package torch --extra dev --extra examples --output-file .venv/lock.body pyproject.toml
+	@{ cat .venv/lock.head; sed '/^# The following packages/,$$d; /^# WARNING/,$$d' .venv/lock.body; } > requirements.lock
+
+clean:  ## everything that was made here
+	rm -rf .venv .criu build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
