@@ -8,7 +8,7 @@ BIN := .venv/bin
 DEPS := .venv/.deps
 STAMP := .venv/.stamp
 SEEDS ?= 50
-FAST := $(wildcard tests/unit tests/properties tests/contract)
+FAST := tests/unit tests/properties tests/contract tests/golden
 PYTEST := $(BIN)/python -m pytest -q
 
 help:  ## what there is to make
@@ -62,7 +62,7 @@ bench: $(STAMP)  ## the figures, with their ranges and the runs they came from
 	@for figure in bench/*.py; do echo "== $$figure"; $(BIN)/python "$$figure" || exit 1; done
 
 golden: $(STAMP)  ## record plans anew; review them with git diff
-	$(BIN)/python tests/golden/record.py
+	SINGULARITY_GOLDEN=write $(PYTEST) tests/golden
 
 lock: $(STAMP)  ## pin anew what pyproject.toml asks for
 	@# pip-compile writes the torch of this machine's index at the end; the head says why not here.

@@ -57,6 +57,7 @@ import os, sys
 print(os.getpid(), os.getsid(0), os.readlink("/proc/self/fd/0"), os.environ["MARK"])
 status = dict(l.split(":", 1) for l in open("/proc/self/status"))
 ignored = int(status["SigIgn"], 16) & ~(1 << 12 | 1 << 24)  # Python's own: SIGPIPE, SIGXFSZ
+ignored &= ~(1 << 31 | 1 << 32)  # 32 and 33 are the C library's: no program can set them
 print(int(status["SigBlk"], 16), ignored, len(os.listdir("/proc/self/fd")), os.getcwd())
 print("to stderr", file=sys.stderr)
 """
@@ -66,6 +67,19 @@ print("to stderr", file=sys.stderr)
     assert "1000 1000 /dev/null kept" in found
     assert f"0 0 4 {tmp_path}" in found
     assert "to stderr" in found
+
+
+def test_a_rank_ignores_no_signal_that_the_agent_ignores(tmp_path: Path, net: Network) -> None:
+    """As under nohup, or in the background of a shell that has no job control."""
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGHUP)"
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        made = Sandbox.create(tmp_path / "sandbox", net)
+        made.launch(spec(tmp_path, python(code)))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert ended(made).signal == signal.SIGHUP
+    made.remove()
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from typing import NoReturn, TypedDict
 
 FIRST_PID = 1000  # of a rank: the pids below are for those who restore one into a new sandbox
 NOT_FOUND, NOT_STARTED = 127, 126  # what a shell answers for a program it cannot start
+_FIXED = {signal.SIGKILL, signal.SIGSTOP}
 
 
 class Launch(TypedDict):
@@ -59,8 +60,8 @@ def _become(order: Launch) -> NoReturn:
     """Turn this fork into the rank: a session of its own, no stdin, output to the log."""
     try:
         os.setsid()
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, programs do not
-            signal.signal(number, signal.SIG_DFL)
+        for number in signal.valid_signals() - _FIXED:
+            signal.signal(number, signal.SIG_DFL)  # whoever started the agent may ignore some
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         # Opened here and not handed in: a descriptor from outside the mount namespace cannot be
         # checkpointed.
