@@ -78,8 +78,11 @@ def test_a_rank_ignores_no_signal_that_the_agent_ignores(tmp_path: Path, net: Ne
         made.launch(spec(tmp_path, python(code)))
     finally:
         signal.signal(signal.SIGHUP, before)
-    assert ended(made).signal == signal.SIGHUP
+    ended(made)
+    record = made.exit()
     made.remove()
+    assert record is not None
+    assert record.signal == signal.SIGHUP
 
 
 @pytest.mark.parametrize(
