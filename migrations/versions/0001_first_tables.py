@@ -150,6 +150,7 @@ def upgrade() -> None:
         sa.Column("end", sa.Text(), nullable=True),
         sa.Column("lost_s", sa.Double(), nullable=True),
         sa.Column("seconds", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("resizes", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.ForeignKeyConstraint(["job"], ["job.id"], name=op.f("fk_incarnation_job")),
         sa.PrimaryKeyConstraint("job", "incarnation", name=op.f("pk_incarnation")),
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from singularity.primitives.messages import Cut, Envelope, Report, Start, Stop
+from singularity.primitives.messages import Cut, Envelope, Report, Reslot, Start, Stop
 from singularity.primitives.model import JobId, NodeId, ShardImage
 
 # -- effects: ask the hands to do something; they answer with a Done ------------------------------
@@ -32,6 +32,14 @@ class TakeCut:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeSlots:
+    """Let the ranks share devices by other slots. Answered by Resized, or Ended."""
+
+    start: Start
+    reslot: Reslot
+
+
+@dataclass(frozen=True, slots=True)
 class Kill:
     """Kill whatever there is of a job's ranks, in any stage. Answered by Ended."""
 
@@ -39,7 +47,7 @@ class Kill:
     incarnation: int
 
 
-Effect = Launch | TakeCut | Kill
+Effect = Launch | TakeCut | TakeSlots | Kill
 
 # -- what the hands answer ------------------------------------------------------------------------
 
@@ -75,6 +83,17 @@ class CutFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class Resized:
+    """Every rank takes turns by the new slots; or, with a `reason`, all by the old ones."""
+
+    job: JobId
+    incarnation: int
+    resize: int
+    reason: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """The ranks could not be started; none of them is left."""
 
@@ -98,7 +117,7 @@ class Ended:
     step: int = 0
 
 
-Done = Started | Saved | CutFailed | Refused | Ended
+Done = Started | Saved | CutFailed | Resized | Refused | Ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +147,15 @@ Event = Envelope | Done | Boot | Admitted | Forget
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """One incarnation on this node. `cut` is the one being taken, if any. `lost`: its ranks died
-    by no decision of anybody's, which explains why their peers crash."""
+    """One incarnation on this node; `start` has the slots in force. `cut` is the one being taken
+    and `reslot` the change of slots being made, if any; `resize` numbers the last one that ended.
+    `lost`: its ranks died by no decision of anybody's, which explains why their peers crash."""
 
     start: Start
     started: bool = False
     cut: Cut | None = None
+    reslot: Reslot | None = None
+    resize: int = 0
     stopping: bool = False
     lost: bool = False
 
@@ -181,6 +203,8 @@ def _letter(state: AgentState, letter: Envelope) -> Outcome:
             return _start(state, command)
         case Cut():
             return _cut(state, command)
+        case Reslot():
+            return _reslot(state, command)
         case Stop():
             return _stop(state, command)
 
@@ -197,10 +221,18 @@ def _cut(state: AgentState, cut: Cut) -> Outcome:
     return _with(state, cut.job, replace(life, cut=cut)), (TakeCut(life.start, cut),), ()
 
 
+def _reslot(state: AgentState, reslot: Reslot) -> Outcome:
+    life = state.live.get(reslot.job)
+    if life is None or life.start.incarnation != reslot.incarnation or life.stopping:
+        return state, (), ()
+    state = _with(state, reslot.job, replace(life, reslot=reslot))
+    return state, (TakeSlots(life.start, reslot),), ()
+
+
 def _stop(state: AgentState, stop: Stop) -> Outcome:
     life = state.live.get(stop.job)
     if life is not None and life.start.incarnation == stop.incarnation:
-        state = _with(state, stop.job, replace(life, stopping=True, cut=None))
+        state = _with(state, stop.job, replace(life, stopping=True, cut=None, reslot=None))
         return state, (Kill(stop.job, stop.incarnation),), ()
     last = state.last.get(stop.job)
     if last is not None and last.incarnation >= stop.incarnation:
@@ -227,6 +259,13 @@ def _done(state: AgentState, done: Done) -> Outcome:
             state = _uncut(state, done.job)
             report = _report(state, done, "running")
             report = report.model_copy(update={"cut": done.cut, "reason": done.reason})
+        case Resized():
+            life = _resized(life, done)
+            state = _with(state, done.job, life)
+            report = _with_last_cut(state, _report(state, done, "running"))
+            report = report.model_copy(
+                update={"reason": done.reason, "seconds": dict(done.seconds)}
+            )
         case Refused():
             state = _without(state, done.job)
             report = _report(state, done, "refused")
@@ -235,6 +274,14 @@ def _done(state: AgentState, done: Done) -> Outcome:
         case Ended():
             return _ended(state, done, life)
     return _tell(state, report)
+
+
+def _resized(life: Life, done: Resized) -> Life:
+    reslot = life.reslot
+    if reslot is not None and not done.reason:
+        slots = {"slots": reslot.slots, "devices": reslot.devices}
+        life = replace(life, start=life.start.model_copy(update=slots))
+    return replace(life, reslot=None, resize=done.resize)
 
 
 def _ended(state: AgentState, done: Ended, life: Life) -> Outcome:
@@ -257,10 +304,13 @@ def _boot(state: AgentState, boot: Boot) -> Outcome:
         alive = (job, life.start.incarnation) in boot.live
         if life.stopping or not life.started or not alive:
             lost = life.lost or not life.stopping
-            state = _with(state, job, replace(life, stopping=True, lost=lost, cut=None))
+            dead = replace(life, stopping=True, lost=lost, cut=None, reslot=None)
+            state = _with(state, job, dead)
             effects.append(Kill(job, life.start.incarnation))
         elif life.cut is not None:
             effects.append(TakeCut(life.start, life.cut))
+        elif life.reslot is not None:
+            effects.append(TakeSlots(life.start, life.reslot))
     return state, tuple(effects), ()
 
 
@@ -275,7 +325,10 @@ def _forget(state: AgentState, forget: Forget) -> AgentState:
 
 
 def _report(state: AgentState, done: Done, phase: str) -> Report:
+    life = state.live.get(done.job)
     found = {"job": done.job, "node": state.node, "incarnation": done.incarnation, "phase": phase}
+    if life is not None:
+        found |= {"resize": life.resize, "devices": life.start.devices}
     return Report.model_validate(found)
 
 

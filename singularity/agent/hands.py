@@ -22,11 +22,23 @@ from singularity.primitives.errors import (
     ImageCorrupt,
     RestoreFailed,
 )
-from singularity.primitives.messages import Cut, Start
+from singularity.primitives.messages import Cut, Reslot, Start
 from singularity.primitives.model import NodeId, ShardImage
 
 from .barrier import Dumped, Verdict
-from .core import CutFailed, Done, Effect, Ended, Launch, Refused, Saved, Started, TakeCut
+from .core import (
+    CutFailed,
+    Done,
+    Effect,
+    Ended,
+    Launch,
+    Refused,
+    Resized,
+    Saved,
+    Started,
+    TakeCut,
+    TakeSlots,
+)
 from .cutting import Broken, CutLoop
 from .gang import CutRef
 from .images import Images
@@ -57,6 +69,7 @@ class Tools:
     create: Callable[[Start, int], Sandbox]
     launch: Callable[[Sandbox, Start, int], None]
     reconnect_deadline_s: float
+    reslot_deadline_s: float
 
 
 # Journals what was done; `then` runs once that is durable, and before anybody is told.
@@ -138,6 +151,9 @@ class Hands(threading.Thread):
                 return self._launch()
             case TakeCut():
                 return self._take_cut(effect.cut)
+            case TakeSlots():
+                self._take_slots(effect.reslot)
+                return None
         raise AssertionError(effect)
 
     def _finish(self, ended: Done) -> None:
@@ -272,6 +288,36 @@ class Hands(threading.Thread):
 
     def dump(self, ref: CutRef, step: int, seconds: dict[str, float]) -> ShardImage:
         return self._tools.images.save(self.start_command, ref, step, self._ranks, seconds)
+
+    # -- other slots -----------------------------------------------------------------------------
+
+    def _take_slots(self, reslot: Reslot) -> None:
+        """Every rank follows at its next mini-batch boundary, or all go back to what they had."""
+        before, began_s = self.start_command, time.monotonic()
+        changes = {"slots": reslot.slots, "devices": reslot.devices}
+        self.start_command = before.model_copy(update=changes)
+        stuck = self._turn(began_s + self._tools.reslot_deadline_s)
+        if stuck:
+            self.start_command = before
+            self._turn(None)
+        seconds = {} if stuck else {"resize": time.monotonic() - began_s}
+        done = Resized(before.job, before.incarnation, reslot.resize, stuck, seconds)
+        self._answer(done, _nothing)
+
+    def _turn(self, deadline_s: float | None) -> str:
+        """Tell the ranks their slots, and wait until they follow; "" or who does not."""
+        for rank, page in self._pages.items():
+            page.slot = slot(self.start_command, rank)
+        if deadline_s is None:
+            return ""
+        if deaf := [r for r, p in self._pages.items() if p.state is not State.RUNNING]:
+            return f"rank {deaf[0]} has no mini-batches after which it could change its device"
+        while late := [r for r, p in self._pages.items() if p.turn != p.slot]:
+            self._check()
+            if time.monotonic() > deadline_s:
+                return f"rank {late[0]} came to the end of no mini-batch"
+            time.sleep(_POLL_S)
+        return ""
 
     # -- watching --------------------------------------------------------------------------------
 

@@ -114,6 +114,7 @@ def make_tools(settings: AgentSettings, layout: Layout, leads: Leads) -> Tools:
         create=create,
         launch=launch,
         reconnect_deadline_s=settings.reconnect_deadline_s,
+        reslot_deadline_s=settings.reslot_deadline_s,
     )
 
 

@@ -38,3 +38,4 @@ class AgentSettings(BaseSettings):
     cut_deadline_s: float = 60.0  # then a cut is given up and the job goes on
     restore_deadline_s: float = 120.0
     reconnect_deadline_s: float = 120.0
+    reslot_deadline_s: float = 60.0  # then ranks that have not come to a boundary keep their slots

@@ -15,10 +15,12 @@ from sqlalchemy import (
     Select,
     Table,
     bindparam,
+    cast,
     insert,
     select,
     update,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from singularity.primitives.messages import Envelope, Report
@@ -35,7 +37,7 @@ from singularity.primitives.model import (
 from singularity.primitives.verbs import Step
 
 from . import tables as t
-from .story import Happening, end_of, tell
+from .story import Happening, end_of, resized, tell
 
 _JOB, _SPEC = TypeAdapter(Job), TypeAdapter(JobSpec)
 _SHARDS = TypeAdapter(Checkpoint)
@@ -206,12 +208,27 @@ class Books:
                 "placed_at_s": now_s,
                 "reason": reason or after.message,
                 "seconds": {},
+                "resizes": [],
             }
             db.execute(insert(row).values(placed))
         if after.running_at_s is not None and after.running_at_s != before.running_at_s:
             running = {"running_at_s": after.running_at_s}
             db.execute(
                 update(row).where(mine, row.c.incarnation == after.incarnation).values(running)
+            )
+        if resized(before, after):
+            took_s = now_s - before.resize_at_s
+            step = {
+                "at_s": now_s,
+                "devices": after.held,
+                "seconds": took_s,
+                "reason": before.message,
+            }
+            grown = row.c.resizes.concat(cast([step], JSONB))
+            db.execute(
+                update(row)
+                .where(mine, row.c.incarnation == after.incarnation)
+                .values(resizes=grown)
             )
         if after.checkpoints != before.checkpoints:
             self._keep_checkpoints(before, after)
@@ -272,7 +289,7 @@ class Books:
 
 def _state_row(job: Job) -> Json:
     body = _JOB.dump_python(job, mode="json", exclude={"spec"})
-    for name in ("awaiting", "exited", "dumping"):
+    for name in ("awaiting", "exited", "dumping", "resizing"):
         body[name] = sorted(body[name])
     return {
         "id": job.id,

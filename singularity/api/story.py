@@ -52,6 +52,11 @@ def tell(
         add("checkpoint-discarded", incarnation=bad.incarnation, cut=bad.cut)
     if after.dump_failures > before.dump_failures:
         add("checkpoint-failed", cut=after.cut)
+    if after.resize_refused and not before.resize_refused:
+        add("resize-refused")
+    if resized(before, after):
+        why = before.message
+        add("resized", devices=after.held)
     if after.state is before.state:
         return lines
     ending = end_of(before, after, nodes, now_s)
@@ -71,6 +76,12 @@ def tell(
     else:
         add(str(after.state), after.state)
     return lines
+
+
+def resized(before: Job, after: Job) -> bool:
+    """Did the job take on other devices without a cut?"""
+    same_life = after.incarnation == before.incarnation and after.state is JobState.RUNNING
+    return same_life and before.state is JobState.RUNNING and after.placement != before.placement
 
 
 def end_of(before: Job, after: Job, nodes: Mapping[NodeId, Node], now_s: float) -> Ending | None:

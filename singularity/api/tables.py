@@ -162,6 +162,7 @@ incarnation = Table(
     _text("end", null=True),
     _time("lost_s", null=True),
     Column("seconds", JSONB, nullable=False),
+    Column("resizes", JSONB, nullable=False),
 )
 
 checkpoint = Table(

@@ -64,6 +64,10 @@ def _lasted(life: IncarnationView) -> str:
     return duration(end_s - life.placed_at_s)
 
 
+def _devices(life: IncarnationView) -> str:
+    return " → ".join(str(d) for d in (life.devices, *(r.devices for r in life.resizes)))
+
+
 def _steps(life: IncarnationView) -> str:
     first = "?" if life.step_from is None else str(life.step_from)
     return f"{first} → {'…' if life.step_to is None else life.step_to}"
@@ -80,7 +84,7 @@ TIMELINE = Sheet(
         Column("REGION", lambda i: i.region or "-"),
         Column("CLUSTER", lambda i: i.cluster or "-", wide=True),
         Column("NODES", lambda i: ",".join(i.nodes) or "-"),
-        Column("DEVICES", lambda i: str(i.devices)),
+        Column("DEVICES", _devices),
         Column("LASTED", _lasted),
         Column("STEPS", _steps),
         Column("END", lambda i: i.end or "goes on"),

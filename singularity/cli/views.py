@@ -72,6 +72,15 @@ class EventView(View):
     node: str | None = None
 
 
+class ResizeView(View):
+    """Other devices within one life, without a cut."""
+
+    at_s: float
+    devices: int
+    seconds: float
+    reason: str = ""
+
+
 class IncarnationView(View):
     """One life of a job: where, how long, and what ending it cost."""
 
@@ -88,6 +97,7 @@ class IncarnationView(View):
     step_to: int | None = None
     lost_s: float | None = None
     seconds: dict[str, float] = Field(default_factory=dict)
+    resizes: tuple[ResizeView, ...] = ()
 
 
 class ReasonView(View):

@@ -68,7 +68,16 @@ class Stop(_Command):
     verb: Literal["stop"] = "stop"
 
 
-Command = Start | Cut | Stop
+class Reslot(_Command):
+    """Let the ranks share `devices` of this node by new `slots`, from their next mini-batch on."""
+
+    verb: Literal["reslot"] = "reslot"
+    resize: Positive
+    slots: tuple[int, ...]
+    devices: Positive
+
+
+Command = Start | Cut | Stop | Reslot
 
 
 class Envelope(Wire):
@@ -97,7 +106,9 @@ class Report(Wire):
               else `reason` says why not
     corrupt   the image to restore from did not verify: never try it again
     step      mini-batches completed at the cut, at the start, or at the end
-    seconds   how long each part took: barrier, dump, store, fetch, restore, reconnect
+    seconds   how long each part took: barrier, dump, store, fetch, restore, reconnect, resize
+    resize    the last change of slots this node has finished with, 0 for none; `devices` is what
+              its ranks share since then, and `reason` says why that is not what was asked
     """
 
     job: JobId
@@ -111,6 +122,8 @@ class Report(Wire):
     corrupt: bool = False
     reason: str = ""
     seconds: dict[str, float] = Field(default_factory=dict)
+    resize: Natural = 0
+    devices: Natural = 0
 
 
 class Register(Wire):

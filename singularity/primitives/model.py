@@ -218,6 +218,8 @@ class Job:
     `gathered` the images that are durable. `checkpoints` are those that count, newest first.
     `awaiting` are the nodes still to report before the state can change, `exited` those whose
     ranks have all ended well, `corrupt_in` the incarnation that last found its checkpoint corrupt.
+    `resize` numbers changes of devices without a cut; `resizing` are the nodes that have not
+    answered the one in flight, and `resize_refused` says that this life's ranks did not follow one.
     """
 
     id: JobId
@@ -251,6 +253,10 @@ class Job:
     retry_at_s: float = 0.0
     exit_code: int | None = None
     message: str = ""
+    resize: int = 0
+    resize_at_s: float = 0.0
+    resizing: frozenset[NodeId] = frozenset()
+    resize_refused: bool = False
 
     @property
     def tier(self) -> Tier:

@@ -3,7 +3,8 @@
     resume             place, from the newest checkpoint that counts
     checkpoint         cut, dump, go on
     suspend            cut, dump, release
-    migrate, scale     suspend with a reserved `target`, then resume there
+    migrate, scale     suspend with a reserved `target`, then resume there; a scale that leaves
+                       every rank on its node needs no cut, see resizing.py
     stop, failover     stop the survivors of a broken gang, then resume, fail or cancel
     settle             fold one agent report into the job
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
+from . import resizing
 from .lifecycle import Event, advance
 from .messages import Command, Cut, Origin, Report, Start, Stop
 from .model import (
@@ -63,6 +65,7 @@ def resume(job: Job, placement: Placement, now_s: float) -> Step:
         goal=Goal.RETRY,
         running_at_s=None,
         exit_code=None,  # of an earlier life; it must not be taken for the cause of a later stop
+        resize_refused=False,
     )
     first, commands = 0, []
     for shard in shards:
@@ -72,12 +75,12 @@ def resume(job: Job, placement: Placement, now_s: float) -> Step:
 
 
 def checkpoint(job: Job, now_s: float) -> Step:
-    assert job.state is JobState.RUNNING and not job.dumping, (job.state, job.dumping)
+    assert job.state is JobState.RUNNING and not job.dumping and not job.resizing, job
     return _cut(replace(job, version=job.version + 1), now_s, keep_running=True)
 
 
 def suspend(job: Job, now_s: float, target: Placement = ()) -> Step:
-    assert not job.dumping, "one cut at a time"
+    assert not job.dumping and not job.resizing, "one thing at a time"
     moved = advance(job, Event.QUIESCED, now_s, awaiting=job.nodes, target=target)
     return _cut(moved, now_s, keep_running=False)
 
@@ -88,6 +91,8 @@ def migrate(job: Job, target: Placement, now_s: float) -> Step:
 
 def scale(job: Job, target: Placement, now_s: float) -> Step:
     """Change the number of devices held; the world size stays."""
+    if resizing.is_in_place(job, target) and not job.resize_refused:
+        return Step(*resizing.begin(job, sum(s.devices for s in target), now_s))
     return suspend(job, now_s, target)
 
 
@@ -108,6 +113,7 @@ def stop(
         awaiting=frozenset(s.node for s in kept),
         dumping=frozenset(),
         gathered=(),
+        resizing=frozenset(),
         goal=_goal(job, goal),
         message=message,
     )
@@ -154,6 +160,8 @@ def settle(job: Job, report: Report, now_s: float) -> Step:
     job = _distrusting(job, report) if report.corrupt else _gather(job, report, now_s)
     gone = frozenset({report.node})
     match report.phase:
+        case "running" if job.resizing:
+            return Step(*resizing.answered(job, report, now_s))
         case "running":
             return Step(_started(job, report, now_s))
         case _ if job.state is JobState.STOPPING:
@@ -192,7 +200,7 @@ def _start(job: Job, shard: Shard, first: int) -> Start:
         gang=tuple(s.node for s in job.placement),
         world=spec.ranks,
         ranks=shard.ranks,
-        slots=tuple(r * job.held // spec.ranks - first for r in shard.ranks),
+        slots=resizing.slots(shard, first, job.held, spec.ranks),
         devices=shard.devices,
         run=spec.run,
         env=spec.env,
@@ -345,6 +353,7 @@ def _exited(job: Job, report: Report, now_s: float) -> Job:
         awaiting=frozenset(),
         dumping=frozenset(),
         gathered=(),
+        resizing=frozenset(),
         exit_code=0,
         message="",
     )

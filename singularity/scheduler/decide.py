@@ -49,6 +49,9 @@ def overdue(draft: Draft, policy: Policy) -> None:
         if job.dumping and now_s - job.cut_at_s > policy.suspend_deadline_s:
             reason = f"checkpoint {job.cut} unanswered for {policy.suspend_deadline_s:.0f} s"
             draft.take(Action(Verb.STOP, job.id, job.version, reason))
+        elif job.resizing and now_s - job.resize_at_s > policy.resize_deadline_s:
+            reason = f"a resize was unanswered for {policy.resize_deadline_s:.0f} s"
+            draft.take(Action(Verb.STOP, job.id, job.version, reason))
 
 
 def obey(draft: Draft) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from singularity.primitives.model import Job, JobState
 
-from .placement import feasible, find, sizes
+from .placement import feasible, resized, sizes
 from .plan import Action, Draft, Verb
 from .policy import Policy
 
@@ -16,7 +16,7 @@ def shrink_to_wish(draft: Draft) -> None:
     for job in draft.untouched(JobState.RUNNING):
         if job.held <= job.devices or not draft.can_cut(job):
             continue
-        if target := find(draft, job, job.devices):
+        if target := resized(draft, job, job.devices):
             reason = f"its owner wants {job.devices} devices"
             draft.take(Action(Verb.SCALE, job.id, job.version, reason, target))
 
@@ -35,7 +35,7 @@ def grow(draft: Draft, blocked: Sequence[Job], policy: Policy) -> None:
         for devices in sizes(job):
             if devices <= job.held:
                 break
-            if target := find(draft, job, devices):
+            if target := resized(draft, job, devices):
                 reason = f"{devices} of {job.devices} devices are free again"
                 draft.take(Action(Verb.SCALE, job.id, job.version, reason, target))
                 break

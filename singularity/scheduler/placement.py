@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from singularity.primitives.model import Job, JobSpec, Placement, Shard, holdings
+from singularity.primitives.resizing import in_place
 
 from .plan import Draft
 from .snapshot import Flags, Ints, Snapshot
@@ -60,6 +61,26 @@ def find(draft: Draft, job: Job, devices: int, free: Ints | None = None) -> Plac
         room[snapshot.row[node]] += held
     room = np.where(feasible(snapshot, job) & snapshot.ready, room, 0)
     return pack(snapshot, room, job, devices)
+
+
+def resized(draft: Draft, job: Job, devices: int) -> Placement:
+    """Where a running job takes `devices`: with every rank where it is if that can be, for this
+    needs no cut, else wherever they fit; () if nowhere."""
+    stays = stay(draft, job, devices)
+    return stays or find(draft, job, devices)
+
+
+def stay(draft: Draft, job: Job, devices: int) -> Placement:
+    """`devices` of the nodes that the job is on, each rank on its own; () if that cannot be."""
+    if job.resize_refused:
+        return ()
+    held, snapshot = holdings(job), draft.snapshot
+    target = in_place(job.placement, job.spec.ranks, devices)
+    for shard in target:
+        row, more = snapshot.row[shard.node], shard.devices - held[shard.node]
+        if more > 0 and not (snapshot.ready[row] and draft.free[row] >= more):
+            return ()
+    return target
 
 
 def pack(snapshot: Snapshot, room: Ints, job: Job, devices: int) -> Placement:

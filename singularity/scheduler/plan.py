@@ -89,7 +89,7 @@ class Draft:
         self._actions: dict[JobId, Action] = {}
         self._pending: dict[JobId, tuple[Reason, ...]] = {}
         for job in snapshot.jobs:
-            if job.state in (JobState.SUSPENDING, JobState.STOPPING):
+            if job.state in (JobState.SUSPENDING, JobState.STOPPING) or job.resizing:
                 self._expect(job.placement, job.target)
 
     def touched(self, job: Job) -> bool:
@@ -105,6 +105,7 @@ class Draft:
             job.state is JobState.RUNNING
             and not self.touched(job)
             and not job.dumping
+            and not job.resizing
             and not job.exited
             and job.retry_at_s <= self.snapshot.now_s
         )
@@ -185,8 +186,8 @@ def admissible(job: Job, action: Action, nodes: Mapping[NodeId, Node]) -> str:
         return "the job moved on"
     if job.state in TERMINAL:
         return f"the job has {job.state}"
-    if action.verb in _CUTS and (job.dumping or job.exited):
-        return "a checkpoint is in flight, or ranks have ended"
+    if action.verb in _CUTS and (job.dumping or job.resizing or job.exited):
+        return "a checkpoint or a resize is in flight, or ranks have ended"
     held = holdings(job)
     for shard in action.placement:
         node = nodes[shard.node]

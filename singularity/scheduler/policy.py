@@ -18,6 +18,8 @@ class Policy:
     migrations_per_tick_max: int = 16  # bounds what a drain does to the store at once
     grow_after_s: float = 5.0  # quiet time of a shrunk job before it grows: against thrash
     move_cost_s: float = 5.0  # dump + transfer + restore of a job never measured
+    resize_cost_s: float = 0.1  # new turns from the next mini-batch on: measured 10 to 100 ms
+    resize_deadline_s: float = 180.0  # agents give a resize up by themselves long before
 
     def with_overrides(self, found: Mapping[str, str]) -> Policy:
         """A policy with some fields given as text. Raises InvalidSpec naming the field."""

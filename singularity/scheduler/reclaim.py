@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from singularity.primitives.model import Job, JobState, NodeId, Placement
+from singularity.primitives.resizing import is_in_place
 
-from .placement import feasible, find, pack, sizes
+from .placement import feasible, find, pack, sizes, stay
 from .plan import Action, Draft, Verb
 from .policy import Policy
 from .snapshot import Ints
@@ -31,10 +32,11 @@ class Offer:
         return held - kept
 
 
-def price(job: Job, policy: Policy) -> float:
-    """Device-seconds that a suspension costs: the time in which the job's devices do nothing for
-    it. No work is lost: it is cut first, and a cut that fails leaves it running."""
-    return policy.move_cost_s * job.held
+def price(job: Job, target: Placement, policy: Policy) -> float:
+    """Device-seconds that going to `target` costs: the time in which the job's devices do nothing
+    for it. No work is lost: it is cut first, and a cut that fails leaves it running."""
+    live = bool(target) and is_in_place(job, target) and not job.resize_refused
+    return (policy.resize_cost_s if live else policy.move_cost_s) * job.held
 
 
 def reclaim(draft: Draft, blocked: Job, policy: Policy) -> str:
@@ -85,10 +87,9 @@ def _offers(draft: Draft, jobs: list[Job], short: int, policy: Policy) -> list[O
     """Shrinking first, then suspending; each cheapest first, least urgent tier first."""
     shrinks, suspends = [], []
     for job in jobs:
-        cost = price(job, policy)
         if target := _smaller(draft, job, short):
-            shrinks.append(Offer(job, target, cost))
-        suspends.append(Offer(job, (), cost))
+            shrinks.append(Offer(job, target, price(job, target, policy)))
+        suspends.append(Offer(job, (), price(job, (), policy)))
     return [
         *sorted(shrinks, key=lambda o: (-o.job.tier, o.price, o.job.id)),
         *sorted(suspends, key=lambda o: (-o.job.tier, o.price, o.job.id)),
@@ -107,7 +108,8 @@ def _choose(draft: Draft, blocked: Job, devices: int, offers: list[Offer]) -> li
 
 
 def _smaller(draft: Draft, job: Job, wanted: int) -> Placement:
-    """The job on its own nodes with as many devices fewer as are wanted, or as it can spare."""
+    """The job on its own nodes with as many devices fewer as are wanted, or as it can spare; where
+    that needs no cut, with every rank where it is."""
     own = np.zeros_like(draft.free)
     for shard in job.placement:
         own[draft.snapshot.row[shard.node]] = shard.devices
@@ -115,7 +117,7 @@ def _smaller(draft: Draft, job: Job, wanted: int) -> Placement:
     if not options:
         return ()
     devices = max((d for d in options if job.held - d >= wanted), default=options[-1])
-    return pack(draft.snapshot, own, job, devices)
+    return stay(draft, job, devices) or pack(draft.snapshot, own, job, devices)
 
 
 def _needed(draft: Draft, blocked: Job, devices: int, chosen: list[Offer]) -> list[Offer]:

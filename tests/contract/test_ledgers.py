@@ -163,6 +163,7 @@ class Ledgers(RuleBasedStateMachine):
 
     def tell(self, job: Job, node: NodeId, phase: Phase, stored: bool, code: int = 0) -> None:
         ranks = next((s.ranks for s in job.placement if s.node == node), ())
+        wanted = job.target if stored else job.placement  # not stored: its ranks did not follow
         image = ShardImage(node, ranks, "d" * 8, step=job.cut, raw_bytes=10, new_bytes=3)
         said = Report(
             job=job.id,
@@ -176,6 +177,8 @@ class Ledgers(RuleBasedStateMachine):
             corrupt=phase == "refused" and code == 1,
             reason="" if stored else "disk full",
             seconds={"dump": 0.5},
+            resize=job.resize if phase == "running" else 0,
+            devices=next((s.devices for s in wanted if s.node == node), 0),
         )
         self.same(methodcaller("record", said, self.now_s))
 

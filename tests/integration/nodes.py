@@ -18,7 +18,7 @@ from singularity.agent.layout import Layout
 from singularity.agent.leads import Leads
 from singularity.agent.node import make_tools
 from singularity.agent.settings import AgentSettings
-from singularity.primitives.messages import Command, Cut, Envelope, Origin, Report, Start
+from singularity.primitives.messages import Command, Cut, Envelope, Origin, Report, Reslot, Start
 from singularity.primitives.model import JobId, NodeId
 
 JOB = JobId("job")
@@ -140,6 +140,18 @@ class LocalNode:
                 incarnation=incarnation,
                 cut=cut,
                 keep_running=keep_running,
+            )
+        )
+
+    def reslot(self, incarnation: int, number: int, slots: tuple[int, ...]) -> None:
+        self.send(
+            Reslot(
+                job=JOB,
+                node=self.name,
+                incarnation=incarnation,
+                resize=number,
+                slots=slots,
+                devices=len(set(slots)),
             )
         )
 

@@ -164,6 +164,38 @@ def test_a_program_that_crashes_says_so_and_one_that_is_stopped_leaves_nothing(
     assert not list(node.layout.sandboxes.iterdir())
 
 
+def test_ranks_take_other_slots_while_they_run(world: Planet, reference: list[bytes]) -> None:
+    """Two devices, then one, then two again: no cut, no restart, the same losses."""
+    begin(world, ALL, 1)
+    node = world.node("a")
+    for number, slots in enumerate([(0, 0), (0, 1), (1, 1)], 1):
+        progress(world)
+        node.reslot(1, number, slots)
+        report = node.report()
+        assert (report.phase, report.resize, report.reason) == ("running", number, "")
+        assert report.devices == len(set(slots))
+        assert report.seconds["resize"] > 0
+    node.cut(1, 1, keep_running=False)
+    gone = node.report()
+    again = resumed(world.start(SPLIT, 2, STEPS), origin(gone))
+    for name, start in again.items():
+        world.node(name).send(start)
+    assert [ended(world.node(n)).exit_code for n in SPLIT] == [0, 0]
+    assert world.losses() == reference
+
+
+def test_a_process_without_mini_batches_keeps_its_slots_and_says_why(world: Planet) -> None:
+    node = world.node("a")
+    start = world.start(ALL, 1, 0)["a"].model_copy(update={"run": ("sleep", "600")})
+    node.send(start)
+    assert node.report().phase == "running"
+    node.reslot(1, 1, (0, 0))
+    report = node.report()
+    assert (report.resize, report.devices) == (1, 2)
+    assert "no mini-batches" in report.reason
+    assert node.state.live[JOB].start.slots == start.slots
+
+
 def test_a_process_without_torch_is_cut_where_it_is(world: Planet) -> None:
     node = world.node("a")
     count = "i=0; while [ $i -lt 300 ]; do echo $i; i=$((i+1)); sleep 0.01; done"

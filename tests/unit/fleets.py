@@ -72,6 +72,14 @@ class Planet:
             report = Report.model_validate({**said, "phase": phase, **facts})
             self.ledger.record(report, self.now_s)
 
+    def follow(self, job: JobId) -> None:
+        """The ranks take on the slots that they were told, on every node."""
+        found = self.job(job)
+        for shard in found.target:
+            said = {"job": job, "node": shard.node, "incarnation": found.incarnation}
+            facts = {"phase": "running", "resize": found.resize, "devices": shard.devices}
+            self.ledger.record(Report.model_validate({**said, **facts}), self.now_s)
+
     def run(self, *jobs: JobId) -> None:
         """Place them and let them start."""
         self.tick()

@@ -17,12 +17,14 @@ from singularity.agent.core import (
     Kill,
     Launch,
     Refused,
+    Resized,
     Saved,
     Started,
     TakeCut,
+    TakeSlots,
     react,
 )
-from singularity.primitives.messages import Command, Cut, Envelope, Report, Start, Stop
+from singularity.primitives.messages import Command, Cut, Envelope, Report, Reslot, Start, Stop
 from singularity.primitives.model import JobId, NodeId, ShardImage
 
 NODE, JOB = NodeId("n"), JobId("j")
@@ -242,3 +244,39 @@ def test_only_what_has_ended_and_is_the_same_life_is_forgotten() -> None:
     agent.see(Ended(JOB, 1, exit_code=0))
     assert JOB in agent.see(Forget(((JOB, 2),))).state.last, "another life"
     assert JOB not in agent.see(Forget(((JOB, 1),))).state.last
+
+
+# -- other slots -----------------------------------------------------------------------------------
+
+
+def reslot(number: int = 1, incarnation: int = 1) -> Reslot:
+    where = {"job": JOB, "node": NODE, "incarnation": incarnation}
+    return Reslot.model_validate({**where, "resize": number, "slots": (1,), "devices": 2})
+
+
+def test_new_slots_are_in_force_when_the_ranks_have_followed() -> None:
+    agent = Agent().running().letter(cut()).see(Saved(JOB, 1, 1, False, IMAGE)).letter(reslot())
+    assert [type(e) for e in agent.effects] == [TakeSlots]
+    assert agent.state.live[JOB].start.slots == (0,)
+    agent.see(Resized(JOB, 1, 1))
+    assert agent.state.live[JOB].start.slots == (1,)
+    (report,) = agent.reports
+    assert (report.phase, report.resize, report.devices) == ("running", 1, 2)
+    assert report.image == IMAGE, "the latest truth holds what was true before"
+
+
+def test_ranks_that_do_not_follow_keep_their_slots_and_it_is_told() -> None:
+    agent = Agent().running().letter(reslot()).see(Resized(JOB, 1, 1, "rank 0 is deaf"))
+    assert agent.state.live[JOB].start.slots == (0,)
+    (report,) = agent.reports
+    assert (report.resize, report.devices, report.reason) == (1, 1, "rank 0 is deaf")
+
+
+def test_a_restarted_agent_takes_up_a_change_of_slots() -> None:
+    agent = Agent().running().letter(reslot()).see(Boot(frozenset({(JOB, 1)})))
+    assert [type(e) for e in agent.effects] == [TakeSlots]
+
+
+def test_new_slots_for_what_has_ended_are_ignored() -> None:
+    agent = Agent().running().see(Ended(JOB, 1, exit_code=0)).letter(reslot())
+    assert not agent.effects and not agent.reports

@@ -137,8 +137,9 @@ def test_owners_are_obeyed() -> None:
     planet.report(job, "running")
     planet.ledger.resize(job, 2, planet.now_s)
     assert verbs(planet.tick()) == {job: "scale"}
-    planet.report(job, "dumped")
-    planet.report(job, "running")
+    assert planet.job(job).held == 4, "until the ranks have followed"
+    assert planet.tick().actions == (), "one thing at a time"
+    planet.follow(job)
     assert planet.job(job).held == 2
     planet.ledger.request_checkpoint(job, planet.now_s)
     assert verbs(planet.tick()) == {job: "checkpoint"}

@@ -40,11 +40,11 @@ def test_the_layout_is_fixed(tmp_path: Path) -> None:
     page = Page.create(tmp_path / "page")
     page.command, page.state, page.sockets = Command.RESUME, State.PARKED, 3
     page.step, page.stop, page.commit = 2**40 + 1, 2**40 + 2, 2**40 + 3
-    page.generation, page.slot = 7, -1
+    page.generation, page.slot, page.turn = 7, -1, 5
     page.rendezvous = {"store": "/v/g7", "generation": 7, "ip": "10.0.0.1"}
     text = b'{"store": "/v/g7", "generation": 7, "ip": "10.0.0.1"}'
     head = struct.pack(
-        "<IIIIQQQIiI", MAGIC, 1, 4, 3, 2**40 + 1, 2**40 + 2, 2**40 + 3, 7, -1, len(text)
+        "<IIIIQQQIiIi", MAGIC, 1, 4, 3, 2**40 + 1, 2**40 + 2, 2**40 + 3, 7, -1, len(text), 5
     )
     assert (tmp_path / "page").read_bytes() == (head.ljust(64, b"\0") + text).ljust(
         SIZE_BYTES, b"\0"

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from singularity.api.story import end_of, tell
-from singularity.primitives import verbs
+from singularity.primitives import resizing, verbs
 from singularity.primitives.messages import Phase, Report
 from singularity.primitives.model import (
     ClusterId,
@@ -113,3 +113,16 @@ def test_only_the_last_line_moves_the_state() -> None:
         ("checkpoint", "suspending", "suspending"),
         ("suspended", "suspending", "suspended"),
     ]
+
+
+def test_other_devices_without_a_cut_are_a_line_of_the_same_life() -> None:
+    spec = JobSpec(name="j", run=("train",), ranks=4, devices=4, devices_max=4)
+    job = verbs.resume(Job(JobId("j"), spec, 4), (Shard(A, 4),), 90.0).job
+    job = verbs.settle(job, said(job, A, "running"), 100.0).job
+    before, _ = resizing.begin(replace(job, message="because"), 2, 110.0)
+    answer = said(before, A, "running").model_copy(update={"resize": 1, "devices": 2})
+    after = verbs.settle(before, answer, 111.0).job
+    (line,) = tell(before, after, "", NODES, 111.0)
+    assert (line.event, line.reason, line.facts) == ("resized", "because", {"devices": 2})
+    assert line.incarnation == job.incarnation
+    assert end_of(before, after, NODES, 111.0) is None

@@ -55,13 +55,13 @@ class Rank:
         slot = page.slot
         if slot >= 0 or self._slots.number >= 0:
             self.links.turns.clear()
-            self._slots.follow(slot)
+            self._follow(slot)
 
     def met(self) -> None:
         """The gang is connected for the first time."""
         self.page.generation = self.page.rendezvous["generation"]
         self.page.state = State.RUNNING
-        self._slots.follow(self.page.slot)
+        self._follow(self.page.slot)
 
     def leave(self) -> None:
         """The interpreter shuts down."""
@@ -72,6 +72,10 @@ class Rank:
         """After a fork, in the child: it has no page, no slot and no connection."""
         self.page.detach()
         self.links.drop_in_child()
+
+    def _follow(self, slot: int) -> None:
+        self._slots.follow(slot)
+        self.page.turn = slot
 
     def _hold(self) -> None:
         """Wait at this boundary until the agents commit it, raise it, or call the cut off."""
@@ -91,6 +95,7 @@ class Rank:
         page, connected = self.page, self.links.store.connected
         self.links.drop()
         self._slots.close()
+        page.turn = -1
         gc.collect(1)
         if sockets():  # a reference cycle may hold one; looking for old cycles takes 0.1 s
             gc.collect()

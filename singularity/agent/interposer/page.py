@@ -16,6 +16,7 @@ neither side ever reads half of a value; struct's byte-wise little-endian mode w
     40      generation  rank    generation of the rendezvous in use
     44      slot        agent   time slice this rank belongs to; -1 none
     48      length      agent   bytes of JSON at 64: the rendezvous
+    52      turn        rank    the slot whose turns it takes now; -1 none
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ SIZE_BYTES: Final = 4096
 MAGIC: Final = 0x53474C31  # "SGL1": a new layout takes a new number
 
 _MAGIC, _COMMAND, _STATE, _SOCKETS = 0, 1, 2, 3  # 4-byte words
-_GENERATION, _SLOT, _LENGTH = 10, 11, 12
+_GENERATION, _SLOT, _LENGTH, _TURN = 10, 11, 12, 13
 _STEP, _STOP, _COMMIT = 2, 3, 4  # 8-byte words
 _TEXT: Final = 64  # in bytes
 _TEXT_MAX_BYTES: Final = SIZE_BYTES - _TEXT
@@ -139,7 +140,7 @@ class Page:
         blank = bytearray(SIZE_BYTES)
         words, signed = memoryview(blank).cast("I"), memoryview(blank).cast("i")
         words[_MAGIC] = MAGIC
-        signed[_SLOT] = -1
+        signed[_SLOT] = signed[_TURN] = -1
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.ftruncate(descriptor, SIZE_BYTES)
@@ -240,6 +241,14 @@ class Page:
     @slot.setter
     def slot(self, value: int) -> None:
         self._signed[_SLOT] = value
+
+    @property
+    def turn(self) -> int:
+        return self._signed[_TURN]
+
+    @turn.setter
+    def turn(self, value: int) -> None:
+        self._signed[_TURN] = value
 
     @property
     def rendezvous(self) -> Rendezvous:

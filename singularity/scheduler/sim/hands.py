@@ -26,9 +26,11 @@ from singularity.agent.core import (
     Kill,
     Launch,
     Refused,
+    Resized,
     Saved,
     Started,
     TakeCut,
+    TakeSlots,
     react,
 )
 from singularity.primitives.messages import Cut, Envelope, Heartbeat, Register, Report, Start
@@ -236,6 +238,9 @@ class Machine:
                 self._launch(effect.start)
             case TakeCut():
                 self._take_cut(effect)
+            case TakeSlots():
+                took_s = self.world.spread(self.world.costs.reslot_s)
+                self._soon(took_s, partial(self._take_slots, effect))
             case Kill():
                 ranks = self.ranks.get(effect.job)
                 if ranks is not None and ranks.start.incarnation == effect.incarnation:
@@ -267,6 +272,22 @@ class Machine:
             ranks.up = True
             self._handle(Started(start.job, start.incarnation, ranks.step))
             self._next_step(ranks)
+
+    def _take_slots(self, effect: TakeSlots) -> None:
+        """The ranks follow; or one of them comes to no boundary, and none does."""
+        start, reslot = effect.start, effect.reslot
+        ranks = self.ranks.get(start.job)
+        if ranks is None or ranks.gone or ranks.key != (start.job, start.incarnation):
+            return
+        deaf = ranks.program.free or self.world.chance(self.world.costs.refuse)
+        if not deaf:
+            changes = {"slots": reslot.slots, "devices": reslot.devices}
+            ranks.start = ranks.start.model_copy(update=changes)
+            used = self.world.physics.running(self.ranks)
+            assert used <= self.node.devices, f"{self.node.id} runs {used} of {self.node.devices}"
+            self.world.note("resized", start.job, self.node.id, reslot.devices)
+        reason = "a rank came to no boundary" if deaf else ""
+        self._handle(Resized(start.job, start.incarnation, reslot.resize, reason))
 
     def _refuse(self, start: Start, reason: str, *, corrupt: bool) -> None:
         self._vanish(start.job)

@@ -52,6 +52,7 @@ class Costs:
 
     launch_s: float = 5.0
     dump_s: float = 20.0
+    reslot_s: float = 3.0
     hop_s: float = 0.05
     plan_s: float = 0.5
     late_s: float = 300.0
