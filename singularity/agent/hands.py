@@ -23,9 +23,9 @@ from singularity.primitives.errors import (
     RestoreFailed,
 )
 from singularity.primitives.messages import Cut, Reslot, Start
-from singularity.primitives.model import NodeId, ShardImage
+from singularity.primitives.model import NodeId
 
-from .barrier import Dumped, Verdict
+from .barrier import Verdict
 from .core import (
     CutFailed,
     Done,
@@ -40,20 +40,21 @@ from .core import (
     TakeSlots,
 )
 from .cutting import Broken, CutLoop
+from .dumping import Dumping
+from .endings import ended_well, endings, post_mortem
 from .gang import CutRef
 from .images import Images
 from .interposer.page import Page, Rendezvous, State
 from .layout import Layout, generation, slot
 from .leads import Leads
 from .runtime.network import Network
-from .runtime.sandbox import ExitRecord, Sandbox
+from .runtime.sandbox import Sandbox
 
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S: Final = 0.05
 _GRACE_S: Final = 0.4  # between the first crash and the verdict on what caused it
 _POLL_S: Final = 0.003
-_BY_INFRA: Final = frozenset({1, 2, 9, 15})  # HUP, INT, KILL, TERM: no program does that to itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,9 +253,10 @@ class Hands(threading.Thread):
     # -- checkpoints -----------------------------------------------------------------------------
 
     def _take_cut(self, cut: Cut) -> Done | None:
-        start, began_s = self.start_command, time.monotonic()
+        start = self.start_command
         ref = CutRef(cut.job, cut.incarnation, cut.cut)
-        dumper = _Dumper(self, ref, began_s)
+        images, ranks = self._tools.images, self._ranks
+        dumper = Dumping(lambda step, seconds: images.save(start, ref, step, ranks, seconds))
         membership = self._tools.leads.join(start, ref)
         try:
             loop = CutLoop(start.node, self._pages, membership.ask, dumper, self._check)
@@ -286,9 +288,6 @@ class Hands(threading.Thread):
             p.step == 0 and p.state is not State.PARKED for p in self._pages.values()
         )
 
-    def dump(self, ref: CutRef, step: int, seconds: dict[str, float]) -> ShardImage:
-        return self._tools.images.save(self.start_command, ref, step, self._ranks, seconds)
-
     # -- other slots -----------------------------------------------------------------------------
 
     def _take_slots(self, reslot: Reslot) -> None:
@@ -310,12 +309,10 @@ class Hands(threading.Thread):
             page.slot = slot(self.start_command, rank)
         if deadline_s is None:
             return ""
-        if deaf := [r for r, p in self._pages.items() if p.state is not State.RUNNING]:
-            return f"rank {deaf[0]} has no mini-batches after which it could change its device"
         while late := [r for r, p in self._pages.items() if p.turn != p.slot]:
             self._check()
             if time.monotonic() > deadline_s:
-                return f"rank {late[0]} came to the end of no mini-batch"
+                return f"rank {late[0]} came to no mini-batch boundary"
             time.sleep(_POLL_S)
         return ""
 
@@ -334,38 +331,14 @@ class Hands(threading.Thread):
         """Has the job ended here, and how?"""
         if not self._ranks:
             return None
-        exits = self._exits()
-        if not any(_bad(e) for e in exits.values()):
-            if len(exits) < len(self._ranks):
+        ends = endings(self._ranks)
+        if all(ended_well(e) for e in ends.values()):
+            if len(ends) < len(self._ranks):
                 return None
             start = self.start_command
             return Ended(start.job, start.incarnation, exit_code=0, step=self.step())
         time.sleep(_GRACE_S)  # let the other crashes be written down: the cause may be among them
-        return self._post_mortem(self._exits())
-
-    def _post_mortem(self, exits: Mapping[int, ExitRecord]) -> Ended:
-        start = self.start_command
-        for rank, record in sorted(exits.items()):
-            if record.signal in _BY_INFRA:
-                reason = f"rank {rank} was killed by signal {record.signal}"
-                return Ended(start.job, start.incarnation, reason=reason)
-        rank, record = min(
-            ((r, e) for r, e in exits.items() if _bad(e)), key=lambda found: found[1].at_s
-        )
-        code = record.code if record.code is not None else 128 + (record.signal or 0)
-        reason = f"rank {rank} ended with code {code}"
-        return Ended(start.job, start.incarnation, exit_code=code, reason=reason)
-
-    def _exits(self) -> dict[int, ExitRecord]:
-        """How ranks ended. A sandbox that is gone without a record was killed from outside."""
-        found = {}
-        for rank, sandbox in self._ranks.items():
-            record = sandbox.exit()
-            if record is None and not sandbox.alive():
-                record = sandbox.exit() or ExitRecord(pid=0, code=None, signal=9, at_s=0.0)
-            if record is not None:
-                found[rank] = record
-        return found
+        return post_mortem(self.start_command, endings(self._ranks))
 
     # -- small things ----------------------------------------------------------------------------
 
@@ -380,38 +353,6 @@ class Hands(threading.Thread):
 
     def _page_path(self, rank: int) -> Path:
         return self._tools.layout.page(self.start_command.job, rank)
-
-
-class _Dumper:
-    """Dumps and stores this node's ranks in a thread of its own, while the cut's loop goes on
-    answering the lead."""
-
-    def __init__(self, hands: Hands, ref: CutRef, began_s: float) -> None:
-        self._hands, self._ref, self._began_s = hands, ref, began_s
-        self._state, self._reason = Dumped.NOT_YET, ""
-        self.image: ShardImage | None = None
-        self.seconds: dict[str, float] = {}
-
-    def begin(self, step: int) -> None:
-        self.seconds["barrier"] = time.monotonic() - self._began_s
-        threading.Thread(target=self._dump, args=(step,), daemon=True).start()
-
-    def state(self) -> tuple[Dumped, str]:
-        return self._state, self._reason
-
-    def _dump(self, step: int) -> None:
-        try:
-            self.image = self._hands.dump(self._ref, step, self.seconds)
-            self._state = Dumped.DURABLE
-        except HandFailed as error:
-            self._reason, self._state = error.detail, Dumped.FAILED
-        except Exception as error:
-            log.exception("dump failed in a way nobody thought of")
-            self._reason, self._state = f"{type(error).__name__}: {error}", Dumped.FAILED
-
-
-def _bad(record: ExitRecord) -> bool:
-    return record.code != 0
 
 
 def _nothing() -> None:

@@ -33,6 +33,7 @@ class Planet:
         self.root, self._bridge = root, bridge
         self.addresses: dict[NodeId, str] = {}
         self.nodes: dict[str, LocalNode] = {}
+        self.reslot_deadline_s = PATIENCE_S
         self.out = root / "out"
         self.out.mkdir()
 
@@ -54,6 +55,7 @@ class Planet:
             bridge=self._bridge,
             subnet="10.84.0.0/16",
             node_index=index,
+            reslot_deadline_s=self.reslot_deadline_s,
         )
 
     def start(

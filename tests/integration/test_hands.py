@@ -185,6 +185,7 @@ def test_ranks_take_other_slots_while_they_run(world: Planet, reference: list[by
 
 
 def test_a_process_without_mini_batches_keeps_its_slots_and_says_why(world: Planet) -> None:
+    world.reslot_deadline_s = 0.5
     node = world.node("a")
     start = world.start(ALL, 1, 0)["a"].model_copy(update={"run": ("sleep", "600")})
     node.send(start)
@@ -192,7 +193,7 @@ def test_a_process_without_mini_batches_keeps_its_slots_and_says_why(world: Plan
     node.reslot(1, 1, (0, 0))
     report = node.report()
     assert (report.resize, report.devices) == (1, 2)
-    assert "no mini-batches" in report.reason
+    assert "no mini-batch" in report.reason
     assert node.state.live[JOB].start.slots == start.slots
 
 
