@@ -132,6 +132,9 @@ class Agent:
                 image = ShardImage(self.node, (0,), "d" * 64, step, 100, 10)
                 phase = "running" if command.keep_running else "dumped"
                 report = Report(**known, phase=phase, cut=command.cut, image=image, step=step)
+            elif command.verb == "reslot":
+                taken = {"resize": command.resize, "devices": command.devices}
+                report = Report(**known, phase="running", step=step, **taken)
             else:
                 report = Report(**known, phase="stopped")
             self.beat(report)

@@ -373,10 +373,10 @@ def test_resize_stays_within_what_the_owner_said(api: Api, fleet: list[Agent]) -
     for devices in (0, 5, 100):
         assert api.call("POST", "/v1/jobs/digits/resize", {"devices": devices})[0] == 422
     assert api.ok("POST", "/v1/jobs/digits/resize", {"devices": 2})["devices"] == 2
-    for _ in range(3):
-        _turn(api, fleet, step=2)
-    placement = api.ok("GET", "/v1/jobs/digits")["placement"]
-    assert sum(s["devices"] for s in placement) == 2
+    assert _turn(api, fleet, step=2) == ["reslot"]
+    found = api.ok("GET", "/v1/jobs/digits")
+    assert sum(s["devices"] for s in found["placement"]) == 2
+    assert (found["state"], found["incarnation"]) == ("running", 1)
 
 
 def test_move_knows_places_by_name(api: Api, fleet: list[Agent]) -> None:
