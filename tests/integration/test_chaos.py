@@ -4,7 +4,6 @@ to the bit. The planet is real; so are its Postgres and its broker."""
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ import pytest
 from singularity.agent.checkpoint import find_criu, probe
 from singularity.cli.embedded import Planet
 from singularity.cli.fleet import Cluster, Fleet, Region
+from tests.integration.plain import run_plain
 
 SCRIPT = Path(__file__).parent / "jobs" / "paced.py"
 STEPS = 1500
@@ -98,10 +98,8 @@ def elsewhere(region: str) -> str:
 def reference(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     """The same job under plain torchrun."""
     out = tmp_path_factory.mktemp("reference")
-    argv = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={RANKS}"]
-    argv += [str(SCRIPT), "--steps", str(STEPS), "--pause-s", "0", "--out", str(out)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(argv, env=env, check=True, capture_output=True)
+    options = ("--steps", str(STEPS), "--pause-s", "0", "--out", str(out))
+    run_plain(out, RANKS, str(SCRIPT), *options)
     return results(out)
 
 

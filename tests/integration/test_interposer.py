@@ -17,6 +17,7 @@ import pytest
 
 from singularity.agent.interposer.inject import prepare
 from singularity.agent.interposer.page import Page, ParkRecord, State
+from tests.integration.plain import run_plain
 
 pytest.importorskip("torch")
 
@@ -171,11 +172,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[
     def run(script: str) -> list[str]:
         if script not in known:
             out = tmp_path_factory.mktemp("reference")
-            torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={WORLD}"]
-            launcher = [] if script == "single.py" else torchrun
-            command = [sys.executable, *launcher, str(JOBS / script), str(out)]
-            ended = subprocess.run(command, env=_environment(), capture_output=True, text=True)
-            assert ended.returncode == 0, ended.stderr
+            run_plain(out, 1 if script == "single.py" else WORLD, str(JOBS / script), str(out))
             known[script] = _logs(out)
         return known[script]
 
