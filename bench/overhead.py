@@ -48,7 +48,8 @@ class Gang:
         self._log = scratch / f"{port}.steps"
         self._page: Page | None = None
         self.turns: list[Turn] = []
-        argv = [sys.executable, str(JOB), "--hidden", str(hidden)]
+        # Without address randomisation, as the product runs them: layouts differ in speed.
+        argv = ["setarch", "-R", sys.executable, str(JOB), "--hidden", str(hidden)]
         with self._log.open("w") as out:
             self._ranks = [
                 subprocess.Popen(argv, env=self._env(scratch, port, rank, inject), stdout=out)

@@ -19,7 +19,7 @@ _RETRY_S: Final = 0.5
 
 def make_engine(settings: Settings) -> Engine:
     return create_engine(
-        settings.sqlalchemy_url, pool_pre_ping=True, pool_size=8, max_overflow=8, pool_recycle=600
+        settings.sqlalchemy_url, pool_pre_ping=True, pool_size=16, max_overflow=24, pool_recycle=600
     )
 
 
