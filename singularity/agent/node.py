@@ -21,6 +21,7 @@ from .journal import Journal
 from .layout import Layout, environment
 from .leads import Leads
 from .letterbox import LetterboxProcess
+from .programs import program
 from .runtime.cgroup import Limits
 from .runtime.network import open_network
 from .runtime.sandbox import RankSpec, Sandbox
@@ -87,13 +88,15 @@ def make_tools(settings: AgentSettings, layout: Layout, leads: Leads) -> Tools:
         return Sandbox.create(layout.sandbox(start, rank), network, limits)
 
     def launch(sandbox: Sandbox, start: Start, rank: int) -> None:
+        env = environment(start, rank, layout, base, sandbox.address)
+        found = program(start, rank, env)
         sandbox.launch(
             RankSpec(
                 job=start.job,
                 incarnation=start.incarnation,
                 rank=rank,
-                argv=start.run,
-                env=environment(start, rank, layout, base, sandbox.address),
+                argv=found.argv,
+                env={**env, **dict(found.env)},
                 workdir=Path(start.workdir or "/"),
                 log=layout.log(start.job, rank),
             )

@@ -21,6 +21,8 @@ from pydantic import (
     model_validator,
 )
 
+from singularity.primitives.errors import InvalidSpec
+from singularity.primitives.launcher import unwrap
 from singularity.primitives.model import JobId, JobSpec, Kind, Tier
 
 from .problems import invalid
@@ -222,6 +224,10 @@ class JobDocument(Document):
             )
         if self.array is not None and self.kind is not Kind.BATCH:
             raise ValueError("array is for kind: batch")
+        try:
+            unwrap(self.run, ranks, self.env)
+        except InvalidSpec as error:
+            raise ValueError(f"run: {error.detail}") from None
         if reserved := sorted(n for n in self.env if n.startswith("SINGULARITY_")):
             raise ValueError(f"env: {reserved[0]} is ours; choose another name")
         return self

@@ -1,0 +1,202 @@
+"""Lists what the processes of a rank hold open, seen from inside its sandbox.
+
+Run as `python -I -S contents.py PID` in the sandbox's namespaces, where /proc, /proc/net and the
+socket diagnostics are the rank's own; writes one JSON object to stdout. Standard library only.
+What is gone when it is looked at is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import struct
+import sys
+from collections.abc import Iterator
+from typing import TypedDict
+
+_TABLES = ("tcp", "tcp6", "udp", "udp6")
+_STATES = {0x01: "established", 0x07: "closed", 0x0A: "listening"}
+_KINDS = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "directory",
+    stat.S_IFCHR: "device",
+    stat.S_IFIFO: "pipe",
+    stat.S_IFSOCK: "socket",
+}
+_SOCK_DIAG, _BY_FAMILY, _DUMP = 4, 20, 0x301  # netlink: protocol, message, REQUEST | DUMP
+_SHOW_PEER, _ATTRIBUTE_PEER = 0x4, 2
+_DONE, _ERROR = 3, 2
+_HEADER, _UNIX = struct.Struct("=IHHII"), struct.Struct("=BBBBIII")
+
+
+class Descriptor(TypedDict):
+    """`kind` is one of file, directory, device, pipe, socket, or "" for what has no type."""
+
+    number: int
+    link: str
+    kind: str
+    access: int  # os.O_RDONLY, O_WRONLY or O_RDWR
+    names: int  # hard links
+    size: int
+
+
+class Socket(TypedDict):
+    """`local` and `remote` are (address, port); `peer` the inode of a unix socket's other end."""
+
+    family: str
+    state: str
+    local: tuple[str, int]
+    remote: tuple[str, int]
+    peer: int
+
+
+class Process(TypedDict):
+    pid: int
+    command: str
+    descriptors: list[Descriptor]
+    devices: list[str]  # that are mapped into its memory
+
+
+class Contents(TypedDict):
+    """`sockets` by inode: those of the sandbox's network, whoever holds them."""
+
+    processes: list[Process]
+    sockets: dict[str, Socket]
+
+
+def main(pid: int) -> None:
+    processes = [found for p in _tree(pid) if (found := _process(p)) is not None]
+    contents: Contents = {"processes": processes, "sockets": {**_internet(), **_unix()}}
+    json.dump(contents, sys.stdout)
+
+
+def _tree(pid: int) -> Iterator[int]:
+    yield pid
+    try:
+        tasks = os.listdir(f"/proc/{pid}/task")
+    except FileNotFoundError:
+        return
+    for task in tasks:
+        try:
+            with open(f"/proc/{pid}/task/{task}/children") as file:
+                below = file.read().split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        for child in below:
+            yield from _tree(int(child))
+
+
+def _process(pid: int) -> Process | None:
+    try:
+        with open(f"/proc/{pid}/cmdline") as file:
+            command = " ".join(file.read().split("\0")[:4]).strip()
+        numbers = sorted(map(int, os.listdir(f"/proc/{pid}/fd")))
+        descriptors = [d for n in numbers if (d := _descriptor(pid, n)) is not None]
+        return {
+            "pid": pid,
+            "command": command,
+            "descriptors": descriptors,
+            "devices": _mapped_devices(pid),
+        }
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def _descriptor(pid: int, number: int) -> Descriptor | None:
+    try:
+        path = f"/proc/{pid}/fd/{number}"
+        link, found = os.readlink(path), os.stat(path)
+        with open(f"/proc/{pid}/fdinfo/{number}") as file:
+            flags = next(line.split()[1] for line in file if line.startswith("flags:"))
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return {
+        "number": number,
+        "link": link,
+        "kind": _KINDS.get(stat.S_IFMT(found.st_mode), ""),
+        "access": int(flags, 8) & os.O_ACCMODE,
+        "names": found.st_nlink,
+        "size": found.st_size,
+    }
+
+
+def _mapped_devices(pid: int) -> list[str]:
+    found = set()
+    with open(f"/proc/{pid}/maps", errors="replace") as file:
+        for line in file:
+            path = line.rstrip("\n").split(maxsplit=5)[5:]
+            if path and path[0].startswith(("/dev/", "anon_inode:")):
+                found.add(path[0])
+    return sorted(found)
+
+
+def _internet() -> dict[str, Socket]:
+    found: dict[str, Socket] = {}
+    for table in _TABLES:
+        try:
+            with open(f"/proc/net/{table}") as file:
+                lines = file.readlines()[1:]
+        except FileNotFoundError:  # a kernel without IPv6
+            continue
+        for line in lines:
+            _, local, remote, state, _, _, _, _, _, inode = line.split()[:10]
+            found[inode] = {
+                "family": table.rstrip("6"),
+                "state": _STATES.get(int(state, 16), "closing"),
+                "local": _endpoint(local),
+                "remote": _endpoint(remote),
+                "peer": 0,
+            }
+    return found
+
+
+def _endpoint(text: str) -> tuple[str, int]:
+    """The kernel writes an address as words of the machine's byte order, in hexadecimal."""
+    words, _, port = text.partition(":")
+    raw = b"".join(
+        int(words[i : i + 8], 16).to_bytes(4, sys.byteorder) for i in range(0, len(words), 8)
+    )
+    family = socket.AF_INET if len(raw) == 4 else socket.AF_INET6
+    return socket.inet_ntop(family, raw), int(port, 16)
+
+
+def _unix() -> dict[str, Socket]:
+    """Which unix socket is whose other end only the kernel's diagnostics tell."""
+    request = _UNIX.pack(socket.AF_UNIX, 0, 0, 0, 0xFFFFFFFF, 0, _SHOW_PEER) + b"\0" * 8
+    found: dict[str, Socket] = {}
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _SOCK_DIAG) as diag:
+        diag.send(_HEADER.pack(_HEADER.size + len(request), _BY_FAMILY, _DUMP, 1, 0) + request)
+        while True:
+            data = diag.recv(1 << 18)
+            while data:
+                length, kind, _, _, _ = _HEADER.unpack_from(data)
+                if kind in (_DONE, _ERROR):
+                    return found
+                inode, peer = _unix_message(data[_HEADER.size : length])
+                found[str(inode)] = {
+                    "family": "unix",
+                    "state": "established" if peer else "",
+                    "local": ("", 0),
+                    "remote": ("", 0),
+                    "peer": peer,
+                }
+                data = data[(length + 3) & ~3 :]
+
+
+def _unix_message(body: bytes) -> tuple[int, int]:
+    """(inode, inode of the peer or 0) of one unix_diag_msg: family, type, state, padding, inode
+    and two words of cookie; then attributes."""
+    (inode,) = struct.unpack_from("=I", body, 4)
+    at = 16
+    while at + 4 <= len(body):
+        length, kind = struct.unpack_from("=HH", body, at)
+        if kind == _ATTRIBUTE_PEER:
+            return inode, struct.unpack_from("=I", body, at + 4)[0]
+        at += max(4, (length + 3) & ~3)
+    return inode, 0
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

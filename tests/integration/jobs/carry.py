@@ -1,0 +1,322 @@
+"""Small jobs of every shape in which people run PyTorch: `carry.py CASE --out DIR --steps N`.
+
+Each rank logs the bits of what it computes, a line a step, and at the end those of all its
+weights. Nothing here knows that it may be cut.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.distributed.tensor import DTensor
+from torch.nn.functional import cross_entropy, mse_loss
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+
+class Run:
+    """One rank's log, and its pace."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.steps: int = args.steps
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.world = int(os.environ.get("WORLD_SIZE", "1"))
+        self._pause_s: float = args.pause_s
+        self._out = Path(args.out)
+        self._log = (self._out / f"loss-{self.rank}.csv").open("w", buffering=1)
+        self._step = 0
+
+    def log(self, *values: object) -> None:
+        bits = (float(v).hex() if isinstance(v, torch.Tensor | float) else str(v) for v in values)
+        self._log.write(",".join((str(self._step), *bits)) + "\n")
+        self._step += 1
+        time.sleep(self._pause_s)
+
+    def end(self, *models: nn.Module) -> None:
+        digest = hashlib.sha256()
+        for model in models:
+            for value in model.state_dict().values():
+                whole = value.full_tensor() if isinstance(value, DTensor) else value
+                digest.update(whole.detach().numpy().tobytes())
+        self._log.write(f"weights {digest.hexdigest()}\n")
+
+    def batches(self, wide: int = 32) -> Iterator[torch.Tensor]:
+        """The same for ever, another for each rank."""
+        generator = torch.Generator().manual_seed(1000 + self.rank)
+        while True:
+            yield torch.randn(16, wide, generator=generator)
+
+
+def network(wide: int = 64) -> nn.Sequential:
+    torch.manual_seed(7)
+    layers = [nn.Linear(32, wide), nn.BatchNorm1d(wide), nn.Tanh(), nn.Linear(wide, 4)]
+    return nn.Sequential(*layers)
+
+
+def labels(x: torch.Tensor) -> torch.Tensor:
+    return x[:, :4].argmax(1)
+
+
+def train(
+    run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, forward: Any = None
+) -> None:
+    """The loop that everybody writes."""
+    forward = forward or model
+    for _, x in zip(range(run.steps), run.batches(), strict=False):
+        loss = cross_entropy(forward(x), labels(x))
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        run.log(loss)
+    run.end(model)
+
+
+def script(run: Run) -> None:
+    """One process that never heard of torch.distributed."""
+    model = network()
+    train(run, model, torch.optim.SGD(model.parameters(), 0.1, momentum=0.9))
+
+
+def ddp(run: Run) -> None:
+    dist.init_process_group("gloo")
+    model = DistributedDataParallel(network())
+    train(run, model, torch.optim.AdamW(model.parameters(), 1e-2))
+
+
+def zero(run: Run) -> None:
+    """The optimizer's state is spread over the ranks, its steps end with broadcasts."""
+    dist.init_process_group("gloo")
+    model = DistributedDataParallel(network())
+    train(run, model, ZeroRedundancyOptimizer(model.parameters(), torch.optim.Adam, lr=1e-2))
+
+
+def fsdp2(run: Run) -> None:
+    dist.init_process_group("gloo")
+    mesh = init_device_mesh("cpu", (run.world,))
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 4))
+    for layer in (model[0], model[2]):
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    train(run, model, torch.optim.Adam(model.parameters(), 1e-2))
+
+
+def hsdp(run: Run) -> None:
+    """Sharded in sub-groups of two, replicated between them, and a sub-group of the job's own."""
+    dist.init_process_group("gloo")
+    mesh = init_device_mesh("cpu", (2, run.world // 2), mesh_dim_names=("replica", "shard"))
+    evens = dist.new_group(list(range(0, run.world, 2)))
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 4))
+    fully_shard(model, mesh=mesh)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _, x in zip(range(run.steps), run.batches(), strict=False):
+        loss = cross_entropy(model(x), labels(x))
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+        shared = loss.detach().clone()
+        if run.rank % 2 == 0:
+            dist.all_reduce(shared, group=evens)
+        run.log(loss, shared)
+    run.end(model)
+
+
+def accumulate(run: Run) -> None:
+    dist.init_process_group("gloo")
+    model = DistributedDataParallel(network(), gradient_as_bucket_view=True)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, run.steps)
+    batches = run.batches()
+    for _ in range(run.steps):
+        with model.no_sync():
+            for _ in range(3):
+                x = next(batches)
+                (cross_entropy(model(x), labels(x)) / 4).backward()
+        x = next(batches)
+        loss = cross_entropy(model(x), labels(x)) / 4
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        run.log(loss)
+    run.end(model)
+
+
+def optimizers(run: Run) -> None:
+    """Two networks against each other; one learns twice as often as the other."""
+    dist.init_process_group("gloo")
+    critic = DistributedDataParallel(nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1)))
+    torch.manual_seed(9)
+    maker = DistributedDataParallel(nn.Linear(8, 32))
+    of_critic = torch.optim.SGD(critic.parameters(), 0.05)
+    of_maker = torch.optim.RMSprop(maker.parameters(), 1e-3)
+    noise = torch.Generator().manual_seed(run.rank)
+    batches = run.batches()
+    for step in range(run.steps):
+        made = maker(torch.randn(16, 8, generator=noise))
+        loss = critic(made.detach()).mean() - critic(next(batches)).mean()
+        of_critic.zero_grad()
+        loss.backward()
+        of_critic.step()
+        if step % 2:
+            of_maker.zero_grad()
+            (-critic(made).mean()).backward()
+            of_maker.step()
+        run.log(loss)
+    run.end(critic, maker)
+
+
+class Samples(Dataset[torch.Tensor]):
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.randn(32, generator=torch.Generator().manual_seed(index)) + torch.rand(1)
+
+
+def _loader(run: Run, *, persistent: bool) -> None:
+    """Five epochs, so that workers are forked again, or kept."""
+    dist.init_process_group("gloo")
+    torch.manual_seed(run.rank)
+    samples = Samples(run.steps // 5 * 16 * run.world)
+    sampler: DistributedSampler[Any] = DistributedSampler(samples, seed=1)
+    loader = DataLoader(samples, 16, sampler=sampler, num_workers=2, persistent_workers=persistent)
+    model = DistributedDataParallel(network())
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for epoch in range(5):
+        sampler.set_epoch(epoch)
+        for x in loader:
+            loss = cross_entropy(model(x), labels(x))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            run.log(loss)
+    run.end(model)
+
+
+def forked(run: Run) -> None:
+    _loader(run, persistent=False)
+
+
+def persistent(run: Run) -> None:
+    _loader(run, persistent=True)
+
+
+def compiled(run: Run) -> None:
+    """The model is machine code that torch wrote; C++, by the compiler of this machine."""
+    dist.init_process_group("gloo")
+    model = DistributedDataParallel(network())
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    train(run, model, optimizer, torch.compile(model))
+
+
+def talk(run: Run) -> None:
+    """What people call by themselves: barriers, broadcasts, gathers, whole objects."""
+    dist.init_process_group("gloo")
+    model = nn.Linear(32, 1)
+    for parameter in model.parameters():
+        dist.broadcast(parameter.data, 0)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-2)
+    for step, x in zip(range(run.steps), run.batches(), strict=False):
+        loss = mse_loss(model(x), x.sum(1, keepdim=True))
+        loss.backward()  # type: ignore[no-untyped-call]
+        for parameter in model.parameters():
+            assert parameter.grad is not None
+            dist.all_reduce(parameter.grad)
+        optimizer.step()
+        optimizer.zero_grad()
+        gathered = [torch.zeros(()) for _ in range(run.world)] if run.rank == 0 else None
+        dist.gather(loss.detach(), gathered, 0)
+        everybody: list[Any] = [None] * run.world
+        dist.all_gather_object(everybody, {"rank": run.rank, "step": step})
+        word = [f"step {step}" if run.rank == 0 else None]
+        dist.broadcast_object_list(word, 0)
+        dist.barrier()
+        assert [e["step"] for e in everybody] == [step] * run.world
+        run.log(loss, *(gathered or ()), word[0])
+    run.end(model)
+
+
+def inference(run: Run) -> None:
+    """Nothing learns: a forward pass, and a sum over the ranks of what came out."""
+    dist.init_process_group("gloo")
+    model = network().eval()
+    seen = torch.zeros(())
+    for _, x in zip(range(run.steps), run.batches(), strict=False):
+        with torch.inference_mode():
+            right = (model(x).argmax(1) == labels(x)).float().sum()
+            dist.all_reduce(right)
+        seen += right
+        run.log(right, seen)
+    everybody: list[Any] = [None] * run.world
+    dist.all_gather_object(everybody, float(seen))
+    run.log(*everybody)
+    run.end(model)
+
+
+def by_hand(run: Run) -> None:
+    """DDP's gradients, and a descent without torch.optim: cut within a backward pass."""
+    dist.init_process_group("gloo")
+    model = DistributedDataParallel(network(), bucket_cap_mb=0.005)
+    for _, x in zip(range(run.steps), run.batches(), strict=False):
+        loss = cross_entropy(model(x), labels(x))
+        loss.backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            for parameter in model.parameters():
+                assert parameter.grad is not None
+                parameter -= 0.05 * parameter.grad
+                parameter.grad = None
+        run.log(loss)
+    run.end(model)
+
+
+def alone(run: Run) -> None:
+    """One process that only infers: it has no boundary, and needs none."""
+    model = network().eval()
+    for _, x in zip(range(run.steps), run.batches(), strict=False):
+        with torch.inference_mode():
+            run.log(model(x).sum())
+    run.end(model)
+
+
+CASES: dict[str, Callable[[Run], None]] = {
+    case.__name__.replace("_", "-"): case
+    for case in (
+        *(script, alone, ddp, zero, fsdp2, hsdp, accumulate, optimizers),
+        *(forked, persistent, compiled, talk, inference, by_hand),
+    )
+}
+
+
+def main(arguments: Iterable[str] | None = None) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("case", choices=sorted(CASES))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--pause-s", type=float, default=0.0)
+    args = parser.parse_args(None if arguments is None else list(arguments))
+    torch.set_num_threads(1)
+    CASES[args.case](Run(args))
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
