@@ -21,7 +21,7 @@ from enum import StrEnum
 from singularity.primitives.model import NodeId
 
 MARGIN_FIRST = 2  # mini-batches between the furthest rank and the first stop
-MARGIN_MOST = 64
+MARGIN_MOST = 1024  # collectives may come every tenth of a millisecond
 
 
 class Verdict(StrEnum):
@@ -40,15 +40,19 @@ class Dumped(StrEnum):
 class View:
     """What one node knows of its ranks.
 
-    step     the furthest mini-batch any of its ranks has completed
+    step     the furthest boundary any of its ranks has come to
     agreed   the stop that all of its ranks are certain to hold at, 0 for none
     held     the stop that all of its ranks do hold at, 0 for none
     parked   the step all of its ranks are parked at, 0 while any is not; steps start at 1
     free     its ranks have no boundary to hold at (a single process): cut it anywhere
+    clock    what its ranks count their boundaries by, -1 when they differ: equal numbers by
+             different clocks are different places
+    reason   why the dump failed; before that, whom the node is waiting for
     """
 
     node: NodeId
     step: int = 0
+    clock: int = 0
     agreed: int = 0
     held: int = 0
     parked: int = 0
@@ -97,11 +101,16 @@ def give_up(cut: CutState, reason: str) -> CutState:
     """The deadline passed. A decision already made stands."""
     if cut.order.verdict is not Verdict.GATHER:
         return cut
-    return _decide(cut, Verdict.ABORT, reason)
+    why = next((f": {v.node}: {v.reason}" for n in cut.gang if (v := _view(cut, n)).reason), "")
+    return _decide(cut, Verdict.ABORT, reason + why)
 
 
 def _decide(cut: CutState, verdict: Verdict, reason: str = "") -> CutState:
     return replace(cut, order=replace(cut.order, verdict=verdict, reason=reason))
+
+
+def _view(cut: CutState, node: NodeId) -> View:
+    return cut.views.get(node) or View(node, reason="was not heard")
 
 
 def _aim(cut: CutState, views: list[View]) -> CutState:
@@ -112,6 +121,8 @@ def _aim(cut: CutState, views: list[View]) -> CutState:
     if parked := max(v.parked for v in views):  # an earlier lead committed this and forgot
         return replace(cut, order=replace(order, stop=parked, commit=parked))
     if order.stop and all(v.held == order.stop for v in views):
+        if len({v.clock for v in views}) > 1:
+            return cut  # not the same place; they are called back when time is up
         return replace(cut, order=replace(order, commit=order.stop))
     furthest = max(v.step for v in views)
     if order.stop > furthest or (order.stop and order.stop == _all_agree(views, order.stop)):

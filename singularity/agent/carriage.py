@@ -8,21 +8,39 @@ meaning, and those only we can refuse.
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from typing import Final, cast
 
+from singularity.primitives.errors import CheckpointFailed
+
+from .runtime import contents as listing
 from .runtime.contents import Contents, Descriptor, Process, Socket
+from .runtime.sandbox import Sandbox
 
 GHOST_MOST_BYTES: Final = 1 << 30  # of an unlinked file; a DataLoader's batches are such files
 _TOLD_MOST: Final = 3
 # Devices that are alike on every node; terminals of the sandbox's own are dumped with it.
 _PLAIN_DEVICES: Final = ("null", "zero", "full", "random", "urandom", "kmsg", "tty", "ptmx")
-_OPENED_ANYWHERE: Final = tuple(f"/dev/{name}" for name in _PLAIN_DEVICES) + ("/dev/pts/",)
+_OPENED_ANYWHERE: Final = (*(f"/dev/{name}" for name in _PLAIN_DEVICES), "/dev/pts/")
 _MAPPED_ANYWHERE: Final = ("/dev/zero", "/dev/shm/", "/dev/null")
 _CARRIED: Final = ("eventfd", "eventpoll", "signalfd", "timerfd", "inotify", "fanotify", "pidfd")
 _ACCELERATORS: Final = ("/dev/nvidia", "/dev/dri/", "/dev/kfd", "/dev/accel", "/dev/habanalabs")
 _GONE: Final = " (deleted)"
+
+
+def look(sandbox: Sandbox, pid: int) -> Contents:
+    """What the rank `pid` and all below it hold open, as seen inside its sandbox.
+
+    Raises CheckpointFailed when nobody can look: the sandbox is gone.
+    """
+    done = sandbox.run([sys.executable, "-I", "-S", listing.__file__, str(pid)])
+    if done.returncode != 0:
+        last = done.stderr.strip().splitlines()[-1:]
+        raise CheckpointFailed(f"nobody can look into {sandbox.directory.name}: {''.join(last)}")
+    return cast(Contents, json.loads(done.stdout))
 
 
 def obstacles(contents: Contents) -> tuple[str, ...]:
@@ -33,7 +51,7 @@ def obstacles(contents: Contents) -> tuple[str, ...]:
     processes = contents["processes"]
     inodes = {_inode(d["link"]) for p in processes for d in p["descriptors"]}
     sockets = {i: s for i, s in contents["sockets"].items() if i in inodes}
-    ends = {(s["local"], s["remote"]) for s in sockets.values()}
+    ends = {_ends(s) for s in sockets.values()}
     found: list[str] = []
     for process in processes:
         reasons = [
@@ -53,7 +71,7 @@ def told(reasons: Sequence[str]) -> str:
 def _of_descriptor(
     open_: Descriptor,
     sockets: Mapping[str, Socket],
-    ends: set[tuple[tuple[str, int], tuple[str, int]]],
+    ends: set[tuple[str, str]],
 ) -> str:
     link = open_["link"]
     if open_["kind"] == "socket":
@@ -74,23 +92,23 @@ def _of_descriptor(
 def _of_socket(
     found: Socket,
     sockets: Mapping[str, Socket],
-    ends: set[tuple[tuple[str, int], tuple[str, int]]],
+    ends: set[tuple[str, str]],
 ) -> str:
     if found["family"] == "unix":
-        outside = found["peer"] and str(found["peer"]) not in sockets
+        outside = found["state"] == "established" and str(found["peer"]) not in sockets
         return "is connected to a unix socket of a process outside the job" if outside else ""
-    local, remote = found["local"], found["remote"]
+    local, remote = _ends(found)
     if found["family"] == "tcp" and found["state"] in ("established", "closing"):
         if (remote, local) in ends:
             return (
-                f"has a TCP connection within the job ({_text(local)} to {_text(remote)}): "
+                f"has a TCP connection within the job ({local} to {remote}): "
                 "processes that the job starts itself are no ranks; "
                 "let the plane start them, with ranks: N"
             )
-        return f"has a TCP connection to {_text(remote)}"
-    address = ipaddress.ip_address(local[0])
-    if local[1] and not address.is_unspecified and not address.is_loopback:
-        return f"has a {found['family'].upper()} socket bound to this node's {_text(local)}"
+        return f"has a TCP connection to {remote}"
+    address = ipaddress.ip_address(found["local"][0])
+    if found["local"][1] and not address.is_unspecified and not address.is_loopback:
+        return f"has a {found['family'].upper()} socket bound to {local}, which is this node's"
     return ""
 
 
@@ -142,6 +160,10 @@ def _who(process: Process) -> str:
     return f"process {process['pid']} ({process['command'] or 'without a name'})"
 
 
-def _text(end: tuple[str, int]) -> str:
-    address, port = end
+def _ends(found: Socket) -> tuple[str, str]:
+    local, remote = found["local"], found["remote"]
+    return _text(*local), _text(*remote)
+
+
+def _text(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -29,13 +29,13 @@ from pydantic import TypeAdapter
 
 from singularity.primitives.errors import CheckpointFailed, HandFailed, RestoreFailed
 
+from .carriage import GHOST_MOST_BYTES, look, obstacles, told
 from .runtime import outputs
 from .runtime.network import HostNetwork
 from .runtime.processes import Identity
 from .runtime.sandbox import RankSpec, Sandbox
 
 OUTPUTS: Final = "outputs.json"  # beside the images: which pid the rank has, and its output files
-_SHARED_MEMORY_MOST: Final = "1G"  # of an unlinked file; a DataLoader's batches are such files
 _ERRORS_MOST: Final = 3
 _HARMLESS: Final = "Can't setup RLIMIT_NOFILE"  # CRIU says so wherever it may not, and goes on
 _PROBE_S: Final = 10.0  # for each step of a probe that takes a fraction of a second
@@ -79,7 +79,8 @@ class Checkpointer(Protocol):
     def dump(self, sandbox: Sandbox, images: Path) -> Dump:
         """Write the rank to the empty or absent directory `images`; it runs on.
 
-        Raises CheckpointFailed: the rank is unharmed, `images` may be thrown away.
+        Raises CheckpointFailed: the rank is unharmed, `images` may be thrown away. What is known
+        to stand in the way (see carriage.py) is named before anything is written.
         """
 
     def release(self, sandbox: Sandbox) -> None:
@@ -106,6 +107,8 @@ class CriuCheckpointer:
             raise CheckpointFailed(f"there is no rank to dump in {sandbox.directory.name}")
         images = images.absolute()
         images.mkdir(parents=True, exist_ok=True)
+        if reasons := obstacles(look(sandbox, pid)):
+            raise CheckpointFailed(f"it cannot be carried, and runs on: {told(reasons)}")
         argv = self._criu("dump", sandbox, images)
         argv += ["--tree", str(pid), "--leave-running", "--network-lock", "skip"]
         began_s = time.monotonic()
@@ -152,7 +155,8 @@ class CriuCheckpointer:
 
     def _criu(self, verb: str, sandbox: Sandbox, images: Path) -> list[str]:
         common = ["--images-dir", str(images), "--log-file", f"{verb}.log", "-v2"]
-        common += ["--manage-cgroups=ignore", "--file-locks", "--ghost-limit", _SHARED_MEMORY_MOST]
+        common += ["--manage-cgroups=ignore", "--file-locks"]
+        common += ["--ghost-limit", str(GHOST_MOST_BYTES)]
         if sandbox.rootless:
             common.append("--unprivileged")
         return [str(self.criu), verb, *common]

@@ -17,7 +17,7 @@ from singularity.primitives.model import NodeId
 
 from .barrier import Dumped, Order, Verdict, View
 from .gang import decided
-from .interposer.page import Page, State
+from .interposer.page import Clock, Page, State
 
 _SETTLE_S: Final = 0.001  # a rank's store of `step` is visible long before this has passed
 _ROUND_S: Final = 0.004
@@ -90,11 +90,14 @@ class CutLoop:
             self._begun = True
             self._dumper.begin(parked)
         dumped, reason = self._dumper.state() if self._begun else (Dumped.NOT_YET, "")
-        if not free and (silent := [r for r, p in self._pages.items() if p.state in _GONE]):
-            dumped, reason = Dumped.FAILED, f"rank {silent[0]} has no step boundary to hold at"
+        if not free and self._order.verdict is Verdict.GATHER and not self._begun:
+            reason = self._who_is_late()
+            if any(p.state in _GONE for p in self._pages.values()):
+                dumped = Dumped.FAILED
         return View(
             node=self._node,
-            step=max((p.step for p in self._pages.values()), default=0),
+            step=max((p.count for p in self._pages.values()), default=0),
+            clock=self._clock(),
             agreed=self._agreed(),
             held=self._held(),
             parked=parked,
@@ -102,6 +105,27 @@ class CutLoop:
             dumped=dumped,
             reason=reason,
         )
+
+    def _clock(self) -> int:
+        """What all of our ranks count by; -1 when they differ."""
+        clocks = {page.clock for page in self._pages.values()}
+        return int(clocks.pop()) if len(clocks) == 1 else -1
+
+    def _who_is_late(self) -> str:
+        """The first rank that is the reason why not all hold, and what there is to say of it."""
+        for rank, page in self._pages.items():
+            match page.state:
+                case State.NONE:
+                    return f"rank {rank} is not seen to use torch: it has no boundary to hold at"
+                case State.EXITED:
+                    return f"rank {rank} has ended"
+                case State.HOLDING | State.PARKED:
+                    continue
+                case _ if page.clock is Clock.NONE:
+                    return f"rank {rank} came to no mini-batch and to no collective of all ranks"
+                case _:
+                    return f"rank {rank} came to no further boundary after its {page.count}th"
+        return ""
 
     def _obey(self, order: Order) -> None:
         aimed = (order.stop, order.commit) != (self._order.stop, self._order.commit)
@@ -124,15 +148,15 @@ class CutLoop:
     def _held(self) -> int:
         """The stop, when every rank of ours waits at it."""
         stop, at_rest = self._order.stop, (State.HOLDING, State.PARKED)
-        held = all(p.step == stop and p.state in at_rest for p in self._pages.values())
-        return stop if held else 0
+        held = all(p.count == stop and p.state in at_rest for p in self._pages.values())
+        return stop if held and self._clock() >= 0 else 0
 
     def _parked(self) -> int:
         """The step at which every rank is parked; steps of a gang are equal by the barrier."""
         pages = list(self._pages.values())
         if any(page.state is not State.PARKED for page in pages):
             return 0
-        return int(pages[0].step)
+        return int(pages[0].count)
 
     def _came_to_rest(self) -> bool:
         """After a decision: parked everywhere if a stop was committed, else running again."""
@@ -147,7 +171,7 @@ class CutLoop:
         pages = list(self._pages.values())
         if self._order.verdict is Verdict.FINISH and self._parked() == 0:
             return True
-        return any(p.state is State.REBUILDING or p.step > self._order.commit for p in pages)
+        return any(p.state is State.REBUILDING or p.count > self._order.commit for p in pages)
 
     def _dump_ended(self) -> bool:
         """A cut that finished in an earlier life of this agent is dumped again in this one, for

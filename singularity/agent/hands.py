@@ -109,8 +109,8 @@ class Hands(threading.Thread):
         self._abandoned.set()
 
     def step(self) -> int:
-        """The furthest mini-batch that a rank here has completed."""
-        return max((page.step for page in list(self._pages.values())), default=0)
+        """The furthest boundary that a rank here has come to: mini-batches, where it trains."""
+        return max((page.count for page in list(self._pages.values())), default=0)
 
     def freeze(self) -> None:
         for sandbox in list(self._ranks.values()):

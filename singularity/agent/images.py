@@ -58,7 +58,10 @@ class Images:
             began_s = time.monotonic()
 
             def dump(rank: int) -> RankImages:
-                dumped = self.checkpointer.dump(ranks[rank], directory / str(rank))
+                try:
+                    dumped = self.checkpointer.dump(ranks[rank], directory / str(rank))
+                except CheckpointFailed as error:
+                    raise CheckpointFailed(f"rank {rank}: {error.detail}") from error
                 page = self.layout.page(ref.job, rank)
                 shutil.copyfile(page, directory / str(rank) / _PAGE)
                 parked = Page(page).state is State.PARKED

@@ -54,8 +54,8 @@ def small_disk(directory: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", str(directory)], check=True)
 
 
-def until(condition: Callable[[], object], what: str) -> None:
-    deadline_s = time.monotonic() + PATIENCE_S
+def until(condition: Callable[[], object], what: str, patience_s: float = PATIENCE_S) -> None:
+    deadline_s = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < deadline_s, f"never happened: {what}"
         time.sleep(0.005)

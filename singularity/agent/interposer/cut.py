@@ -1,8 +1,9 @@
 """The rank's side of a cut: count mini-batches, hold where told, park, come back.
 
 The agents agree on a step out of band; no collective is added to the job. What a rank must do is
-publish its step before it looks at `stop`. An agent that wrote `stop` a millisecond ago and still
-reads a lower step then knows that this rank will see it (see Page.acknowledges).
+publish its step (or its crossing, see page.py) before it looks at `stop`. An agent that wrote
+`stop` a millisecond ago and still reads a lower step then knows that this rank will see it (see
+Page.acknowledges).
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class Rank:
         self.links = links
         self._slots = links.slots
         self._step = 0
+        self._crossings = 0
+        links.crossing = self.crossing
         self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._last_optimizer = 0
 
@@ -49,12 +52,27 @@ class Rank:
             self._last_optimizer = id(optimizer)
         stop = page.stop
         if stop and step >= stop:
-            self._hold()
+            self._hold(step)
         if step == 1:
             page.state = State.RUNNING
+            self.links.crossing = None  # from now on mini-batches are counted
         slot = page.slot
         if slot >= 0 or self._slots.number >= 0:
             self.links.turns.clear()
+            self._follow(slot)
+
+    def crossing(self) -> None:
+        """Before a collective of the whole gang, as long as no optimizer has stepped: a boundary
+        for jobs that never do. All ranks begin these in one order, so those that wait before the
+        same one have begun the same ones, and those can be finished."""
+        page = self.page
+        self._crossings = count = self._crossings + 1
+        page.crossings = count
+        stop = page.stop
+        if stop and count >= stop:
+            self._hold(count)
+        slot = page.slot
+        if slot >= 0 or self._slots.number >= 0:
             self._follow(slot)
 
     def met(self) -> None:
@@ -77,19 +95,19 @@ class Rank:
         self._slots.follow(slot)
         self.page.turn = slot
 
-    def _hold(self) -> None:
+    def _hold(self, count: int) -> None:
         """Wait at this boundary until the agents commit it, raise it, or call the cut off."""
-        page, step = self.page, self._step
+        page = self.page
         with self._slots.yielded():
             page.state = State.HOLDING
-            while page.commit != step:
-                if not 0 < page.stop <= step:
+            while page.commit != count:
+                if not 0 < page.stop <= count:
                     page.state = State.RUNNING
                     return
                 time.sleep(_HOLD_POLL_S)
-            self._park()
+            self._park(count)
 
-    def _park(self) -> None:
+    def _park(self, count: int) -> None:
         """Close every socket, wait to be dumped, killed or resumed; then reconnect."""
         began_s = time.monotonic()
         page, connected = self.page, self.links.store.connected
@@ -102,7 +120,7 @@ class Rank:
         _trim()
         left = sockets()
         record = ParkRecord(
-            step=self._step,
+            step=count,
             sockets=left,
             tensors=tuple(sorted(set(self._tensors()))),
             teardown_s=time.monotonic() - began_s,
@@ -110,7 +128,7 @@ class Rank:
         record.save(page.path)
         while page.command != Command.RESUME:
             if page.state != State.PARKED:  # just parked, or restored onto a fresh page
-                page.step = self._step
+                page.step, page.crossings = self._step, self._crossings
                 page.sockets = len(left)
                 page.state = State.PARKED
             time.sleep(_PARK_POLL_S)
@@ -119,7 +137,7 @@ class Rank:
         rendezvous = page.rendezvous
         if connected:
             self.links.connect(rendezvous)
-        page.step = self._step
+        page.step, page.crossings = self._step, self._crossings
         page.generation = rendezvous["generation"]
         page.state = State.RUNNING
 

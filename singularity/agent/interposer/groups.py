@@ -47,11 +47,17 @@ _COLLECTIVES: Final = (
 )
 
 
+_BETWEEN_TWO: Final = ("recv", "recv_anysource", "send")
+
+
 class Links:
     """Everything of this process that holds a socket: the store, the groups, their Works."""
 
-    def __init__(self, slots: Slots) -> None:
-        self.slots = slots
+    def __init__(self, slots: Slots, world: int = 1) -> None:
+        """`world` is the number of ranks; `crossing`, if any, is called before each collective
+        that all of them take part in."""
+        self.slots, self.world = slots, world
+        self.crossing: Callable[[], None] | None = None
         self.turns = Turns(slots)
         self.store = VirtualStore(slots)
         self.works = Outstanding()
@@ -140,6 +146,8 @@ class VirtualGroup(ProcessGroup):
         self._links = links
         self._inner: ProcessGroup | None = None
         self._description = ""
+        self._whole = spec.size == links.world > 1
+        self._coalescing = False
 
     def attach(self, inner: ProcessGroup) -> None:
         """Pass all on to `inner` from now on."""
@@ -204,6 +212,7 @@ class VirtualGroup(ProcessGroup):
         return int(self.inner._get_sequence_number_for_group())  # type: ignore[attr-defined]
 
     def _start_coalescing(self, device: torch.device) -> None:
+        self._coalescing = True
         self.inner._start_coalescing(device)
 
     def _has_hooks(self) -> bool:
@@ -213,8 +222,15 @@ class VirtualGroup(ProcessGroup):
         """Nothing pends here: hooks, which alone would, are not offered."""
 
     def monitored_barrier(self, *args: Any, **kwargs: Any) -> None:
+        self._cross()
         with self._links.slots.yielded():
             self.inner.monitored_barrier(*args, **kwargs)  # type: ignore[attr-defined]
+
+    def _cross(self) -> None:
+        """A collective begins. Between those that are coalesced nobody may stop."""
+        crossing = self._links.crossing
+        if crossing is not None and self._whole and not self._coalescing:
+            crossing()
 
     def _proxy(self, work: Work | None) -> ProxyWork | None:
         if work is None:
@@ -226,9 +242,21 @@ class VirtualGroup(ProcessGroup):
 
 def _passed_on(name: str) -> Callable[..., ProxyWork | None]:
     def collective(self: VirtualGroup, *args: Any, **kwargs: Any) -> ProxyWork | None:
+        self._cross()
         return self._proxy(getattr(self.inner, name)(*args, **kwargs))
 
-    collective.__name__ = name
+    def between_two(self: VirtualGroup, *args: Any, **kwargs: Any) -> ProxyWork | None:
+        return self._proxy(getattr(self.inner, name)(*args, **kwargs))
+
+    def end_coalescing(self: VirtualGroup, *args: Any, **kwargs: Any) -> ProxyWork | None:
+        self._coalescing = False
+        return between_two(self, *args, **kwargs)
+
+    if name == "_end_coalescing":
+        return end_coalescing
+    if name in _BETWEEN_TWO:
+        return between_two
+
     return collective
 
 

@@ -17,6 +17,11 @@ neither side ever reads half of a value; struct's byte-wise little-endian mode w
     44      slot        agent   time slice this rank belongs to; -1 none
     48      length      agent   bytes of JSON at 64: the rendezvous
     52      turn        rank    the slot whose turns it takes now; -1 none
+    56      crossings   rank    collectives of the whole gang begun while no optimizer had stepped
+
+A rank counts its boundaries by one of two clocks: mini-batches once an optimizer has stepped, and
+until then (for an inference, for ever) the collectives that every rank of the gang takes part in.
+`stop` and `commit` are in the clock that the rank counts by when it reads them.
 """
 
 from __future__ import annotations
@@ -38,7 +43,7 @@ MAGIC: Final = 0x53474C31  # "SGL1": a new layout takes a new number
 
 _MAGIC, _COMMAND, _STATE, _SOCKETS = 0, 1, 2, 3  # 4-byte words
 _GENERATION, _SLOT, _LENGTH, _TURN = 10, 11, 12, 13
-_STEP, _STOP, _COMMIT = 2, 3, 4  # 8-byte words
+_STEP, _STOP, _COMMIT, _CROSSINGS = 2, 3, 4, 7  # 8-byte words
 _TEXT: Final = 64  # in bytes
 _TEXT_MAX_BYTES: Final = SIZE_BYTES - _TEXT
 
@@ -67,6 +72,14 @@ class State(IntEnum):
     PARKED = 4  # no socket left: may be dumped, killed or resumed
     REBUILDING = 5  # reconnects at the new rendezvous
     EXITED = 6  # the interpreter shut down in order
+
+
+class Clock(IntEnum):
+    """What a rank counts its boundaries by."""
+
+    NONE = 0  # it has come to no boundary yet
+    CROSSINGS = 1
+    STEPS = 2
 
 
 class Rendezvous(TypedDict):
@@ -165,10 +178,22 @@ class Page:
     def acknowledges(self, stop: int) -> bool:
         """Whether the rank is sure to hold at `stop`, or holds there. Ask 1 ms after writing it.
 
-        A rank that shows step == stop without holding may already be past the look at `stop`.
+        A rank that shows count == stop without holding may already be past the look at `stop`.
         """
-        step = self.step
-        return step < stop or (step == stop and self.state in (State.HOLDING, State.PARKED))
+        count = self.count
+        return count < stop or (count == stop and self.state in (State.HOLDING, State.PARKED))
+
+    @property
+    def clock(self) -> Clock:
+        """What the rank counts by now; it changes once at most, from crossings to steps."""
+        if self.step:
+            return Clock.STEPS
+        return Clock.CROSSINGS if self.crossings else Clock.NONE
+
+    @property
+    def count(self) -> int:
+        """Boundaries that the rank has come to, by the clock it counts by now."""
+        return self.step or self.crossings
 
     def resume(self, rendezvous: Rendezvous) -> None:
         """Tell a parked rank to reconnect and go on; the cut's own fields are cleared first."""
@@ -209,6 +234,14 @@ class Page:
     @step.setter
     def step(self, value: int) -> None:
         self._longs[_STEP] = value
+
+    @property
+    def crossings(self) -> int:
+        return self._longs[_CROSSINGS]
+
+    @crossings.setter
+    def crossings(self, value: int) -> None:
+        self._longs[_CROSSINGS] = value
 
     @property
     def stop(self) -> int:

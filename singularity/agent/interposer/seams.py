@@ -127,7 +127,7 @@ def install(page: Page, place: Place) -> Rank:
 
     AttributeError or TypeError if this torch lacks a seam; nothing is replaced then.
     """
-    rank = Rank(page, Links(Slots(page.path.parent)))
+    rank = Rank(page, Links(Slots(page.path.parent), place.world))
     if dist.is_available():
         Seams(rank, place).install()
     register_optimizer_step_post_hook(rank.boundary)

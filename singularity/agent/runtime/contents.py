@@ -25,8 +25,10 @@ _KINDS = {
     stat.S_IFIFO: "pipe",
     stat.S_IFSOCK: "socket",
 }
+_GONE = (FileNotFoundError, ProcessLookupError, PermissionError)  # or another's, a setuid program
 _SOCK_DIAG, _BY_FAMILY, _DUMP = 4, 20, 0x301  # netlink: protocol, message, REQUEST | DUMP
-_SHOW_PEER, _ATTRIBUTE_PEER = 0x4, 2
+_SHOW = 0x4 | 0x8  # peers, and connections waiting at a listener
+_PEER, _PENDING, _SHUTDOWN, _BOTH_WAYS = 2, 3, 6, 3
 _DONE, _ERROR = 3, 2
 _HEADER, _UNIX = struct.Struct("=IHHII"), struct.Struct("=BBBBIII")
 
@@ -43,7 +45,8 @@ class Descriptor(TypedDict):
 
 
 class Socket(TypedDict):
-    """`local` and `remote` are (address, port); `peer` the inode of a unix socket's other end."""
+    """`local` and `remote` are (address, port); `peer` is the inode of a unix socket's other end,
+    or of the listener that has not accepted it yet; 0 where it is in no network of ours."""
 
     family: str
     state: str
@@ -76,13 +79,13 @@ def _tree(pid: int) -> Iterator[int]:
     yield pid
     try:
         tasks = os.listdir(f"/proc/{pid}/task")
-    except FileNotFoundError:
+    except _GONE:
         return
     for task in tasks:
         try:
             with open(f"/proc/{pid}/task/{task}/children") as file:
                 below = file.read().split()
-        except (FileNotFoundError, ProcessLookupError):
+        except _GONE:
             continue
         for child in below:
             yield from _tree(int(child))
@@ -100,7 +103,7 @@ def _process(pid: int) -> Process | None:
             "descriptors": descriptors,
             "devices": _mapped_devices(pid),
         }
-    except (FileNotFoundError, ProcessLookupError):
+    except _GONE:
         return None
 
 
@@ -110,7 +113,7 @@ def _descriptor(pid: int, number: int) -> Descriptor | None:
         link, found = os.readlink(path), os.stat(path)
         with open(f"/proc/{pid}/fdinfo/{number}") as file:
             flags = next(line.split()[1] for line in file if line.startswith("flags:"))
-    except (FileNotFoundError, ProcessLookupError):
+    except _GONE:
         return None
     return {
         "number": number,
@@ -164,38 +167,48 @@ def _endpoint(text: str) -> tuple[str, int]:
 
 def _unix() -> dict[str, Socket]:
     """Which unix socket is whose other end only the kernel's diagnostics tell."""
-    request = _UNIX.pack(socket.AF_UNIX, 0, 0, 0, 0xFFFFFFFF, 0, _SHOW_PEER) + b"\0" * 8
+    request = _UNIX.pack(socket.AF_UNIX, 0, 0, 0, 0xFFFFFFFF, 0, _SHOW) + b"\0" * 8
     found: dict[str, Socket] = {}
+    waiting: dict[str, int] = {}  # connections that nobody has accepted yet -> the listener
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _SOCK_DIAG) as diag:
         diag.send(_HEADER.pack(_HEADER.size + len(request), _BY_FAMILY, _DUMP, 1, 0) + request)
-        while True:
-            data = diag.recv(1 << 18)
+        while data := diag.recv(1 << 18):
             while data:
                 length, kind, _, _, _ = _HEADER.unpack_from(data)
                 if kind in (_DONE, _ERROR):
+                    for inode, listener in waiting.items():
+                        if inode in found:
+                            found[inode]["peer"] = listener
                     return found
-                inode, peer = _unix_message(data[_HEADER.size : length])
-                found[str(inode)] = {
-                    "family": "unix",
-                    "state": "established" if peer else "",
-                    "local": ("", 0),
-                    "remote": ("", 0),
-                    "peer": peer,
-                }
+                _unix_message(data[_HEADER.size : length], found, waiting)
                 data = data[(length + 3) & ~3 :]
+    return found
 
 
-def _unix_message(body: bytes) -> tuple[int, int]:
-    """(inode, inode of the peer or 0) of one unix_diag_msg: family, type, state, padding, inode
-    and two words of cookie; then attributes."""
-    (inode,) = struct.unpack_from("=I", body, 4)
-    at = 16
+def _unix_message(body: bytes, found: dict[str, Socket], waiting: dict[str, int]) -> None:
+    """Note one unix_diag_msg: bytes of family, type, state and padding, the inode, two words of
+    cookie; then attributes, each a length and a kind of two bytes before its words."""
+    inode = struct.unpack_from("=I", body, 4)[0]
+    state, peer, at = _STATES.get(body[2], ""), 0, 16
     while at + 4 <= len(body):
         length, kind = struct.unpack_from("=HH", body, at)
-        if kind == _ATTRIBUTE_PEER:
-            return inode, struct.unpack_from("=I", body, at + 4)[0]
+        value = body[at + 4 : at + length]
+        if kind == _PEER:
+            peer = struct.unpack("=I", value)[0]
+        elif kind == _PENDING:
+            for (client,) in struct.iter_unpack("=I", value):
+                waiting[str(client)] = inode
+        elif kind == _SHUTDOWN and value[0] == _BOTH_WAYS:
+            state = "shut"  # its other end is closed
         at += max(4, (length + 3) & ~3)
-    return inode, 0
+    nowhere = ("", 0)
+    found[str(inode)] = {
+        "family": "unix",
+        "state": state,
+        "local": nowhere,
+        "remote": nowhere,
+        "peer": peer,
+    }
 
 
 if __name__ == "__main__":

@@ -159,6 +159,7 @@ def accumulate(run: Run) -> None:
 def optimizers(run: Run) -> None:
     """Two networks against each other; one learns twice as often as the other."""
     dist.init_process_group("gloo")
+    torch.manual_seed(8)
     critic = DistributedDataParallel(nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1)))
     torch.manual_seed(9)
     maker = DistributedDataParallel(nn.Linear(8, 32))
@@ -230,6 +231,7 @@ def compiled(run: Run) -> None:
 def talk(run: Run) -> None:
     """What people call by themselves: barriers, broadcasts, gathers, whole objects."""
     dist.init_process_group("gloo")
+    torch.manual_seed(6 + run.rank)
     model = nn.Linear(32, 1)
     for parameter in model.parameters():
         dist.broadcast(parameter.data, 0)
