@@ -20,6 +20,7 @@ from .groups import GroupRequest, Links, VirtualGroup
 from .inner import carries, device_backends
 from .page import Page, State
 from .slots import Slots
+from .untraced import leave_untraced
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,5 +134,6 @@ def install(page: Page, place: Place) -> Rank:
     register_optimizer_step_post_hook(rank.boundary)
     os.register_at_fork(after_in_child=rank.become_child)
     atexit.register(rank.leave)
+    leave_untraced(__name__.rpartition(".")[0])
     page.state = State.LOADED
     return rank

@@ -1,7 +1,7 @@
 """Small jobs of every shape in which people run PyTorch: `carry.py CASE --out DIR --steps N`.
 
 Each rank logs the bits of what it computes, a line a step, and at the end those of all its
-weights. Nothing here knows that it may be cut.
+weights; while there is a file DIR/slow it takes its time. Nothing here knows that it may be cut.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from torch.nn.functional import cross_entropy, mse_loss
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+_SLOW_S = 0.04
+
 
 class Run:
     """One rank's log, and its pace."""
@@ -33,7 +35,6 @@ class Run:
         self.steps: int = args.steps
         self.rank = int(os.environ.get("RANK", "0"))
         self.world = int(os.environ.get("WORLD_SIZE", "1"))
-        self._pause_s: float = args.pause_s
         self._out = Path(args.out)
         self._log = (self._out / f"loss-{self.rank}.csv").open("w", buffering=1)
         self._step = 0
@@ -42,7 +43,8 @@ class Run:
         bits = (float(v).hex() if isinstance(v, torch.Tensor | float) else str(v) for v in values)
         self._log.write(",".join((str(self._step), *bits)) + "\n")
         self._step += 1
-        time.sleep(self._pause_s)
+        if (self._out / "slow").exists():
+            time.sleep(_SLOW_S)
 
     def end(self, *models: nn.Module) -> None:
         digest = hashlib.sha256()
@@ -73,7 +75,7 @@ def train(
     run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, forward: Any = None
 ) -> None:
     """The loop that everybody writes."""
-    forward = forward or model
+    forward = model if forward is None else forward
     for _, x in zip(range(run.steps), run.batches(), strict=False):
         loss = cross_entropy(forward(x), labels(x))
         optimizer.zero_grad()
@@ -228,6 +230,21 @@ def compiled(run: Run) -> None:
     train(run, model, optimizer, torch.compile(model))
 
 
+def compiled_step(run: Run) -> None:
+    """The optimizer's step, too, is machine code."""
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2, capturable=True)
+    forward = torch.compile(model)
+    step = torch.compile(optimizer.step)
+    for _, x in zip(range(run.steps), run.batches(), strict=False):
+        loss = cross_entropy(forward(x), labels(x))
+        optimizer.zero_grad()
+        loss.backward()
+        step()
+        run.log(loss)
+    run.end(model)
+
+
 def talk(run: Run) -> None:
     """What people call by themselves: barriers, broadcasts, gathers, whole objects."""
     dist.init_process_group("gloo")
@@ -302,7 +319,7 @@ CASES: dict[str, Callable[[Run], None]] = {
     case.__name__.replace("_", "-"): case
     for case in (
         *(script, alone, ddp, zero, fsdp2, hsdp, accumulate, optimizers),
-        *(forked, persistent, compiled, talk, inference, by_hand),
+        *(forked, persistent, compiled, compiled_step, talk, inference, by_hand),
     )
 }
 
@@ -312,7 +329,6 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("case", choices=sorted(CASES))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--pause-s", type=float, default=0.0)
     args = parser.parse_args(None if arguments is None else list(arguments))
     torch.set_num_threads(1)
     CASES[args.case](Run(args))
