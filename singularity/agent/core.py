@@ -41,10 +41,12 @@ class TakeSlots:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """Kill whatever there is of a job's ranks, in any stage. Answered by Ended."""
+    """Kill whatever there is of a job's ranks, in any stage; with `stacks`, keep first where each
+    of them stands. Answered by Ended."""
 
     job: JobId
     incarnation: int
+    stacks: bool = False
 
 
 Effect = Launch | TakeCut | TakeSlots | Kill
@@ -94,6 +96,16 @@ class Resized:
 
 
 @dataclass(frozen=True, slots=True)
+class Hung:
+    """A rank has made no step for too long; where all of them stand is kept."""
+
+    job: JobId
+    incarnation: int
+    reason: str
+    step: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """The ranks could not be started; none of them is left."""
 
@@ -117,7 +129,7 @@ class Ended:
     step: int = 0
 
 
-Done = Started | Saved | CutFailed | Resized | Refused | Ended
+Done = Started | Saved | CutFailed | Resized | Hung | Refused | Ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +161,8 @@ Event = Envelope | Done | Boot | Admitted | Forget
 class Life:
     """One incarnation on this node; `start` has the slots in force. `cut` is the one being taken
     and `reslot` the change of slots being made, if any; `resize` numbers the last one that ended.
-    `lost`: its ranks died by no decision of anybody's, which explains why their peers crash."""
+    `lost`: its ranks died by no decision of anybody's, which explains why their peers crash.
+    `hung`: what made us think that they will never go on; that is said until they are stopped."""
 
     start: Start
     started: bool = False
@@ -158,6 +171,7 @@ class Life:
     resize: int = 0
     stopping: bool = False
     lost: bool = False
+    hung: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +247,7 @@ def _stop(state: AgentState, stop: Stop) -> Outcome:
     life = state.live.get(stop.job)
     if life is not None and life.start.incarnation == stop.incarnation:
         state = _with(state, stop.job, replace(life, stopping=True, cut=None, reslot=None))
-        return state, (Kill(stop.job, stop.incarnation),), ()
+        return state, (Kill(stop.job, stop.incarnation, stop.stacks),), ()
     last = state.last.get(stop.job)
     if last is not None and last.incarnation >= stop.incarnation:
         return state, (), (last,)  # ended before: how it ended is a better answer than 'stopped'
@@ -266,6 +280,10 @@ def _done(state: AgentState, done: Done) -> Outcome:
             report = report.model_copy(
                 update={"reason": done.reason, "seconds": dict(done.seconds)}
             )
+        case Hung():
+            state = _with(state, done.job, replace(life, hung=done.reason))
+            report = _with_last_cut(state, _report(state, done, "running"))
+            report = report.model_copy(update={"step": max(report.step, done.step)})
         case Refused():
             state = _without(state, done.job)
             report = _report(state, done, "refused")
@@ -329,6 +347,8 @@ def _report(state: AgentState, done: Done, phase: str) -> Report:
     found = {"job": done.job, "node": state.node, "incarnation": done.incarnation, "phase": phase}
     if life is not None:
         found |= {"resize": life.resize, "devices": life.start.devices}
+        if life.hung and phase == "running":
+            found |= {"phase": "hung", "reason": life.hung}
     return Report.model_validate(found)
 
 

@@ -92,7 +92,7 @@ class Executor:
         hands = self._hands.get(kill.job)
         known = hands is not None and hands.start_command.incarnation == kill.incarnation
         if hands is not None and known and not hands.ended:
-            hands.kill()
+            hands.kill(with_stacks=kill.stacks)
             return
         done = Ended(kill.job, kill.incarnation, killed=True)
         threading.Thread(target=self._answer, args=(done, _nothing), daemon=True).start()

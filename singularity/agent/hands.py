@@ -25,12 +25,14 @@ from singularity.primitives.errors import (
 from singularity.primitives.messages import Cut, Reslot, Start
 from singularity.primitives.model import NodeId
 
+from . import stacks
 from .barrier import Verdict
 from .core import (
     CutFailed,
     Done,
     Effect,
     Ended,
+    Hung,
     Launch,
     Refused,
     Resized,
@@ -71,6 +73,7 @@ class Tools:
     launch: Callable[[Sandbox, Start, int], None]
     reconnect_deadline_s: float
     reslot_deadline_s: float
+    first_step_s: float
 
 
 # Journals what was done; `then` runs once that is durable, and before anybody is told.
@@ -89,6 +92,8 @@ class Hands(threading.Thread):
         self._ranks: dict[int, Sandbox] = {}
         self._pages: dict[int, Page] = {}
         self._pool = ThreadPoolExecutor(max_workers=max(2, len(start.ranks)))
+        self._overseer = stacks.Overseer(start.hang_after_s, tools.first_step_s)
+        self._stacks_wanted = False
 
     # -- what the executor calls -----------------------------------------------------------------
 
@@ -96,12 +101,17 @@ class Hands(threading.Thread):
         """Take over ranks that outlived an earlier agent. Before the thread starts."""
         self._ranks = dict(ranks)
         self._pages = {r: Page(self._page_path(r)) for r in ranks}
+        if any(
+            p.step for p in self._pages.values()
+        ):  # what the first step of a life takes was behind them
+            self._overseer = stacks.Overseer(self.start_command.hang_after_s, 0.0)
 
     def put(self, effect: Effect) -> None:
         self._inbox.put(effect)
 
-    def kill(self) -> None:
+    def kill(self, *, with_stacks: bool = False) -> None:
         """Stop whatever is going on and kill the ranks; answered by Ended(killed=True)."""
+        self._stacks_wanted = with_stacks
         self._killed.set()
 
     def abandon(self) -> None:
@@ -113,12 +123,14 @@ class Hands(threading.Thread):
         return max((page.count for page in list(self._pages.values())), default=0)
 
     def freeze(self) -> None:
+        self._overseer.frozen = True
         for sandbox in list(self._ranks.values()):
             sandbox.freeze()
 
     def thaw(self) -> None:
         for sandbox in list(self._ranks.values()):
             sandbox.thaw()
+        self._overseer.frozen = False
 
     # -- the thread ------------------------------------------------------------------------------
 
@@ -129,6 +141,8 @@ class Hands(threading.Thread):
             if self._abandoned.is_set():
                 return
             if self._killed.is_set():
+                if self._stacks_wanted:
+                    self._keep_stacks("stopped with its gang, of which a rank hangs")
                 ended = Ended(start.job, start.incarnation, killed=True)
                 break
             try:
@@ -334,11 +348,24 @@ class Hands(threading.Thread):
         ends = endings(self._ranks)
         if all(ended_well(e) for e in ends.values()):
             if len(ends) < len(self._ranks):
+                self._look_for_hang()
                 return None
             start = self.start_command
             return Ended(start.job, start.incarnation, exit_code=0, step=self.step())
         time.sleep(_GRACE_S)  # let the other crashes be written down: the cause may be among them
         return post_mortem(self.start_command, endings(self._ranks))
+
+    def _look_for_hang(self) -> None:
+        start = self.start_command
+        if reason := self._overseer.look(self._pages, time.monotonic()):
+            self._keep_stacks(reason)
+            self._answer(Hung(start.job, start.incarnation, reason, self.step()), _nothing)
+
+    def _keep_stacks(self, title: str) -> None:
+        """Where the ranks stand. Once a life: what is found first is what it hangs on."""
+        directory = self._tools.layout.stacks(self.start_command)
+        ranks = {r: s for r, s in self._ranks.items() if not (directory / f"rank-{r}.txt").exists()}
+        stacks.keep(ranks, directory, f"{title}; node {self._tools.node}")
 
     # -- small things ----------------------------------------------------------------------------
 

@@ -39,6 +39,9 @@ class Layout:
     def log(self, job: JobId, rank: int) -> Path:
         return self.volume / "jobs" / job / "logs" / f"rank-{rank}.log"
 
+    def stacks(self, start: Start) -> Path:
+        return self.volume / "jobs" / start.job / "stacks" / str(start.incarnation)
+
     def rendezvous(self, start: Start, cut: int) -> Path:
         """The FileStore of one generation; never used twice."""
         return self.volume / "jobs" / start.job / "rendezvous" / f"{start.incarnation}-{cut}"

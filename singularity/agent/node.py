@@ -118,6 +118,7 @@ def make_tools(settings: AgentSettings, layout: Layout, leads: Leads) -> Tools:
         launch=launch,
         reconnect_deadline_s=settings.reconnect_deadline_s,
         reslot_deadline_s=settings.reslot_deadline_s,
+        first_step_s=settings.first_step_s,
     )
 
 

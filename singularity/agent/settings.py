@@ -38,4 +38,5 @@ class AgentSettings(BaseSettings):
     cut_deadline_s: float = 60.0  # then a cut is given up and the job goes on
     restore_deadline_s: float = 120.0
     reconnect_deadline_s: float = 120.0
+    first_step_s: float = 900.0  # of a life, where limits.hang_after is shorter: loading, compiling
     reslot_deadline_s: float = 60.0  # then ranks that have not come to a boundary keep their slots

@@ -29,6 +29,7 @@ from singularity.primitives.model import (
     RegionId,
     Scope,
     hosts,
+    reborn,
 )
 from singularity.scheduler.plan import Plan, admissible, perform
 from singularity.scheduler.snapshot import Snapshot
@@ -176,7 +177,7 @@ class SqlLedger:
         """Admit a node. One that is new, was lost, or comes with another epoch than ours opens the
         next epoch: every job believed there fails over and its log starts anew."""
         with self._engine.begin() as db:
-            _make_place(db, register)
+            _make_place(db, register, now_s)
             jobs = _lock_jobs(db, _jobs_on(db, register.node))
             nodes = _lock_nodes(db, {n for j in jobs.values() for n in hosts(j)} | {register.node})
             if _jobs_on(db, register.node) - jobs.keys():
@@ -193,7 +194,7 @@ class SqlLedger:
                 books.flush()
                 db.execute(delete(t.outbox).where(t.outbox.c.node == node.id))
                 db.execute(delete(t.node_log).where(t.node_log.c.node == node.id))
-                node = replace(books.nodes[node.id], epoch=node.epoch + 1, seq=0, lost=False)
+                node = reborn(books.nodes[node.id])
             node = replace(node, address=register.address, heard_s=now_s, devices=register.devices)
             books.put(node)
             books.flush()
@@ -222,7 +223,8 @@ class SqlLedger:
         with self._engine.begin() as db:
             for node in _lock_nodes(db, set(silent)).values():
                 if not node.lost and node.heard_s <= silent[node.id]:
-                    db.execute(update(t.node).where(t.node.c.id == node.id).values(lost=True))
+                    gone = {"lost": True, "failures": node.failures + 1}
+                    db.execute(update(t.node).where(t.node.c.id == node.id).values(gone))
                     lost.append(node.id)
         return lost
 
@@ -323,7 +325,7 @@ def _jobs_on(db: Connection, node: NodeId) -> set[JobId]:
     return {JobId(job) for (job,) in found}
 
 
-def _make_place(db: Connection, register: Register) -> None:
+def _make_place(db: Connection, register: Register, now_s: float) -> None:
     """The node's region, cluster, row and devices, where they are new."""
     db.execute(upsert(t.region).values(id=register.region).on_conflict_do_nothing())
     cluster = {"id": register.cluster, "region": register.region}
@@ -334,6 +336,7 @@ def _make_place(db: Connection, register: Register) -> None:
         cluster=ClusterId(register.cluster),
         device=register.device,
         devices=register.devices,
+        known_s=now_s,
     )
     db.execute(upsert(t.node).values(node_row(fresh)).on_conflict_do_nothing())
     devices = [

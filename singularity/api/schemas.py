@@ -41,7 +41,6 @@ _LATER: Final = {
     "replicas": "services are not run in this release; kind is train or batch",
     "port": "services are not run in this release; kind is train or batch",
     "slo": "services are not run in this release; kind is train or batch",
-    "hang_after": "hung jobs are not found in this release; use limits.max_duration",
     "prefer": "placement preferences are not known in this release; use place.regions",
     "same_fabric": "a gang never leaves its cluster; use place.same_node for one machine",
 }
@@ -92,11 +91,24 @@ def _one_or_many(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+def _every(text: object) -> object:
+    """As JobSpec has it: None is auto, 0 is never."""
+    if text in ("auto", "never"):
+        return None if text == "auto" else 0.0
+    if text is None or (found := seconds(text)) == 0.0:
+        raise ValueError(f"{text!r} is no interval; write auto, never, or for example 5m")
+    return found
+
+
 _NO_NUL = r"^[^\x00]*$"
 Duration = Annotated[
     float,
     BeforeValidator(seconds, json_schema_input_type=str | float),
     Field(gt=0, le=10 * 365 * 86400.0),
+]
+Every = Annotated[
+    Annotated[float, Field(ge=0, le=10 * 365 * 86400.0)] | None,
+    BeforeValidator(_every, json_schema_input_type=str | float),
 ]
 Size = Annotated[
     int, BeforeValidator(size_bytes, json_schema_input_type=str | int), Field(ge=1, lt=2**50)
@@ -159,10 +171,11 @@ class Place(Document):
 
 
 class Checkpointing(Document):
-    """`auto` is all there is: taken when the scheduler needs the devices, and `every` so often."""
+    """Taken when the scheduler needs the devices, and `every` so often: auto is as often as pays,
+    never only when the job is suspended. `mode` auto is all there is."""
 
     mode: Literal["auto"] = "auto"
-    every: Duration | None = None
+    every: Every = None
     keep: Annotated[int, Field(ge=1, le=100)] = 2
 
 
@@ -173,7 +186,11 @@ class Retry(Document):
 
 
 class Limits(Document):
+    """`hang_after`: a rank that makes no step for so long is taken for hung, and the job goes back
+    to its last checkpoint. A single process that takes no optimizer steps must not ask for it."""
+
     max_duration: Duration | None = None
+    hang_after: Duration | None = None
     memory: Size | None = None
 
 
@@ -264,6 +281,7 @@ class JobDocument(Document):
             retry_user=self.retry.user,
             retry_exit_codes=self.retry.on_exit_codes,
             max_duration_s=self.limits.max_duration,
+            hang_after_s=self.limits.hang_after,
             memory_bytes=self.limits.memory,
             after=tuple(after),
         )

@@ -18,6 +18,7 @@ from .database import make_engine
 from .intake import Intake, Waker
 from .settings import Settings
 from .store import PAGE_MOST, Page, Store
+from .views import Outlook
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +38,13 @@ class Services:
     def open(cls, settings: Settings) -> Services:
         engine, stop = make_engine(settings), threading.Event()
         ledger, waker = SqlLedger(engine), Waker(engine, stop)
+        clock, policy = SystemClock(), settings.policy()
         return cls(
             settings=settings,
             engine=engine,
-            clock=SystemClock(),
+            clock=clock,
             ledger=ledger,
-            store=Store(engine),
+            store=Store(engine, lambda: Outlook(clock.now_s(), policy)),
             tokens=Tokens(engine, settings.join_token),
             intake=Intake(ledger, waker, stop),
             waker=waker,

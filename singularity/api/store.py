@@ -6,7 +6,7 @@ Nothing here locks or writes rows; drains are the one exception, being only a no
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Final
@@ -29,7 +29,7 @@ from singularity.primitives.model import (
 from . import tables as t
 from .auth import Caller
 from .books import job_of, load_nodes, spec_to_json
-from .views import Json, job_view, node_view
+from .views import Json, Outlook, job_view, node_view
 
 PAGE_MOST: Final = 1000
 _NAMESAKES_MOST: Final = 1000
@@ -68,8 +68,8 @@ def listing(items: list[Json], page: Page, key: str = "id") -> Json:
 
 
 class Store:
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, outlook: Callable[[], Outlook]) -> None:
+        self._engine, self._outlook = engine, outlook
 
     # -- jobs ------------------------------------------------------------------------------------
 
@@ -135,7 +135,8 @@ class Store:
         ids = sorted({s.node for job in jobs for s in job.placement})
         held = load_nodes(db, select(t.node).where(t.node.c.id.in_(ids))) if ids else []
         nodes = {n.id: n for n in held}
-        return [job_view(job, spec_to_json(job.spec), nodes) for job in jobs]
+        outlook = self._outlook()
+        return [job_view(job, spec_to_json(job.spec), nodes, outlook) for job in jobs]
 
     # -- history ---------------------------------------------------------------------------------
 

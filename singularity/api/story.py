@@ -52,6 +52,8 @@ def tell(
         add("checkpoint-discarded", incarnation=bad.incarnation, cut=bad.cut)
     if after.dump_failures > before.dump_failures:
         add("checkpoint-failed", cut=after.cut)
+    if after.hangs > before.hangs:
+        add("hung")
     if after.resize_refused and not before.resize_refused:
         add("resize-refused")
     if resized(before, after):

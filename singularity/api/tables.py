@@ -70,6 +70,8 @@ node = Table(
     _int("epoch"),
     _int("seq"),
     _text("address"),
+    _time("known_s"),
+    _int("failures"),
     CheckConstraint("devices > 0", "devices"),
     CheckConstraint("used BETWEEN 0 AND devices", "used_within_devices"),
     postgresql_with={"fillfactor": 70},

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from singularity.primitives.model import Checkpoint, Job, Node, NodeId, Scope
+from singularity.scheduler.interval import Cadence, cadence
+from singularity.scheduler.policy import Policy
 
 Json = dict[str, Any]
 
@@ -15,8 +18,22 @@ def scope_text(scope: Scope) -> str:
     return f"{scope.kind}/{scope.id}"
 
 
-def job_view(job: Job, spec: Json, nodes: Mapping[NodeId, Node]) -> Json:
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a view of the future needs: when it is, and what the scheduler goes by."""
+
+    now_s: float
+    policy: Policy
+
+    def cadence(self, job: Job, nodes: Mapping[NodeId, Node]) -> Cadence:
+        if job.spec.checkpoint_every_s is None and not job.placement:
+            return Cadence(None, "auto, from the nodes that it will be placed on")
+        return cadence(job, [nodes[n] for n in sorted(job.nodes)], self.now_s, self.policy)
+
+
+def job_view(job: Job, spec: Json, nodes: Mapping[NodeId, Node], outlook: Outlook) -> Json:
     """`spec` is the job's own, as JSON; `nodes` holds at least those it is placed on."""
+    found = outlook.cadence(job, nodes)
     placement = [
         {
             "node": s.node,
@@ -51,6 +68,11 @@ def job_view(job: Job, spec: Json, nodes: Mapping[NodeId, Node]) -> Json:
         "started_at_s": job.started_at_s,
         "infra_failures": job.infra_failures,
         "checkpoint": checkpoint_view(job.checkpoint) if job.checkpoint else None,
+        "checkpointing": {
+            "every_s": found.every_s,
+            "origin": found.origin,
+            "pause_s": job.pause_s,
+        },
         "confine": scope_text(job.confine) if job.confine else None,
         "version": job.version,
         "spec": {**spec, "tier": job.tier.name.lower()},
@@ -80,6 +102,8 @@ def node_view(node: Node, jobs: Sequence[str]) -> Json:
         "lost": node.lost,
         "heard_s": node.heard_s,
         "epoch": node.epoch,
+        "known_s": node.known_s,
+        "failures": node.failures,
         "jobs": sorted(jobs),
     }
 

@@ -11,9 +11,20 @@ from singularity.primitives.clock import SystemClock
 
 from .client import Client, Json, decode, path_of
 from .frame import server
-from .output import Column, Format, Output, Sheet, duration, say, show_list, show_one, show_raw
+from .output import (
+    Column,
+    Format,
+    Output,
+    Sheet,
+    duration,
+    say,
+    show_list,
+    show_one,
+    show_raw,
+    size,
+)
 from .output import write as put
-from .views import EventView, IncarnationView, JobView, WhyView
+from .views import EventView, IncarnationView, JobView, StackView, WhyView
 
 TERMINAL: Final = ("succeeded", "failed", "cancelled")
 ANYWHERE: Final = "anywhere"
@@ -92,6 +103,18 @@ TIMELINE = Sheet(
         Column("SECONDS", _parts),
     ),
     lambda i: str(i.incarnation),
+)
+
+
+STACKS = Sheet(
+    StackView.model_validate,
+    (
+        Column[StackView]("LIFE", lambda s: str(s.incarnation)),
+        Column("RANK", lambda s: str(s.rank)),
+        Column("AGO", lambda s: _age(s.at_s)),
+        Column("SIZE", lambda s: size(s.bytes)),
+    ),
+    lambda s: f"{s.incarnation}/{s.rank}",
 )
 
 
@@ -182,6 +205,23 @@ def logs(
     except KeyboardInterrupt:
         say(f"detached: the job goes on; `singularity logs -f {job}` follows it again")
         raise typer.Exit(0) from None
+
+
+def stacks(
+    ctx: typer.Context,
+    job: JobName,
+    life: Annotated[int | None, typer.Option(min=1, help="Which; else the last that hung.")] = None,
+    rank: Annotated[int | None, typer.Option(min=0, help="Whose; else all.")] = None,
+    ls: Annotated[bool, typer.Option("--ls", help="List what there is.")] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Show where the ranks of a job that hung were standing."""
+    client = server(ctx)
+    if ls:
+        show_list(client.items(path_of(job, "stacks")), STACKS, output)
+        return
+    for piece in client.text(path_of(job, "stacks", "text"), {"incarnation": life, "rank": rank}):
+        put(piece)
 
 
 def follow_logs(client: Client, job: str, rank: int, tail: int | None) -> None:

@@ -21,7 +21,16 @@ app = typer.Typer(
 )
 GROUPS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
     "Planet": (host.up, host.login, host.doctor),
-    "Jobs": (submit.run, jobs.ps, jobs.describe, jobs.why, jobs.logs, jobs.events, jobs.timeline),
+    "Jobs": (
+        submit.run,
+        jobs.ps,
+        jobs.describe,
+        jobs.why,
+        jobs.logs,
+        jobs.stacks,
+        jobs.events,
+        jobs.timeline,
+    ),
     "Steering": (jobs.suspend, jobs.resume, jobs.move, jobs.resize, jobs.cancel),
     "Fleet": (
         places.regions,

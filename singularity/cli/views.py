@@ -60,6 +60,13 @@ class JobView(View):
         return sum(shard.devices for shard in self.placement)
 
 
+class StackView(View):
+    incarnation: int
+    rank: int
+    at_s: float
+    bytes: int = 0
+
+
 class EventView(View):
     seq: int = 0
     job: str = ""

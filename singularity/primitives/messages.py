@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from .model import JobId, NodeId, ShardImage
 
 PROTOCOL: Final = 1
-Phase = Literal["running", "dumped", "stopped", "exited", "lost", "refused"]
+Phase = Literal["running", "hung", "dumped", "stopped", "exited", "lost", "refused"]
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 
@@ -50,6 +50,7 @@ class Start(_Command):
     env: tuple[tuple[str, str], ...] = ()
     workdir: str = ""
     memory_bytes: int | None = None
+    hang_after_s: float | None = None
     origin: Origin | None = None
     secret: str = ""
 
@@ -63,9 +64,13 @@ class Cut(_Command):
 
 
 class Stop(_Command):
-    """Kill the ranks without a checkpoint. Answered even when there is nothing to kill."""
+    """Kill the ranks without a checkpoint. Answered even when there is nothing to kill.
+
+    `stacks`: first keep where each of them stands, for somebody will ask what it was waiting for.
+    """
 
     verb: Literal["stop"] = "stop"
+    stacks: bool = False
 
 
 class Reslot(_Command):
@@ -100,8 +105,10 @@ class Sealed(Wire):
 class Report(Wire):
     """The latest truth of one job on one node; each one replaces all earlier ones.
 
-    phase     running; or gone: dumped (after `cut`), stopped, exited (`exit_code`), lost (the
-              ranks died with no exit of their own), refused (could not be started: `reason`)
+    phase     running; hung: they are there, but one has made no step for too long (`reason`), its
+              stack is kept, and somebody should stop them; or gone: dumped (after `cut`),
+              stopped, exited (`exit_code`), lost (the ranks died with no exit of their own),
+              refused (could not be started: `reason`)
     cut       the last cut this node has finished with, 0 for none; `image` when it is durable,
               else `reason` says why not
     corrupt   the image to restore from did not verify: never try it again

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 from typing import NewType
 
@@ -97,6 +97,7 @@ class Node:
 
     `epoch` counts admissions; `seq` is the last letter written to the node in this epoch.
     Together they order everything we ever say to it. `heard_s` is the database's time.
+    `failures` counts how often it was lost, or came back without its ranks, since `known_s`.
     """
 
     id: NodeId
@@ -111,11 +112,20 @@ class Node:
     epoch: int = 0
     seq: int = 0
     address: str = ""
+    known_s: float = 0.0
+    failures: int = 0
 
     @property
     def ready(self) -> bool:
         """May new work be placed here?"""
         return self.epoch > 0 and not self.lost and self.duty is Duty.READY
+
+
+def reborn(node: Node) -> Node:
+    """The node in its next epoch. It failed if it was there before and nobody had noticed yet."""
+    failed = node.epoch > 0 and not node.lost
+    failures = node.failures + int(failed)
+    return replace(node, epoch=node.epoch + 1, seq=0, lost=False, failures=failures)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -197,12 +207,13 @@ class JobSpec:
     regions: tuple[str, ...] = ()  # allowed; () is anywhere; entries may be globs
     avoid: tuple[str, ...] = ()  # refused regions; globs
     same_node: bool = False
-    checkpoint_every_s: float | None = None  # None: only when suspended
+    checkpoint_every_s: float | None = None  # None: as often as pays; 0: only when suspended
     checkpoint_keep: int = 2
     retry_infra: int = 10
     retry_user: int = 0
     retry_exit_codes: tuple[int, ...] = ()  # () with retry_user > 0: any non-zero
     max_duration_s: float | None = None
+    hang_after_s: float | None = None  # with no step of some rank; None: never taken for hung
     memory_bytes: int | None = None  # limit of one rank
     after: tuple[JobId, ...] = ()
 
@@ -218,6 +229,8 @@ class Job:
     `gathered` the images that are durable. `checkpoints` are those that count, newest first.
     `awaiting` are the nodes still to report before the state can change, `exited` those whose
     ranks have all ended well, `corrupt_in` the incarnation that last found its checkpoint corrupt.
+    `cut_ended_s` is when the last cut was over, well or not; `pausing_s` what the cut in flight has
+    cost the ranks so far, and `pause_s` what those that count have cost on average, newest first.
     `resize` numbers changes of devices without a cut; `resizing` are the nodes that have not
     answered the one in flight, and `resize_refused` says that this life's ranks did not follow one.
     """
@@ -239,6 +252,9 @@ class Job:
     exited: frozenset[NodeId] = frozenset()
     cut: int = 0
     cut_at_s: float = 0.0
+    cut_ended_s: float = 0.0
+    pausing_s: float = 0.0
+    pause_s: float | None = None
     dumping: frozenset[NodeId] = frozenset()
     gathered: tuple[ShardImage, ...] = ()
     checkpoints: tuple[Checkpoint, ...] = ()
@@ -250,6 +266,7 @@ class Job:
     infra_failures: int = 0
     user_failures: int = 0
     dump_failures: int = 0
+    hangs: int = 0  # ever
     retry_at_s: float = 0.0
     exit_code: int | None = None
     message: str = ""

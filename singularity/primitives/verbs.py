@@ -34,6 +34,7 @@ from .model import (
 
 BACKOFF_FIRST_S: Final = 2.0  # a flaky start or dump is tried again soon, a broken one rarely
 BACKOFF_MOST_S: Final = 300.0
+_PAUSES: Final = ("barrier", "dump", "store", "reconnect")  # parts of a cut in which ranks wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,13 @@ def scale(job: Job, target: Placement, now_s: float) -> Step:
 
 
 def stop(
-    job: Job, now_s: float, goal: Goal, message: str, lost: frozenset[NodeId] = frozenset()
+    job: Job,
+    now_s: float,
+    goal: Goal,
+    message: str,
+    lost: frozenset[NodeId] = frozenset(),
+    *,
+    stacks: bool = False,
 ) -> Step:
     """Kill what still runs. Devices of survivors stay the job's until each says 'stopped'.
 
@@ -119,7 +126,8 @@ def stop(
     )
     if not kept:
         return Step(_stopped(moved, now_s))
-    commands = tuple(Stop(job=job.id, node=s.node, incarnation=job.incarnation) for s in kept)
+    told = {"job": job.id, "incarnation": job.incarnation, "stacks": stacks}
+    commands = tuple(Stop.model_validate({**told, "node": s.node}) for s in kept)
     return Step(moved, commands)
 
 
@@ -160,6 +168,8 @@ def settle(job: Job, report: Report, now_s: float) -> Step:
     job = _distrusting(job, report) if report.corrupt else _gather(job, report, now_s)
     gone = frozenset({report.node})
     match report.phase:
+        case "hung":
+            return _hung(job, report, now_s)
         case "running" if job.resizing:
             return Step(*resizing.answered(job, report, now_s))
         case "running":
@@ -180,9 +190,10 @@ def settle(job: Job, report: Report, now_s: float) -> Step:
 
 def settled(job: Job | None, report: Report) -> bool:
     """May the agent forget this report? True when repeating it can never matter again."""
+    gone = report.phase not in ("running", "hung")
     if job is None or report.incarnation < job.incarnation or job.state not in ACTIVE:
-        return report.phase != "running"
-    return report.phase != "running" and report.node not in job.nodes
+        return gone
+    return gone and report.node not in job.nodes
 
 
 def _start(job: Job, shard: Shard, first: int) -> Start:
@@ -206,6 +217,7 @@ def _start(job: Job, shard: Shard, first: int) -> Start:
         env=spec.env,
         workdir=spec.workdir,
         memory_bytes=spec.memory_bytes,
+        hang_after_s=spec.hang_after_s,
         origin=origin,
     )
 
@@ -217,6 +229,7 @@ def _cut(job: Job, now_s: float, *, keep_running: bool) -> Step:
         cut_at_s=now_s,
         dumping=job.nodes,
         gathered=(),
+        pausing_s=0.0,
         checkpoint_wanted=False,
     )
     return Step(
@@ -245,13 +258,36 @@ def _gather(job: Job, report: Report, now_s: float) -> Job:
     dumping = job.dumping - {report.node}
     if len(steps := {i.step for i in gathered}) > 1:
         return _aborted(job, f"shards were cut at different steps {sorted(steps)}", now_s)
-    job = replace(job, dumping=dumping, gathered=gathered, version=job.version + 1)
+    paused_s = sum(report.seconds.get(part, 0.0) for part in _PAUSES)
+    job = replace(
+        job,
+        dumping=dumping,
+        gathered=gathered,
+        pausing_s=max(job.pausing_s, paused_s),  # the gang waits for its slowest node
+        version=job.version + 1,
+    )
     if dumping:
         return job
     step = gathered[0].step
     made = Checkpoint(job.incarnation, job.cut, step, job.cut_at_s, gathered)
     kept = (made, *job.checkpoints)[: job.spec.checkpoint_keep]
-    return replace(job, gathered=(), checkpoints=kept, step=step, dump_failures=0, infra_failures=0)
+    return replace(
+        job,
+        gathered=(),
+        checkpoints=kept,
+        step=step,
+        cut_ended_s=now_s,
+        pause_s=_smoothed(job.pause_s, job.pausing_s),
+        dump_failures=0,
+        infra_failures=0,
+    )
+
+
+def _smoothed(known_s: float | None, measured_s: float) -> float | None:
+    """Half the newest, half all that was before. A report that tells no times measures nothing."""
+    if measured_s <= 0.0:
+        return known_s
+    return measured_s if known_s is None else (known_s + measured_s) / 2
 
 
 def _distrusting(job: Job, report: Report) -> Job:
@@ -273,6 +309,7 @@ def _aborted(job: Job, reason: str, now_s: float) -> Job:
         job,
         dumping=frozenset(),
         gathered=(),
+        cut_ended_s=now_s,
         dump_failures=failures,
         retry_at_s=now_s + backoff_s(failures),
         message=f"checkpoint {job.cut} failed: {reason}",
@@ -374,6 +411,15 @@ def _crashed(job: Job, report: Report, now_s: float) -> Step:
     message = f"exited with code {code} on {report.node}"
     goal = Goal.RETRY if again else Goal.FAIL
     return stop(job, now_s, goal, message, frozenset({report.node}))
+
+
+def _hung(job: Job, report: Report, now_s: float) -> Step:
+    """No progress, whoever is to blame: all are stopped, and what they waited for is kept. Once is
+    enough: the other nodes of the gang will say the same."""
+    if job.state is JobState.STOPPING:
+        return Step(job)
+    job = _failed_by_infra(replace(job, hangs=job.hangs + 1), now_s)
+    return stop(job, now_s, _infra_goal(job), report.reason, stacks=True)
 
 
 def _failed_by_infra(job: Job, now_s: float) -> Job:

@@ -11,6 +11,7 @@ from singularity.primitives.model import TERMINAL, Intent, Job, JobState
 
 from . import elastic, evacuate
 from .explain import lacking
+from .interval import cadence
 from .placement import feasible, find, sizes
 from .plan import Action, Draft, Plan, Reason, Verb
 from .policy import Policy
@@ -28,7 +29,7 @@ def decide(snapshot: Snapshot, policy: Policy) -> Plan:
     evacuate.drain(draft, policy)
     blocked = place(draft, policy)
     elastic.grow(draft, blocked, policy)
-    checkpoint(draft)
+    checkpoint(draft, policy)
     return draft.plan()
 
 
@@ -140,13 +141,16 @@ def _place(draft: Draft, job: Job) -> bool:
     return False
 
 
-def checkpoint(draft: Draft) -> None:
+def checkpoint(draft: Draft, policy: Policy) -> None:
     """Take the checkpoints that are due or asked for."""
-    now_s = draft.snapshot.now_s
+    snapshot = draft.snapshot
     for job in draft.untouched(JobState.RUNNING):
-        every_s = job.spec.checkpoint_every_s
-        last_s = max(job.running_at_s or 0.0, job.cut_at_s)
-        due = every_s is not None and now_s - last_s >= every_s
-        if (due or job.checkpoint_wanted) and draft.can_cut(job):
-            reason = f"every {every_s:g} s" if due else "its owner asked for one"
+        if not draft.can_cut(job):
+            continue
+        nodes = [snapshot.nodes[snapshot.row[n]] for n in sorted(job.nodes)]
+        found = cadence(job, nodes, snapshot.now_s, policy)
+        last_s = max(job.running_at_s or 0.0, job.cut_ended_s)
+        due = found.every_s is not None and snapshot.now_s - last_s >= found.every_s
+        if due or job.checkpoint_wanted:
+            reason = found.text if due else "its owner asked for one"
             draft.take(Action(Verb.CHECKPOINT, job.id, job.version, reason))

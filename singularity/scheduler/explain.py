@@ -8,8 +8,10 @@ import numpy as np
 
 from singularity.primitives.model import ACTIVE, TERMINAL, Intent, Job, Scope, ScopeKind
 
+from .interval import cadence
 from .placement import allowed, feasible, find, sizes
 from .plan import Draft, Plan, Reason
+from .policy import Policy
 from .snapshot import Snapshot
 
 
@@ -57,7 +59,7 @@ def _nowhere(snapshot: Snapshot, job: Job) -> Reason:
     return Reason("policy", f"no region fits regions={list(spec.regions)} not={list(spec.avoid)}")
 
 
-def explain(snapshot: Snapshot, plan: Plan, job: Job) -> Why:
+def explain(snapshot: Snapshot, plan: Plan, job: Job, policy: Policy) -> Why:
     """Why `job` is where it is, given what was just decided for it."""
     if job.state in TERMINAL:
         return Why((Reason("ended", f"{job.state}: {job.message or 'done'}"),), ())
@@ -71,7 +73,10 @@ def explain(snapshot: Snapshot, plan: Plan, job: Job) -> Why:
         return Why(reasons, _changes(snapshot, job))
     if job.state in ACTIVE:
         where = ", ".join(f"{s.devices} on {s.node}" for s in job.placement)
-        return Why((Reason("placed", f"{job.state} with {job.held} devices: {where}"),), ())
+        placed = Reason("placed", f"{job.state} with {job.held} devices: {where}")
+        nodes = [snapshot.nodes[snapshot.row[n]] for n in sorted(job.nodes)]
+        found = cadence(job, nodes, snapshot.now_s, policy)
+        return Why((placed, Reason("checkpoint", f"{found.text}: {found.origin}")), ())
     return Why((Reason("queued", "will be looked at in the next round"),), ())
 
 

@@ -19,6 +19,10 @@ class Policy:
     grow_after_s: float = 5.0  # quiet time of a shrunk job before it grows: against thrash
     move_cost_s: float = 5.0  # dump + transfer + restore of a job never measured
     resize_cost_s: float = 0.1  # new turns from the next mini-batch on: measured 10 to 100 ms
+    checkpoint_cost_s: float = 5.0  # pause for a cut of a job that was never measured
+    checkpoint_least_s: float = 30.0  # a cut more often than that would load the store
+    checkpoint_most_s: float = 21600.0  # nobody likes to lose more than 6 hours
+    node_mtbf_s: float = 3.6e6  # 42 days: 1,024 GPUs, 8 a node, fail every 7.9 h (arXiv 2410.21680)
     resize_deadline_s: float = 180.0  # agents give a resize up by themselves long before
 
     def with_overrides(self, found: Mapping[str, str]) -> Policy:

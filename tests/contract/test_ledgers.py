@@ -148,7 +148,7 @@ class Ledgers(RuleBasedStateMachine):
     @rule(
         i=st.integers(0, 3),
         which=st.integers(0, 3),
-        phase=st.sampled_from(["dumped", "stopped", "exited", "lost", "refused"]),
+        phase=st.sampled_from(["dumped", "stopped", "exited", "lost", "refused", "hung"]),
         late=st.sampled_from([0, 0, 0, 1]),
         stored=st.booleans(),
         code=st.integers(0, 1),
@@ -176,7 +176,7 @@ class Ledgers(RuleBasedStateMachine):
             exit_code=code if phase == "exited" else None,
             corrupt=phase == "refused" and code == 1,
             reason="" if stored else "disk full",
-            seconds={"dump": 0.5},
+            seconds={"dump": 0.5 * (1 + job.cut % 3)},
             resize=job.resize if phase == "running" else 0,
             devices=next((s.devices for s in wanted if s.node == node), 0),
         )

@@ -46,6 +46,42 @@ def _agent_at(fleet: list[Agent], job: dict[str, Any]) -> Agent:
     return next(a for a in fleet if a.node == job["placement"][0]["node"])
 
 
+def test_a_hung_job_is_stopped_with_its_stacks_and_they_can_be_read(
+    api: Api, fleet: list[Agent], tmp_path: Path
+) -> None:
+    job = _run(api, fleet, limits={"hang_after": "5m"}, checkpoint={"every": "8s"})
+    assert job["checkpointing"]["every_s"] == 8.0
+    assert job["checkpointing"]["origin"] == "its owner said so"
+    agent = _agent_at(fleet, job)
+    agent.beat(
+        Report(job=job["id"], node=agent.node, incarnation=1, phase="hung", reason="no step")
+    )
+    assert api.ok("GET", f"/v1/jobs/{job['id']}")["state"] == "stopping"
+    told = [e["event"] for e in api.ok("GET", f"/v1/jobs/{job['id']}/events")["items"]]
+    assert told[-2:] == ["hung", "stopping"]
+    empty = api.ok("GET", f"/v1/jobs/{job['id']}/stacks")
+    assert empty["items"] == []
+    assert api.call("GET", f"/v1/jobs/{job['id']}/stacks/text")[0] == 404
+    path = tmp_path / "volume" / "jobs" / job["id"] / "stacks" / "1" / "rank-0.txt"
+    path.parent.mkdir(parents=True)
+    path.write_text("wait (train.py:7)\n")
+    (kept,) = api.ok("GET", f"/v1/jobs/{job['id']}/stacks")["items"]
+    assert (kept["incarnation"], kept["rank"], kept["bytes"]) == (1, 0, 18)
+    text = api.http.get(f"/v1/jobs/{job['id']}/stacks/text", headers=bearer(ADMIN)).text
+    assert "wait (train.py:7)" in text
+
+
+def test_why_tells_the_interval_in_force_and_where_it_comes_from(
+    api: Api, fleet: list[Agent]
+) -> None:
+    job = _run(api, fleet)
+    found = job["checkpointing"]
+    assert found["origin"].startswith("auto, √(2 · 5 s assumed · 41.7 d") and found["every_s"] > 30
+    reasons = api.ok("GET", f"/v1/jobs/{job['id']}/why")["reasons"]
+    assert [r["kind"] for r in reasons] == ["placed", "checkpoint"]
+    assert found["origin"] in reasons[1]["detail"]
+
+
 # -- who may come in ------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from singularity.agent.core import (
     Ended,
     Event,
     Forget,
+    Hung,
     Kill,
     Launch,
     Refused,
@@ -280,3 +281,19 @@ def test_a_restarted_agent_takes_up_a_change_of_slots() -> None:
 def test_new_slots_for_what_has_ended_are_ignored() -> None:
     agent = Agent().running().see(Ended(JOB, 1, exit_code=0)).letter(reslot())
     assert not agent.effects and not agent.reports
+
+
+def test_a_hang_is_said_until_somebody_stops_it_whatever_happens_meanwhile() -> None:
+    agent = Agent().running().letter(cut(1, keep_running=True))
+    agent.see(Saved(JOB, 1, 1, False, IMAGE))
+    agent.see(Hung(JOB, 1, "rank 0 has made no step", step=9))
+    (report,) = agent.reports
+    assert (report.phase, report.reason, report.step) == ("hung", "rank 0 has made no step", 9)
+    assert report.image == IMAGE, "the last cut is not forgotten over it"
+    agent.letter(cut(2, keep_running=True)).see(CutFailed(JOB, 1, 2, "not held in time"))
+    assert agent.phases == ["hung"]
+    agent.see(Forget(((JOB, 1),)))
+    assert agent.state.last[JOB].phase == "hung", "it lives, so it is said with every heartbeat"
+    agent.letter(Stop(job=JOB, node=NODE, incarnation=1, stacks=True))
+    assert agent.effects == [Kill(JOB, 1, stacks=True)]
+    assert agent.see(Ended(JOB, 1, killed=True)).phases == ["stopped"]

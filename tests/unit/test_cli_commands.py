@@ -117,6 +117,16 @@ def test_wrong_usage_asks_the_server_nothing(argv: list[str]) -> None:
     assert planet.asked == []
 
 
+def test_stacks_are_printed_and_listed() -> None:
+    text = httpx.Response(200, text="# rank 1: hangs\nwait (train.py:7)\n")
+    kept = {"incarnation": 2, "rank": 1, "at_s": 5.0, "bytes": 2048}
+    planet = Planet({"GET /v1/jobs/a/stacks/text": text, "GET /v1/jobs/a/stacks": items(kept)})
+    assert "wait (train.py:7)" in planet.run("stacks", "a", "--life", "2", "--rank", "1").stdout
+    assert dict(planet.asked[0].url.params) == {"incarnation": "2", "rank": "1"}
+    listed = planet.run("stacks", "a", "--ls").stdout
+    assert "LIFE" in listed and "2.0" in listed
+
+
 # ---------------------------------------------------------------- steering
 @pytest.mark.parametrize(
     ("argv", "path", "body"),

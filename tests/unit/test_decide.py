@@ -16,6 +16,8 @@ from singularity.primitives.model import (
     Tier,
 )
 from singularity.scheduler.explain import explain
+from singularity.scheduler.interval import best_s
+from singularity.scheduler.plan import Plan
 
 
 def region(name: str) -> Scope:
@@ -206,16 +208,51 @@ def test_no_state_in_passing_lasts_for_ever(state: JobState, limit_s: float) -> 
     assert len(planet.ledger.unsent()) == before + 1, "the node is told (again)"
 
 
+def test_auto_takes_checkpoints_as_often_as_pays_and_why_says_so() -> None:
+    planet = Planet(nodes=1, devices=4)
+    job, never = planet.submit("job", 4), planet.submit("never", 1, checkpoint_every_s=0.0)
+    planet.run(job, never)
+    assert planet.job(job).pause_s is None, "nothing is measured yet"
+    assumed_s = best_s(POLICY.checkpoint_cost_s, POLICY.node_mtbf_s, POLICY)
+    assert planet.tick(assumed_s - 10.0).actions == ()
+    assert verbs(planet.tick(20.0)) == {job: "checkpoint"}
+    seconds = {"barrier": 0.1, "dump": 0.2, "store": 0.1, "reconnect": 0.1, "fetch": 9.0}
+    planet.now_s += 60.0
+    planet.report(job, "running", cut=True, seconds=seconds)
+    assert planet.job(job).pause_s == pytest.approx(0.5)
+    shorter_s = best_s(0.5, POLICY.node_mtbf_s, POLICY)
+    assert planet.tick(shorter_s - 10.0).actions == (), "it runs from the end of the last one"
+    reason = planet.tick(20.0).actions[0].reason
+    assert reason.startswith("every 31") and reason.endswith(" min")
+    why = explain(planet.ledger.snapshot(planet.now_s), Plan(), planet.job(job), POLICY)
+    assert "measured" in why.reasons[1].detail and reason in why.reasons[1].detail
+    why = explain(planet.ledger.snapshot(planet.now_s), Plan(), planet.job(never), POLICY)
+    assert why.reasons[1].detail == "only when suspended: its owner said so"
+
+
+def test_a_lost_node_counts_as_a_failure_once_and_so_does_one_that_started_anew() -> None:
+    planet = Planet(nodes=1, regions=("us",))
+    node = NodeId("us-0")
+    assert planet.ledger.nodes()[node].failures == 0
+    planet.ledger.lose({node: planet.now_s}, planet.now_s)
+    planet.join("us-0", "us")
+    assert planet.ledger.nodes()[node].failures == 1
+    planet.join("us-0", "us")  # with epoch 0: it has forgotten everything
+    assert planet.ledger.nodes()[node].failures == 2
+    assert planet.ledger.nodes()[node].known_s == planet.now_s
+
+
 def test_why_names_what_binds_and_what_would_help() -> None:
     planet = Planet(nodes=1, devices=4)
     planet.run(planet.submit("holder", 3, regions=("us",)))
     job = planet.submit("job", 4, regions=("us",))
     snapshot, plan = planet.ledger.snapshot(planet.now_s), planet.plan()
-    why = explain(snapshot, plan, planet.job(job))
+    why = explain(snapshot, plan, planet.job(job), POLICY)
     assert "us-a with 1" in why.reasons[0].detail
     assert "allow region eu: fits now" in why.changes
     assert "devices 1: fits now" in why.changes
     nowhere = planet.submit("nowhere", 1, device="H100")
     plan = planet.plan()
-    why = explain(planet.ledger.snapshot(planet.now_s), plan, planet.job(nowhere))
+    snapshot = planet.ledger.snapshot(planet.now_s)
+    why = explain(snapshot, plan, planet.job(nowhere), POLICY)
     assert (why.reasons[0].kind, "cpu" in why.reasons[0].detail) == ("device", True)

@@ -37,7 +37,7 @@ def test_everything_that_can_be_said_arrives() -> None:
         place={"regions": "eu-*", "not": ["eu-west"], "same_node": True},
         checkpoint={"mode": "auto", "every": "1h30m", "keep": 3},
         retry={"infra": 1, "user": 2, "on_exit_codes": [75]},
-        limits={"max_duration": "2d", "memory": "8GiB"},
+        limits={"max_duration": "2d", "memory": "8GiB", "hang_after": "5m"},
     )
     assert (spec.kind, spec.project, spec.tier) == (Kind.BATCH, "vision", Tier.PREMIUM)
     assert spec.env == (("DEBUG", "true"), ("LR", "0.1"), ("N", "3"))
@@ -47,6 +47,14 @@ def test_everything_that_can_be_said_arrives() -> None:
     assert (spec.checkpoint_every_s, spec.checkpoint_keep) == (5400.0, 3)
     assert (spec.retry_infra, spec.retry_user, spec.retry_exit_codes) == (1, 2, (75,))
     assert (spec.max_duration_s, spec.memory_bytes) == (172800.0, 8 * 1024**3)
+    assert spec.hang_after_s == 300.0
+
+
+def test_checkpoints_are_taken_as_often_as_pays_unless_said_otherwise() -> None:
+    assert _read().checkpoint_every_s is None
+    assert _read(checkpoint={"every": "auto"}).checkpoint_every_s is None
+    assert _read(checkpoint={"every": "never"}).checkpoint_every_s == 0.0
+    assert _read(checkpoint={"every": 8}).checkpoint_every_s == 8.0
 
 
 @pytest.mark.parametrize(
@@ -58,7 +66,8 @@ def test_everything_that_can_be_said_arrives() -> None:
         ({"secrets": ["key"]}, "secrets are not handed"),
         ({"memory": "8GiB"}, "shares of a device are not"),
         ({"kind": "serve"}, "kind: serve is not run"),
-        ({"limits": {"hang_after": "5m"}}, "limits.max_duration"),
+        ({"limits": {"hang_after": "0s"}}, "limits.hang_after"),
+        ({"checkpoint": {"every": None}}, "no interval"),
         ({"kind": "tarin"}, "kind"),
         ({"tier": "gold"}, "tier"),
         ({"name": "Big Job"}, "name"),

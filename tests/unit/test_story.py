@@ -126,3 +126,14 @@ def test_other_devices_without_a_cut_are_a_line_of_the_same_life() -> None:
     assert (line.event, line.reason, line.facts) == ("resized", "because", {"devices": 2})
     assert line.incarnation == job.incarnation
     assert end_of(before, after, NODES, 111.0) is None
+
+
+def test_a_hang_is_told_before_the_stop_and_costs_what_came_after_the_last_cut() -> None:
+    before = running()
+    after = verbs.settle(before, said(before, B, "hung", reason="rank 1 hangs"), 180.0).job
+    lines = tell(before, after, "rank 1 hangs", NODES, 180.0)
+    assert [(line.event, line.reason) for line in lines] == [
+        ("hung", "rank 1 hangs"),
+        ("stopping", "rank 1 hangs"),
+    ]
+    assert lines[-1].facts["lost_s"] == 80.0

@@ -328,3 +328,45 @@ def test_a_report_may_be_forgotten_only_when_repeating_it_can_never_matter() -> 
     assert verbs.settled(done, report(A, "exited", exit_code=0))
     assert verbs.settled(replace(job, incarnation=2), report(A, "lost"))
     assert verbs.settled(None, report(A, "stopped"))
+
+
+def test_a_hung_rank_stops_the_gang_whole_and_every_node_keeps_its_stacks() -> None:
+    job = saved(running(), step=10)
+    step = verbs.settle(job, report(A, "hung", reason="rank 0 has made no step"), 90.0)
+    assert step.job.state is JobState.STOPPING and step.job.hangs == 1
+    assert step.job.message == "rank 0 has made no step"
+    told = {(c.node, c.stacks) for c in step.commands if isinstance(c, Stop)}
+    assert told == {(A, True), (B, True)}, "the node that found it has its ranks still"
+    again = verbs.settle(step.job, report(B, "hung", reason="rank 2 too"), 91.0)
+    assert again.job == step.job, (
+        "its peers hang with it: that is one failure, and no end of theirs"
+    )
+    free = settle(step.job, report(A, "stopped"), report(B, "stopped"))
+    assert free.state is JobState.SUSPENDED and free.infra_failures == 1
+    assert free.retry_at_s > 90.0 and free.checkpoint is not None
+
+
+def test_a_job_that_hangs_too_often_fails() -> None:
+    job = running(retry_infra=0)
+    job = settle(job, report(A, "hung"), report(A, "stopped"), report(B, "stopped"))
+    assert job.state is JobState.FAILED
+
+
+def test_a_job_that_hangs_in_a_cut_or_a_resize_is_stopped_all_the_same() -> None:
+    for busy in (verbs.suspend(running(), 30.0).job, verbs.checkpoint(running(), 30.0).job):
+        job = settle(busy, report(B, "hung"))
+        assert (job.state, job.dumping, job.target) == (JobState.STOPPING, frozenset(), ())
+
+
+def test_the_pause_of_a_cut_is_that_of_its_slowest_node_and_old_ones_fade() -> None:
+    job, pauses_s = running(checkpoint_keep=1), []
+    for barrier_s in (1.0, 2.0, 2.0):
+        job = verbs.checkpoint(job, 60.0).job
+        for node in (A, B):
+            slow_s = barrier_s if node == B else 0.1
+            seconds = {"barrier": slow_s, "dump": 1.0, "store": 0.5, "fetch": 7.0}
+            made = {"cut": job.cut, "image": image(node), "seconds": seconds}
+            job = settle(job, report(node, "running", **made))
+        pauses_s.append(job.pause_s)
+    assert pauses_s == [2.5, 3.0, 3.25]
+    assert job.cut_ended_s == 50.0

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Depends, Header, Query, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from singularity.api import logs, streams
+from singularity.api import logs, stacks, streams
 from singularity.api.auth import Caller
 from singularity.api.services import Paged, Services, Serving, Viewer
 from singularity.api.store import Page
@@ -113,6 +113,27 @@ def log(
     if follow.events:
         return _stream(streams.as_sse(pieces))
     return StreamingResponse(streams.as_text(pieces), media_type="text/plain")
+
+
+@router.get("/jobs/{job}/stacks")
+def job_stacks(job: str, who: Viewer, serving: Serving) -> Json:
+    """Which stacks are kept of ranks that hung."""
+    found = serving.store.find(who, job)
+    return {"items": [s.view() for s in stacks.stacks(serving.settings.volume, found.id)]}
+
+
+@router.get("/jobs/{job}/stacks/text")
+def stacks_text(
+    job: str,
+    who: Viewer,
+    serving: Serving,
+    incarnation: Annotated[int | None, Query(ge=1)] = None,
+    rank: Annotated[int | None, Query(ge=0)] = None,
+) -> Response:
+    """Where the ranks stood: of the newest life that hung, or of the one that is named."""
+    found = serving.store.find(who, job)
+    pieces = stacks.text(serving.settings.volume, found.id, incarnation, rank)
+    return StreamingResponse(pieces, media_type="text/plain")
 
 
 @router.get("/jobs/{job}/checkpoints/{checkpoint}/verify")

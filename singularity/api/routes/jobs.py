@@ -93,9 +93,9 @@ def one_job(job: str, who: Viewer, serving: Serving) -> Json:
 def why(job: str, who: Viewer, serving: Serving) -> Json:
     """Decides on the present state, carries out nothing, and tells what it found."""
     found = serving.store.find(who, job)
-    snapshot = serving.ledger.snapshot(serving.clock.now_s())
+    snapshot, policy = serving.ledger.snapshot(serving.clock.now_s()), serving.settings.policy()
     found = snapshot.by_id.get(found.id, found)
-    answer = explain(snapshot, decide(snapshot, serving.settings.policy()), found)
+    answer = explain(snapshot, decide(snapshot, policy), found, policy)
     return {
         "state": str(found.state),
         "placed": found.state in ACTIVE,

@@ -23,6 +23,7 @@ from singularity.primitives.model import (
     Scope,
     holdings,
     hosts,
+    reborn,
 )
 from singularity.scheduler.plan import Plan, admissible, perform
 from singularity.scheduler.snapshot import Snapshot
@@ -71,6 +72,7 @@ class MemoryLedger:
             cluster=ClusterId(register.cluster),
             device=register.device,
             devices=register.devices,
+            known_s=now_s,
         )
         self._nodes[node.id] = node
         if node.epoch == 0 or node.lost or node.epoch != register.epoch:
@@ -79,7 +81,7 @@ class MemoryLedger:
                     reason = f"node {node.id} started anew"
                     self._write(job, verbs.failover(job, frozenset({node.id}), now_s, reason))
             self._log = [letter for letter in self._log if letter.node != node.id]
-            node = replace(self._nodes[node.id], epoch=node.epoch + 1, seq=0, lost=False)
+            node = reborn(self._nodes[node.id])
         node = replace(node, address=register.address, heard_s=now_s, devices=register.devices)
         self._nodes[node.id] = node
         return node
@@ -101,7 +103,7 @@ class MemoryLedger:
         for node_id in sorted(silent):
             node = self._nodes.get(node_id)
             if node is not None and not node.lost and node.heard_s <= silent[node_id]:
-                self._nodes[node_id] = replace(node, lost=True)
+                self._nodes[node_id] = replace(node, lost=True, failures=node.failures + 1)
                 lost.append(node_id)
         return lost
 

@@ -50,7 +50,8 @@ class Ranks:
     """One incarnation's ranks on one node. They outlive the agent that started them.
 
     `stop` and `commit` are what is written on their pages. `exit_code` is the record of how they
-    ended by themselves; `gone` when none is left for whatever reason.
+    ended by themselves; `gone` when none is left for whatever reason; `hung` when they
+    will never make another step.
     """
 
     start: Start
@@ -62,6 +63,7 @@ class Ranks:
     holding: bool = False
     parked: bool = False
     gone: bool = False
+    hung: bool = False
     exit_code: int | None = None
 
     @property

@@ -19,6 +19,14 @@ NODES = 12
 DEVICES = 8
 FAULTS_UNTIL_S = 3_000.0
 PATIENCE_S = 60_000.0
+_FAULTS = (
+    ("crash", 6),
+    ("restart", 20),
+    ("isolate", 4),
+    ("drain", 3),
+    ("kill", 4),
+    ("hang", 6),
+)
 
 
 def storm(seed: int, ledger: Ledger | None = None) -> World:
@@ -33,7 +41,7 @@ def storm(seed: int, ledger: Ledger | None = None) -> World:
     )
     for i in range(JOBS):
         world.at(float(rng.uniform(0, 2_000)), partial(world.submit, _job(rng, i)))
-    for what, times in (("crash", 6), ("restart", 20), ("isolate", 4), ("drain", 3), ("kill", 4)):
+    for what, times in _FAULTS:
         for _ in range(times):
             world.at(float(rng.uniform(0, FAULTS_UNTIL_S)), partial(_fault, world, what))
     world.at(FAULTS_UNTIL_S, world.calm)
@@ -89,20 +97,33 @@ def _job(rng: np.random.Generator, number: int) -> Job:
         devices_max=devices,
         tier=Tier(int(rng.integers(3))),
         checkpoint_every_s=[None, 120.0, 600.0][int(rng.integers(3))],
+        hang_after_s=[None, 300.0][int(rng.integers(2))],
         retry_infra=10_000,
     )
     return Job(JobId(f"j{number:03}"), spec, devices)
+
+
+def _befall(world: World, what: str) -> None:
+    """Something happens to the ranks of one job on one node. Only who asked for it to be noticed
+    is made to hang: anybody else would hang for ever."""
+    held = sorted(
+        (machine.node.id, job)
+        for machine in world.machines.values()
+        for job, ranks in machine.ranks.items()
+        if what == "kill" or (ranks.start.hang_after_s is not None and not ranks.program.free)
+    )
+    if held:
+        node, job = held[int(world.rng.integers(len(held)))]
+        machine = world.machines[node]
+        machine.kill_ranks(job) if what == "kill" else machine.hang(job)
 
 
 def _fault(world: World, what: str) -> None:
     """Aim where it hurts: mostly at a node in the middle of a change."""
     jobs = [j for j in world.ledger.jobs().values() if j.state in ACTIVE]
     busy = sorted({n for j in jobs for n in (*j.awaiting, *j.dumping)})
-    if what == "kill":
-        held = sorted((m.node.id, job) for m in world.machines.values() for job in m.ranks)
-        if held:
-            node, job = held[int(world.rng.integers(len(held)))]
-            world.machines[node].kill_ranks(job)
+    if what in ("kill", "hang"):
+        _befall(world, what)
         return
     nodes = busy if busy and world.chance(0.7) else sorted(world.machines)
     node = NodeId(nodes[int(world.rng.integers(len(nodes)))])

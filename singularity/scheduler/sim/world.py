@@ -61,6 +61,7 @@ class Costs:
     fence_late_s: float = 5.0  # how late an agent may notice that its lease is over
     ask_s: float = 5.0  # patience with an answer
     cut_deadline_s: float = 240.0
+    first_step_s: float = 900.0
     drop: float = 0.0
     repeat: float = 0.0
     late: float = 0.0
