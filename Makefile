@@ -1,7 +1,7 @@
 # `make check` before every commit, `make test` for everything; what a target needs it builds itself.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help venv criu format check static test demo storm bench golden lock clean
+.PHONY: help venv criu format check static test demo storm bench bench-checkpoint golden lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -59,7 +59,12 @@ storm: $(STAMP)  ## SEEDS=50 simulated planets under faults
 	$(BIN)/python -m singularity.scheduler.sim storm --seeds $(SEEDS)
 
 bench: $(STAMP)  ## the figures, with their ranges and the runs they came from
-	@for figure in bench/*.py; do echo "== $$figure"; $(BIN)/python "$$figure" || exit 1; done
+	@for figure in overhead elastic plane; do echo "== bench/$$figure.py"; $(BIN)/python bench/$$figure.py || exit 1; done
+
+bench-checkpoint: $(STAMP) criu  ## what a cut, a move and shared devices cost
+	@for figure in overhead elastic "plane --submits 0"; do \
+	  echo "== bench/$$figure"; set -- $$figure; script=$$1; shift; \
+	  $(BIN)/python bench/$$script.py "$$@" || exit 1; done
 
 golden: $(STAMP)  ## record plans anew; review them with git diff
 	SINGULARITY_GOLDEN=write $(PYTEST) tests/golden

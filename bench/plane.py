@@ -141,7 +141,8 @@ def main() -> None:
             bench = Bench(planet)
             bench.first_line(10)
             bench.moves(args.moves, root / "out")
-            bench.submits(args.submits, args.clients)
+            if args.submits:
+                bench.submits(args.submits, args.clients)
 
 
 if __name__ == "__main__":
