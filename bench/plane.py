@@ -140,7 +140,8 @@ def main() -> None:
             print(f"planet ready (fresh, 6 nodes) in {time.monotonic() - began_s:.1f} s")
             bench = Bench(planet)
             bench.first_line(10)
-            bench.moves(args.moves, root / "out")
+            if args.moves:
+                bench.moves(args.moves, root / "out")
             if args.submits:
                 bench.submits(args.submits, args.clients)
 

@@ -19,11 +19,11 @@ def migrations() -> Path:
     return beside if beside.is_dir() else package / "migrations"
 
 
-def migrate(engine: Engine) -> None:
-    """Apply every migration that is missing. Safe to call at every start."""
+def migrate(engine: Engine, revision: str = "head") -> None:
+    """Apply every migration that is missing, up to `revision`. Safe to call at every start."""
     config = Config()
     config.set_main_option("script_location", str(migrations()))
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(config, revision)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import psycopg
 import pytest
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, create_engine, make_url, select
 from sqlalchemy.exc import IntegrityError
 
+from singularity.api import tables
+from singularity.api.books import load_nodes
 from singularity.api.schema import migrate
 from singularity.api.tables import metadata
 from singularity.cli.servers import Postgres
@@ -49,11 +51,32 @@ def test_migrating_again_changes_nothing(engine: Engine, database: str) -> None:
     assert _catalogue(database) == before
 
 
+def test_a_database_of_the_first_version_comes_up_to_date(postgres: Postgres) -> None:
+    with psycopg.connect(postgres.url, autocommit=True) as db:
+        db.execute("CREATE DATABASE of_the_first_version")
+    engine = create_engine(
+        make_url(postgres.url).set(database="of_the_first_version", drivername="postgresql+psycopg")
+    )
+    migrate(engine, "0001")
+    with engine.begin() as db:
+        db.exec_driver_sql("INSERT INTO region VALUES ('r')")
+        db.exec_driver_sql("INSERT INTO cluster VALUES ('c', 'r')")
+        db.exec_driver_sql(
+            "INSERT INTO node VALUES ('n', 'r', 'c', 'cpu', 8, 0, 0, false, 5, 1, 0, '')"
+        )
+    migrate(engine)
+    with engine.connect() as db:
+        node = load_nodes(db, select(tables.node))[0]
+    assert (node.id, node.failures) == ("n", 0)
+    assert node.known_s > node.heard_s, "watched since it was migrated"
+    engine.dispose()
+
+
 @pytest.mark.parametrize("used", [-1, 9])
 def test_the_books_refuse_what_a_node_does_not_have(engine: Engine, used: int) -> None:
     with engine.begin() as db:
         db.exec_driver_sql("INSERT INTO region VALUES ('r')")
         db.exec_driver_sql("INSERT INTO cluster VALUES ('c', 'r')")
-    row = f"('n', 'r', 'c', 'cpu', 8, {used}, 0, false, 0, 1, 0, '')"
+    row = f"('n', 'r', 'c', 'cpu', 8, {used}, 0, false, 0, 1, 0, '', 0, 0)"
     with pytest.raises(IntegrityError, match="used_within_devices"), engine.begin() as db:
         db.exec_driver_sql(f"INSERT INTO node VALUES {row}")
