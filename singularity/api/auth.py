@@ -107,6 +107,7 @@ class Tokens:
 
     def __init__(self, engine: Engine, join_token: str = "") -> None:
         self._engine, self._join = engine, join_token
+        self._reading = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._lock = threading.Lock()
         self._cache: dict[str, tuple[float, RowMapping | None]] = {}
 
@@ -195,7 +196,7 @@ class Tokens:
             at_s, row = self._cache.get(id_, (0.0, None))
         if row is not None and 0 <= now_s - at_s < _CACHED_S:
             return row
-        with self._engine.connect() as db:
+        with self._reading.connect() as db:
             row = db.execute(select(token).where(token.c.id == id_)).mappings().first()
         if row is not None:
             with self._lock:

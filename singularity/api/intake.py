@@ -6,9 +6,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
@@ -17,6 +18,7 @@ from typing import Final
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from singularity.primitives.clock import Clock
 from singularity.primitives.errors import InvalidSpec, SingularityError, Unavailable, Unplaceable
 from singularity.primitives.model import Job, JobId, JobSpec, Node
 from singularity.scheduler.placement import allowed, pack, sizes
@@ -32,6 +34,7 @@ _WINDOW_S: Final = 0.002
 _BATCH_MOST: Final = 500
 _BREATH_S: Final = 0.02  # between two wake-ups, however much there is to wake for
 _DEADLINE_S: Final = 30.0
+_FLEET_AGE_S: Final = 1.0
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # no i, l, o, u: read aloud without doubt
 Entry = tuple[Job, Submission]
 
@@ -76,35 +79,67 @@ def _with_env(spec: JobSpec, more: Sequence[tuple[str, str]]) -> JobSpec:
     return replace(spec, env=tuple(sorted({**dict(spec.env), **dict(more)}.items())))
 
 
-def must_fit(job: Job, nodes: Sequence[Node]) -> None:
-    """Raises Unplaceable when the fleet could not hold the gang even if it were empty.
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What the fleet could hold if it were empty; None of a planet without nodes.
 
     Nodes that are lost or drained count: they may come back. So does one that only registers
     later, but that cannot be known: a planet without nodes takes every job.
     """
-    if not nodes:
-        return
-    empty = Snapshot.build([replace(n, used=0) for n in nodes], [], job.submitted_at_s)
-    may = allowed(empty, job.spec)
-    if not may.any():
-        kinds = ", ".join(empty.device_names)
+
+    empty: Snapshot | None
+
+    @classmethod
+    def of(cls, nodes: Sequence[Node]) -> Capacity:
+        idle = [replace(n, used=0) for n in nodes]
+        return cls(Snapshot.build(idle, [], 0.0) if idle else None)
+
+    def must_fit(self, job: Job) -> None:
+        """Raises Unplaceable when the gang could not be held, and says what could."""
+        empty = self.empty
+        if empty is None:
+            return
+        may = allowed(empty, job.spec)
+        if not may.any():
+            kinds = ", ".join(empty.device_names)
+            raise Unplaceable(
+                f"no node has {job.spec.device} in the regions allowed; "
+                f"the fleet has {kinds} in {', '.join(empty.region_names)}",
+                device=job.spec.device,
+                largest=0,
+            )
+        room = empty.total * may
+        if any(pack(empty, room, job, count) for count in sizes(job)):
+            return
+        largest = next((d for d in range(job.devices, 0, -1) if pack(empty, room, job, d)), 0)
+        where = "one node" if job.spec.same_node else "one cluster"
         raise Unplaceable(
-            f"no node has {job.spec.device} in the regions allowed; "
-            f"the fleet has {kinds} in {', '.join(empty.region_names)}",
+            f"{min(sizes(job))} {job.spec.device} do not fit into {where} that it may use, even "
+            f"empty; the largest gang that fits has {largest}",
             device=job.spec.device,
-            largest=0,
+            largest=largest,
         )
-    room = empty.total * may
-    if any(pack(empty, room, job, count) for count in sizes(job)):
-        return
-    largest = next((d for d in range(job.devices, 0, -1) if pack(empty, room, job, d)), 0)
-    where = "one node" if job.spec.same_node else "one cluster"
-    raise Unplaceable(
-        f"{min(sizes(job))} {job.spec.device} do not fit into {where} that it may use, even empty; "
-        f"the largest gang that fits has {largest}",
-        device=job.spec.device,
-        largest=largest,
-    )
+
+
+class Gauge:
+    """Whether new jobs fit, by a fleet that was read a moment ago; read again before a refusal."""
+
+    def __init__(self, fleet: Callable[[], Sequence[Node]], clock: Clock) -> None:
+        self._fleet, self._clock = fleet, clock
+        self._read_s, self._capacity = -math.inf, Capacity(None)
+
+    def must_fit(self, job: Job) -> None:
+        """Raises Unplaceable."""
+        now_s = self._clock.now_s()
+        if self._capacity.empty and 0 <= now_s - self._read_s < _FLEET_AGE_S:
+            try:
+                self._capacity.must_fit(job)
+                return
+            except Unplaceable:
+                pass  # a node may have registered since
+        self._capacity = Capacity.of(self._fleet())
+        self._read_s = now_s
+        self._capacity.must_fit(job)
 
 
 class Waker:

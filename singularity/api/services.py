@@ -15,7 +15,7 @@ from singularity.primitives.transport import SigningKey
 from .applier import SqlLedger
 from .auth import Caller, Role, Tokens, check_origin
 from .database import make_engine
-from .intake import Intake, Waker
+from .intake import Gauge, Intake, Waker
 from .settings import Settings
 from .store import PAGE_MOST, Page, Store
 from .views import Outlook
@@ -30,6 +30,7 @@ class Services:
     store: Store
     tokens: Tokens
     intake: Intake
+    gauge: Gauge
     waker: Waker
     key: SigningKey
     stop: threading.Event  # set when the server goes: streams end then
@@ -39,14 +40,16 @@ class Services:
         engine, stop = make_engine(settings), threading.Event()
         ledger, waker = SqlLedger(engine), Waker(engine, stop)
         clock, policy = SystemClock(), settings.policy()
+        store = Store(engine, lambda: Outlook(clock.now_s(), policy))
         return cls(
             settings=settings,
             engine=engine,
             clock=clock,
             ledger=ledger,
-            store=Store(engine, lambda: Outlook(clock.now_s(), policy)),
+            store=store,
             tokens=Tokens(engine, settings.join_token),
             intake=Intake(ledger, waker, stop),
+            gauge=Gauge(store.fleet, clock),
             waker=waker,
             key=SigningKey.load_or_create(settings.data / "signing.key"),
             stop=stop,

@@ -69,7 +69,9 @@ def listing(items: list[Json], page: Page, key: str = "id") -> Json:
 
 class Store:
     def __init__(self, engine: Engine, outlook: Callable[[], Outlook]) -> None:
-        self._engine, self._outlook = engine, outlook
+        self._writing, self._outlook = engine, outlook
+        # A read is one statement; a transaction around it would be two round trips more.
+        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
 
     # -- jobs ------------------------------------------------------------------------------------
 
@@ -111,15 +113,25 @@ class Store:
             return [JobId(i) for (i,) in db.execute(query)]
 
     def view(self, job: Job) -> Json:
-        with self._engine.connect() as db:
-            return self._views(db, [job])[0]
+        return self.shown([job])[0]
+
+    def shown(self, jobs: Sequence[Job]) -> list[Json]:
+        """Jobs that are in hand; only the nodes that they are on are read."""
+        ids = sorted({s.node for job in jobs for s in job.placement})
+        nodes: dict[NodeId, Node] = {}
+        if ids:
+            with self._engine.connect() as db:
+                held = load_nodes(db, select(t.node).where(t.node.c.id.in_(ids)))
+            nodes = {node.id: node for node in held}
+        outlook = self._outlook()
+        return [job_view(job, spec_to_json(job.spec), nodes, outlook) for job in jobs]
 
     def views(self, ids: Sequence[JobId]) -> list[Json]:
         """Of every one of `ids`, in their order."""
         with self._engine.connect() as db:
             rows = db.execute(_jobs().where(t.job.c.id.in_(ids)))
             found = {job.id: job for job in (job_of(body, spec) for body, spec in rows)}
-            return self._views(db, [found[i] for i in ids])
+        return self.shown([found[i] for i in ids])
 
     def jobs(self, caller: Caller, wanted: Filter, page: Page) -> Json:
         """Newest first."""
@@ -129,14 +141,7 @@ class Store:
         with self._engine.connect() as db:
             rows = db.execute(query.order_by(t.job.c.id.desc()).limit(page.limit + 1))
             found = [job_of(body, spec) for body, spec in rows]
-            return listing(self._views(db, found), page)
-
-    def _views(self, db: Connection, jobs: Sequence[Job]) -> list[Json]:
-        ids = sorted({s.node for job in jobs for s in job.placement})
-        held = load_nodes(db, select(t.node).where(t.node.c.id.in_(ids))) if ids else []
-        nodes = {n.id: n for n in held}
-        outlook = self._outlook()
-        return [job_view(job, spec_to_json(job.spec), nodes, outlook) for job in jobs]
+        return listing(self.shown(found), page)
 
     # -- history ---------------------------------------------------------------------------------
 
@@ -226,7 +231,7 @@ class Store:
         """Note the drain; the same scope being drained already, its id."""
         row = t.drain
         same = (row.c.scope_kind == str(scope.kind)) & (row.c.scope == scope.id)
-        with self._engine.begin() as db:
+        with self._writing.begin() as db:
             db.exec_driver_sql("LOCK TABLE drain IN SHARE ROW EXCLUSIVE MODE")
             known = db.execute(select(row.c.id).where(same, row.c.ended_at_s.is_(None))).scalar()
             if known is not None:
@@ -240,7 +245,7 @@ class Store:
         """Raises NotFound unless it is in force."""
         row = t.drain
         mine = (row.c.id == drain) & row.c.ended_at_s.is_(None)
-        with self._engine.begin() as db:
+        with self._writing.begin() as db:
             ended = update(row).where(mine).values(ended_at_s=now_s)
             found = db.execute(ended.returning(row.c.scope_kind, row.c.scope)).first()
         if found is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,20 +11,9 @@ from typing import Any
 import pytest
 
 from singularity.primitives.messages import Report
-from tests.integration.api_client import ADMIN, JOIN, Agent, Api, bearer, open_api
+from tests.integration.api_client import ADMIN, JOIN, Agent, Api, bearer
 
 _SPEC = {"name": "digits", "run": "python train.py", "devices": "cpu:1"}
-
-
-@pytest.fixture
-def api(database: str, tmp_path: Path) -> Iterator[Api]:
-    with open_api(database, tmp_path) as found:
-        yield found
-
-
-@pytest.fixture
-def fleet(api: Api) -> list[Agent]:
-    return [Agent(api, "east-1"), Agent(api, "east-2"), Agent(api, "north-1", "eu-north")]
 
 
 def _turn(api: Api, fleet: list[Agent], step: int = 0) -> list[str]:
@@ -159,88 +147,6 @@ def test_pages_of_other_names_are_refused(api: Api) -> None:
     for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
         response = api.http.get("/v1/jobs", headers={**bearer(ADMIN), **headers})
         assert response.status_code == 403
-
-
-# -- submit ---------------------------------------------------------------------------------------
-
-
-def test_a_retried_submit_is_one_job(api: Api, fleet: list[Agent]) -> None:
-    headers = {**bearer(ADMIN), "Idempotency-Key": "k1"}
-
-    def submit(_: int) -> Any:
-        return api.http.post("/v1/jobs", json=_SPEC, headers=headers)
-
-    with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(submit, range(16)))
-    assert {a.status_code for a in answers} == {202}
-    assert len({a.json()["id"] for a in answers}) == 1
-    other = {**_SPEC, "name": "other"}
-    status, problem = api.call("POST", "/v1/jobs", other, Idempotency_Key="k1")
-    assert (status, problem["type"]) == (409, "/problems/idempotency-mismatch")
-    assert len(api.ok("GET", "/v1/jobs")["items"]) == 1
-
-
-def test_one_bad_key_spoils_nobody_elses_submit(api: Api, fleet: list[Agent]) -> None:
-    api.ok("POST", "/v1/jobs", _SPEC, Idempotency_Key="taken")
-
-    def submit(number: int) -> int:
-        key = "taken" if number % 4 == 0 else f"own-{number}"
-        body = {**_SPEC, "name": f"job-{number}"}
-        return api.call("POST", "/v1/jobs", body, Idempotency_Key=key)[0]
-
-    with ThreadPoolExecutor(8) as pool:
-        statuses = list(pool.map(submit, range(24)))
-    assert statuses == [409 if n % 4 == 0 else 202 for n in range(24)]
-    assert len(api.ok("GET", "/v1/jobs")["items"]) == 1 + 18
-
-
-def test_an_array_is_many_jobs_submitted_once(api: Api, fleet: list[Agent]) -> None:
-    body = {**_SPEC, "kind": "batch", "array": 3}
-    first = api.ok("POST", "/v1/jobs", body, Idempotency_Key="a")["items"]
-    assert [j["name"] for j in first] == ["digits-0", "digits-1", "digits-2"]
-    assert [dict(j["spec"]["env"])["ARRAY_INDEX"] for j in first] == ["0", "1", "2"]
-    again = api.ok("POST", "/v1/jobs", body, Idempotency_Key="a")["items"]
-    assert [j["id"] for j in again] == [j["id"] for j in first]
-
-
-@pytest.mark.parametrize(
-    ("body", "status", "slug"),
-    [
-        ({**_SPEC, "devise": 1}, 422, "invalid-spec"),
-        ([1], 422, "invalid-spec"),
-        ({}, 422, "invalid-spec"),
-        ({**_SPEC, "devices": "cpu:13"}, 422, "unplaceable"),
-        ({**_SPEC, "devices": "cpu:5", "place": {"same_node": True}}, 422, "unplaceable"),
-        ({**_SPEC, "devices": "H100:1"}, 422, "unplaceable"),
-        ({**_SPEC, "place": {"regions": ["mars"]}}, 422, "unplaceable"),
-        ({**_SPEC, "after": ["nothing"]}, 404, "not-found"),
-        ({**_SPEC, "run": "x" * 2**21}, 413, "body-too-large"),
-    ],
-)
-def test_what_cannot_run_is_refused(
-    api: Api, fleet: list[Agent], body: Any, status: int, slug: str
-) -> None:
-    found, problem = api.call("POST", "/v1/jobs", body)
-    assert (found, problem["type"]) == (status, f"/problems/{slug}")
-    assert problem["detail"] and problem["status"] == status
-    assert api.ok("GET", "/v1/jobs")["items"] == []
-
-
-def test_unplaceable_names_the_largest_gang_that_fits(api: Api, fleet: list[Agent]) -> None:
-    _, problem = api.call("POST", "/v1/jobs", {**_SPEC, "devices": "cpu:9"})
-    assert problem["largest"] == 8
-
-
-def test_damaged_json_is_a_problem(api: Api) -> None:
-    headers = {**bearer(ADMIN), "Content-Type": "application/json"}
-    for content in (b"{", b"\xff", b'{"name":"a\\u0000","run":"x"}', b"null"):
-        response = api.http.post("/v1/jobs", content=content, headers=headers)
-        assert response.status_code in (400, 422), response.text
-        assert response.headers["content-type"] == "application/problem+json"
-    assert api.call("GET", "/v1/jobs/a%00b")[0] in (404, 422)
-    assert api.call("GET", "/v1/jobs?limit=0")[0] == 422
-    assert api.call("GET", "/v1/jobs?state=sleeping")[0] == 422
-    assert api.call("GET", "/v1/events?cursor=x")[0] == 422
 
 
 # -- look -----------------------------------------------------------------------------------------
@@ -476,57 +382,3 @@ def test_areas_count_their_nodes(api: Api, fleet: list[Agent]) -> None:
     assert 'singularity_jobs{state="running"} 1' in text
     assert "singularity_unaccounted_devices 0" in text
     assert "singularity_invariant_violations_total 0" in text
-
-
-# -- agents ---------------------------------------------------------------------------------------
-
-
-def test_a_node_speaks_for_itself_only(api: Api, fleet: list[Agent]) -> None:
-    one, other = fleet[0], fleet[1]
-    beat = {"node": other.node, "epoch": 1, "acknowledged": 0}
-    assert api.call("POST", "/v1/agent/heartbeat", beat, one.token)[0] == 403
-    report = {"job": "j", "node": other.node, "incarnation": 1, "phase": "running"}
-    assert api.call("POST", "/v1/agent/report", {"reports": [report]}, one.token)[0] == 403
-    assert api.call("POST", "/v1/agent/register", other.register, one.token)[0] == 403
-    assert api.call("POST", "/v1/agent/register", one.register, ADMIN)[0] == 403
-    assert api.call("GET", f"/v1/agent/peers/{other.node}", token=one.token)[0] == 403
-    bad = {**one.register, "node": "../../etc"}
-    assert api.call("POST", "/v1/agent/register", bad, JOIN)[0] == 422
-
-
-def test_peers_find_each_other_while_they_share_a_job(api: Api, fleet: list[Agent]) -> None:
-    job = api.ok("POST", "/v1/jobs", {**_SPEC, "devices": "cpu:8"})
-    api.schedule()
-    one, other = fleet[0], fleet[1]
-    answer = api.ok("GET", f"/v1/agent/peers/{other.node}", token=one.token)
-    assert answer == {"node": other.node, "address": "east-2:7000"}
-    assert api.call("GET", "/v1/agent/peers/north-1", token=one.token)[0] == 403
-    assert job["id"] in api.ok("GET", "/v1/nodes/east-1")["jobs"]
-
-
-def test_joining_again_revokes_the_token_before(api: Api, fleet: list[Agent]) -> None:
-    old = fleet[0]
-    new = Agent(api, old.node)
-    assert new.admission.epoch == old.admission.epoch + 1  # it came with epoch 0: it knows nothing
-    assert api.call("GET", "/v1/agent/letters?epoch=1", token=old.token)[0] == 401
-    assert new.letters() == []
-    again = {**new.register, "epoch": new.admission.epoch}
-    answer = api.ok("POST", "/v1/agent/register", again, token=new.token)
-    assert (answer["epoch"], answer["token"]) == (new.admission.epoch, None)
-
-
-def test_a_beat_of_an_epoch_that_is_over_is_not_admitted(api: Api, fleet: list[Agent]) -> None:
-    agent = fleet[0]
-    pulse = agent.beat()
-    assert pulse["admitted"] and pulse["lease_s"] == api.serving.settings.lease_s
-    body = {"node": agent.node, "epoch": 7, "acknowledged": 0}
-    answer = api.ok("POST", "/v1/agent/heartbeat", body, token=agent.token)
-    assert not answer["admitted"]
-
-
-def test_reports_of_unknown_jobs_need_not_be_repeated(api: Api, fleet: list[Agent]) -> None:
-    gone = Report(job="none", node=fleet[0].node, incarnation=3, phase="stopped")
-    assert fleet[0].beat(gone)["forget"] == [["none", 3]]
-    body = {"reports": [gone.model_dump(mode="json")]}
-    answer = api.ok("POST", "/v1/agent/report", body, token=fleet[0].token)
-    assert answer == {"forget": [["none", 3]]}

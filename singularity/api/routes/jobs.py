@@ -8,7 +8,7 @@ from fastapi import APIRouter, Body, Header, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from singularity.api.auth import Caller
-from singularity.api.intake import check_key, entries, must_fit
+from singularity.api.intake import Capacity, check_key, entries
 from singularity.api.schemas import JobDocument, read_job, schema
 from singularity.api.services import Paged, Services, Serving, Submitter, Viewer
 from singularity.api.store import Filter
@@ -54,8 +54,10 @@ def submit(
         raise Forbidden(f"the token is for project {who.project}, not {document.project}")
     after = _predecessors(document, who, serving)
     new = entries(document, after, key, body, serving.clock.now_s())
-    must_fit(new[0][0], serving.store.fleet())
-    views = serving.store.views(serving.intake.submit(new))
+    serving.gauge.must_fit(new[0][0])
+    jobs, ids = [job for job, _ in new], serving.intake.submit(new)
+    fresh = ids == [job.id for job in jobs]
+    views = serving.store.shown(jobs) if fresh else serving.store.views(ids)
     return views[0] if document.array is None else {"items": views, "next": None}
 
 
@@ -153,7 +155,7 @@ def move(job: str, body: Move, who: Submitter, serving: Serving) -> Json:
     scope = None if body.to is None else serving.store.scope(body.to)
     if scope is not None:
         there = [n for n in serving.store.fleet() if scope.holds(n)]
-        must_fit(found, there)
+        Capacity.of(there).must_fit(found)
     return _changed(serving, serving.ledger.confine(found.id, scope, serving.clock.now_s()))
 
 

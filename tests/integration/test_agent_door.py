@@ -1,0 +1,59 @@
+"""What agents may say, and what they are told."""
+
+from __future__ import annotations
+
+from singularity.primitives.messages import Report
+from tests.integration.api_client import ADMIN, JOIN, Agent, Api
+
+_SPEC = {"name": "digits", "run": "python train.py", "devices": "cpu:1"}
+
+
+def test_a_node_speaks_for_itself_only(api: Api, fleet: list[Agent]) -> None:
+    one, other = fleet[0], fleet[1]
+    beat = {"node": other.node, "epoch": 1, "acknowledged": 0}
+    assert api.call("POST", "/v1/agent/heartbeat", beat, one.token)[0] == 403
+    report = {"job": "j", "node": other.node, "incarnation": 1, "phase": "running"}
+    assert api.call("POST", "/v1/agent/report", {"reports": [report]}, one.token)[0] == 403
+    assert api.call("POST", "/v1/agent/register", other.register, one.token)[0] == 403
+    assert api.call("POST", "/v1/agent/register", one.register, ADMIN)[0] == 403
+    assert api.call("GET", f"/v1/agent/peers/{other.node}", token=one.token)[0] == 403
+    bad = {**one.register, "node": "../../etc"}
+    assert api.call("POST", "/v1/agent/register", bad, JOIN)[0] == 422
+
+
+def test_peers_find_each_other_while_they_share_a_job(api: Api, fleet: list[Agent]) -> None:
+    job = api.ok("POST", "/v1/jobs", {**_SPEC, "devices": "cpu:8"})
+    api.schedule()
+    one, other = fleet[0], fleet[1]
+    answer = api.ok("GET", f"/v1/agent/peers/{other.node}", token=one.token)
+    assert answer == {"node": other.node, "address": "east-2:7000"}
+    assert api.call("GET", "/v1/agent/peers/north-1", token=one.token)[0] == 403
+    assert job["id"] in api.ok("GET", "/v1/nodes/east-1")["jobs"]
+
+
+def test_joining_again_revokes_the_token_before(api: Api, fleet: list[Agent]) -> None:
+    old = fleet[0]
+    new = Agent(api, old.node)
+    assert new.admission.epoch == old.admission.epoch + 1  # it came with epoch 0: it knows nothing
+    assert api.call("GET", "/v1/agent/letters?epoch=1", token=old.token)[0] == 401
+    assert new.letters() == []
+    again = {**new.register, "epoch": new.admission.epoch}
+    answer = api.ok("POST", "/v1/agent/register", again, token=new.token)
+    assert (answer["epoch"], answer["token"]) == (new.admission.epoch, None)
+
+
+def test_a_beat_of_an_epoch_that_is_over_is_not_admitted(api: Api, fleet: list[Agent]) -> None:
+    agent = fleet[0]
+    pulse = agent.beat()
+    assert pulse["admitted"] and pulse["lease_s"] == api.serving.settings.lease_s
+    body = {"node": agent.node, "epoch": 7, "acknowledged": 0}
+    answer = api.ok("POST", "/v1/agent/heartbeat", body, token=agent.token)
+    assert not answer["admitted"]
+
+
+def test_reports_of_unknown_jobs_need_not_be_repeated(api: Api, fleet: list[Agent]) -> None:
+    gone = Report(job="none", node=fleet[0].node, incarnation=3, phase="stopped")
+    assert fleet[0].beat(gone)["forget"] == [["none", 3]]
+    body = {"reports": [gone.model_dump(mode="json")]}
+    answer = api.ok("POST", "/v1/agent/report", body, token=fleet[0].token)
+    assert answer == {"forget": [["none", 3]]}
