@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from singularity.agent.interposer.page import Page, Rendezvous
+from singularity.agent.runtime.splicing import merged_bytes
 
 JOB = Path(__file__).resolve().parent / "jobs" / "steps.py"
 WARM_STEPS = 50
@@ -27,10 +28,11 @@ def half_width(spread: float, count: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How many ranks, how wide the network."""
+    """How many ranks, how wide the network that learns, how many layers below it that do not."""
 
     ranks: int
     hidden: int
+    frozen: int = 0
 
 
 class Gang:
@@ -43,6 +45,7 @@ class Gang:
         self._generation = 1
         # Without address randomisation, as the product runs them: layouts differ in speed.
         argv = ["setarch", "-R", sys.executable, str(JOB), "--hidden", str(shape.hidden)]
+        argv += ["--frozen", str(shape.frozen)]
         with self._log.open("w") as out:
             self._ranks = [
                 subprocess.Popen(argv, env=self._env(rank, inject), stdout=out)
@@ -102,6 +105,15 @@ class Gang:
         return sum(sum(map(int, s.rpartition(")")[2].split()[11:13])) for s in stats) / (
             _TICKS_A_SECOND
         )
+
+    def memory_bytes(self) -> int:
+        """Of all ranks; a page that several of them share counts once."""
+        rollups = (Path(f"/proc/{rank.pid}/smaps_rollup").read_text() for rank in self._ranks)
+        lines = (line for text in rollups for line in text.splitlines())
+        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+    def merged_bytes(self) -> int:
+        return merged_bytes(rank.pid for rank in self._ranks)
 
     def end(self) -> None:
         self._signal(signal.SIGKILL)

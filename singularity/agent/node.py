@@ -22,6 +22,7 @@ from .layout import Layout, environment
 from .leads import Leads
 from .letterbox import LetterboxProcess
 from .programs import program
+from .runtime import splicing
 from .runtime.cgroup import Limits
 from .runtime.network import open_network
 from .runtime.sandbox import RankSpec, Sandbox
@@ -73,6 +74,8 @@ def open_node(settings: AgentSettings) -> Iterator[tuple[Agent, Executor]]:
             devices=settings.devices,
             address=server.address,
         )
+        if settings.splice and (reason := splicing.begin()):
+            log.warning("ranks share no memory: %s", reason)
         agent = Agent(register, control, journal, refresh)
         executor = Executor(make_tools(settings, layout, leads), agent.done)
         yield agent, executor

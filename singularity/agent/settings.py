@@ -33,6 +33,9 @@ class AgentSettings(BaseSettings):
     bridge: str = ""
     subnet: str = ""
     node_index: int = Field(default=0, ge=0, le=254)
+    splice: bool = (
+        False  # equal pages of ranks are kept once; only among jobs that trust each other
+    )
     host: str = "127.0.0.1"  # where peers reach this agent
     scratch: Path | None = None  # for images on their way; default: node_dir/images
     cut_deadline_s: float = 60.0  # then a cut is given up and the job goes on
