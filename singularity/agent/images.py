@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from singularity.primitives.errors import CheckpointFailed, RestoreFailed
-from singularity.primitives.messages import Start
-from singularity.primitives.model import ShardImage
+from singularity.primitives.messages import Origin, Start
+from singularity.primitives.model import JobId, ShardImage
+from singularity.store.imagestore import RankImages, Store
+from singularity.store.manifest import ImageKey
+from singularity.store.vault import Vault
 
 from .checkpoint import Checkpointer, SuspendInPlace
 from .gang import CutRef
 from .interposer.page import Page, ParkRecord, State
 from .layout import Layout
 from .runtime.sandbox import Sandbox
-from .store import ImageKey, RankImages, Store
+from .scratch import resident_bytes
 
 _SIDE_BY_SIDE: Final = 4
 _PAGE: Final = "page"  # the rank's control page travels with its image
@@ -44,36 +47,48 @@ class Images:
         ranks: Mapping[int, Sandbox],
         seconds: dict[str, float],
     ) -> ShardImage:
-        """Dump every rank and store the images; durable on return. An image of this very cut that
-        is already there is the answer: an agent that died after storing it comes by again.
+        """Dump every rank and store the images, each as soon as it is there; durable on return. An
+        image of this very cut that is already there is the answer: an agent that died after storing
+        it comes by again. Into `seconds` go `dump`, to the end of the last one, and `store`, what
+        is left to do then.
 
         Raises CheckpointFailed or StoreFull; the ranks run on (parked) and nothing is half there.
         """
         if isinstance(self.checkpointer, SuspendInPlace):
             raise CheckpointFailed(f"this node cannot move ranks: {self.checkpointer.reason}")
-        key = ImageKey(ref.job, ref.incarnation, ref.cut, start.node)
-        if (found := self.store.find(key)) is not None:
+        key, vault = ImageKey(ref.job, ref.incarnation, ref.cut, start.node), Vault(start.papers)
+        if (found := self.store.find(key, vault)) is not None:
             return found
-        with self._scratch(ref.job, ref.incarnation, ref.cut) as directory:
-            began_s = time.monotonic()
+        expected_bytes = sum(resident_bytes(sandbox) for sandbox in ranks.values())
+        began_s = time.monotonic()
+        with (
+            self.layout.scratch.directory(_label(ref), expected_bytes) as directory,
+            self.store.saving(key, vault) as saving,
+        ):
+            dumped_s = [began_s]
 
-            def dump(rank: int) -> RankImages:
-                try:
-                    dumped = self.checkpointer.dump(ranks[rank], directory / str(rank))
-                except CheckpointFailed as error:
-                    raise CheckpointFailed(f"rank {rank}: {error.detail}") from error
-                page = self.layout.page(ref.job, rank)
-                shutil.copyfile(page, directory / str(rank) / _PAGE)
-                parked = Page(page).state is State.PARKED
-                tensors = ParkRecord.load(page).tensors if parked else ()
-                return RankImages(directory / str(rank), dumped.files, tensors)
+            def take(rank: int) -> None:
+                images = self._dump(ref.job, rank, ranks[rank], directory / str(rank))
+                dumped_s.append(time.monotonic())
+                saving.take(rank, images)
+                shutil.rmtree(images.path)
 
-            dumps = _side_by_side(dump, ranks)
-            seconds["dump"] = time.monotonic() - began_s
-            began_s = time.monotonic()
-            image = self.store.save(key, step, dumps)
-            seconds["store"] = time.monotonic() - began_s
+            _side_by_side(take, ranks)
+            image = saving.commit(step)
+        seconds["dump"] = max(dumped_s) - began_s
+        seconds["store"] = time.monotonic() - max(dumped_s)
         return image
+
+    def _dump(self, job: JobId, rank: int, sandbox: Sandbox, target: Path) -> RankImages:
+        try:
+            dumped = self.checkpointer.dump(sandbox, target)
+        except CheckpointFailed as error:
+            raise CheckpointFailed(f"rank {rank}: {error.detail}") from error
+        page = self.layout.page(job, rank)
+        shutil.copyfile(page, target / _PAGE)
+        parked = Page(page).state is State.PARKED
+        tensors = ParkRecord.load(page).tensors if parked else ()
+        return RankImages(target, dumped.files, tensors)
 
     @contextmanager
     def fetched(self, start: Start) -> Iterator[Callable[[int, Sandbox], None]]:
@@ -84,15 +99,17 @@ class Images:
         """
         origin = start.origin
         assert origin is not None, start
+        vault = Vault(start.papers)
         self.store.fence(start.job, start.incarnation)
-        with self._scratch(start.job, start.incarnation, 0) as directory:
+        wanted = {rank: _holder(origin, rank) for rank in start.ranks}
+        with self.layout.scratch.directory(
+            f"{start.job}.{start.incarnation}.0", _share_bytes(wanted.values())
+        ) as directory:
 
-            def fetch(rank: int) -> None:
-                shard = next((s for s in origin.shards if rank in s.ranks), None)
-                if shard is None:
-                    raise RestoreFailed(f"no image of cut {origin.cut} holds rank {rank}")
+            def fetch(shard: ShardImage) -> None:
                 key = ImageKey(start.job, origin.incarnation, origin.cut, shard.node)
-                self.store.load(key, shard.digest, rank, directory / str(rank))
+                targets = {r: directory / str(r) for r, held in wanted.items() if held is shard}
+                self.store.load(key, shard.digest, targets, vault)
 
             def restore(rank: int, sandbox: Sandbox) -> None:
                 page = self.layout.page(start.job, rank)
@@ -102,18 +119,26 @@ class Images:
                 images = directory / str(rank)
                 self.checkpointer.restore(sandbox, images, self.restore_deadline_s)
 
-            _side_by_side(fetch, start.ranks)
+            for shard in origin.shards:
+                if shard in wanted.values():
+                    fetch(shard)
             yield restore
 
-    @contextmanager
-    def _scratch(self, job: str, incarnation: int, cut: int) -> Iterator[Path]:
-        directory = self.layout.scratch / f"{job}.{incarnation}.{cut}"
-        shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir(parents=True)
-        try:
-            yield directory
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
+
+def _label(ref: CutRef) -> str:
+    return f"{ref.job}.{ref.incarnation}.{ref.cut}"
+
+
+def _holder(origin: Origin, rank: int) -> ShardImage:
+    for shard in origin.shards:
+        if rank in shard.ranks:
+            return shard
+    raise RestoreFailed(f"no image of cut {origin.cut} holds rank {rank}")
+
+
+def _share_bytes(shards: Iterable[ShardImage]) -> int:
+    """What ranks will need, one of each of `shards`, if the ranks of a shard are alike."""
+    return sum(shard.raw_bytes // len(shard.ranks) for shard in shards)
 
 
 def _side_by_side(do: Callable[[int], _Result], ranks: Iterable[int]) -> dict[int, _Result]:

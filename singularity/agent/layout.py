@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,9 @@ from pathlib import Path
 from singularity.primitives.messages import Start
 from singularity.primitives.model import JobId
 
+from .scratch import Scratch
+
+_NOT_FOR_RANKS = ("SINGULARITY_", "AWS_")  # the second are the agent's keys to the store
 _SLOTS_A_NODE = 64  # so that ranks of two nodes of one machine never share a token
 
 
@@ -20,7 +24,7 @@ class Layout:
     node_dir: Path
     run: Path
     volume: Path
-    scratch: Path
+    scratch: Scratch
 
     def sandbox(self, start: Start, rank: int) -> Path:
         return self.sandboxes / f"{start.job}.{start.incarnation}.{rank}"
@@ -81,8 +85,11 @@ def environment(
     user = dict(start.env)
     path = os.pathsep.join(p for p in (str(layout.inject), user.get("PYTHONPATH", "")) if p)
     return {
-        **{k: v for k, v in base.items() if not k.startswith("SINGULARITY_")},
+        **{k: v for k, v in base.items() if not k.startswith(_NOT_FOR_RANKS)},
         "OMP_NUM_THREADS": "1",
+        # Equal in all ranks, or the same strings lie elsewhere in each, and little of their memory
+        # is stored once. Still another number for every job.
+        "PYTHONHASHSEED": str(zlib.crc32(start.job.encode())),
         "PYTHONUNBUFFERED": "1",
         "MASTER_ADDR": address or "127.0.0.1",
         "MASTER_PORT": "29500",

@@ -9,6 +9,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from singularity.primitives.messages import Admission, Register, Start
+from singularity.store.imagestore import ImageStore
+from singularity.store.places import open_blobs
 
 from .checkpoint import Checkpointer, CriuCheckpointer, SuspendInPlace, find_criu, probe
 from .client import ControlPlane
@@ -26,8 +28,8 @@ from .runtime import splicing
 from .runtime.cgroup import Limits
 from .runtime.network import open_network
 from .runtime.sandbox import RankSpec, Sandbox
+from .scratch import open_scratch
 from .settings import AgentSettings
-from .store import FileStore
 from .worker import Agent
 
 log = logging.getLogger(__name__)
@@ -40,9 +42,9 @@ def open_node(settings: AgentSettings) -> Iterator[tuple[Agent, Executor]]:
         settings.node_dir,
         settings.run_dir,
         settings.volume,
-        settings.scratch or settings.node_dir / "images",
+        open_scratch(settings.node_dir, settings.scratch),
     )
-    for directory in (layout.node_dir, layout.run, layout.volume, layout.scratch):
+    for directory in (layout.node_dir, layout.run, layout.volume):
         directory.mkdir(parents=True, exist_ok=True)
     prepare(layout.inject)
     with ExitStack() as stack:
@@ -107,7 +109,7 @@ def make_tools(settings: AgentSettings, layout: Layout, leads: Leads) -> Tools:
 
     images = Images(
         checkpointer=choose_checkpointer(settings.criu),
-        store=FileStore(settings.volume),
+        store=ImageStore(open_blobs(settings.store or settings.volume)),
         layout=layout,
         restore_deadline_s=settings.restore_deadline_s,
     )

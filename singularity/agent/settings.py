@@ -13,8 +13,10 @@ from singularity.primitives.model import NodeId
 class AgentSettings(BaseSettings):
     """`run_dir` must have the same path on every node: checkpoints name files in it.
 
-    `volume` is the directory that all nodes share. `bridge` and `subnet` give ranks addresses of
-    their own; without them ranks share the node's network.
+    `volume` is the directory that all nodes share. `store` is where checkpoints are kept: a
+    directory, file:// or s3://bucket/prefix; by default the volume.
+    `bridge` and `subnet` give ranks addresses of their own; without them ranks share the node's
+    network.
     """
 
     model_config = SettingsConfigDict(env_prefix="SINGULARITY_")
@@ -29,6 +31,7 @@ class AgentSettings(BaseSettings):
     node_dir: Path
     run_dir: Path = Path("/run/singularity")
     volume: Path
+    store: str = ""
     criu: str = ""
     bridge: str = ""
     subnet: str = ""
@@ -37,7 +40,7 @@ class AgentSettings(BaseSettings):
         False  # equal pages of ranks are kept once; only among jobs that trust each other
     )
     host: str = "127.0.0.1"  # where peers reach this agent
-    scratch: Path | None = None  # for images on their way; default: node_dir/images
+    scratch: Path | None = None  # for images on their way; default: memory, or node_dir/images
     cut_deadline_s: float = 60.0  # then a cut is given up and the job goes on
     restore_deadline_s: float = 120.0
     reconnect_deadline_s: float = 120.0

@@ -1,4 +1,4 @@
-"""`python -m singularity.api serve | loop schedule|relay|watch | migrate`."""
+"""`python -m singularity.api serve | loop schedule|relay|watch|tidy | migrate`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from .app import create_app
 from .database import make_engine
-from .loops import run_relay, run_schedule, run_watch
+from .loops import run_relay, run_schedule, run_tidy, run_watch
 from .schema import migrate
 from .settings import Settings
 from .telemetry import configure_logging
@@ -24,6 +24,7 @@ _LOOPS: Final[dict[str, Callable[[Settings, threading.Event], None]]] = {
     "schedule": run_schedule,
     "relay": run_relay,
     "watch": run_watch,
+    "tidy": run_tidy,
 }
 _GRACE_S: Final = 5
 

@@ -7,7 +7,7 @@ Every method locks jobs by id first, then nodes by id: one order, so no deadlock
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, Engine, delete, insert, select, update
@@ -152,6 +152,18 @@ class SqlLedger:
             books.flush()
         return rejected
 
+    def retire(self, jobs: Collection[JobId], now_s: float) -> None:
+        """Give up the checkpoints of those of `jobs` that have ended."""
+        with self._engine.begin() as db:
+            if self._guard is not None:
+                self._guard(db)
+            found = _lock_jobs(db, jobs)
+            books = Books(db, found, {})
+            for job in sorted(found.values(), key=lambda j: j.id):
+                if job.state in TERMINAL:
+                    books.write(job, verbs.retire(job), "", now_s)
+            books.flush()
+
     # -- agents ----------------------------------------------------------------------------------
 
     def record(self, report: Report, now_s: float) -> bool:
@@ -253,6 +265,11 @@ class SqlLedger:
                 found = update(t.node).where(t.node.c.id.in_(sorted(nodes)))
                 db.execute(found.values(duty=int(duty)))
         return sorted(nodes)
+
+    def jobs_of(self, ids: Collection[JobId]) -> dict[JobId, Job]:
+        """Those of `ids` that exist."""
+        with self._engine.connect() as db:
+            return {j.id: j for j in load_jobs(db, t.job_state.c.id.in_(sorted(ids)))}
 
     def jobs(self) -> dict[JobId, Job]:
         with self._engine.connect() as db:

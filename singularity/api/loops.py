@@ -1,4 +1,4 @@
-"""The three loops beside the doors: schedule, relay, watch. Each may run in many processes; one of
+"""The loops beside the doors: schedule, relay, watch, tidy. Each may run in many processes; one of
 each is active, by lease. Each survives the loss of Postgres and broker by trying again."""
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Final
 from sqlalchemy.exc import DBAPIError
 
 from singularity.primitives.clock import Clock, SystemClock
-from singularity.primitives.errors import BrokerDown, NotLeader
-from singularity.primitives.transport import Letterbox, SigningKey
+from singularity.primitives.errors import BrokerDown, ImageCorrupt, NotLeader
+from singularity.primitives.transport import Letterbox
 from singularity.scheduler.decide import decide
 from singularity.scheduler.plan import check
 from singularity.scheduler.policy import Policy
@@ -27,6 +27,7 @@ from .database import Bell, make_engine, wake
 from .lease import Lease
 from .outbox import relay
 from .settings import Settings
+from .tidy import open_janitor
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def run_relay(settings: Settings, stop: threading.Event) -> None:
     """Publish due letters, in node order, as soon as they are written."""
     engine = make_engine(settings)
     box = Letterbox(settings.broker_url)
-    key = SigningKey.load_or_create(settings.data / "signing.key")
+    key = settings.signing_key()
     clock, bell = SystemClock(), Bell(settings, stop)
 
     def tick() -> None:
@@ -109,6 +110,32 @@ def run_watch(settings: Settings, stop: threading.Event) -> None:
         stop.wait(_RENEW_S / 2)
 
     _lead(Lease(engine, "watch", _holder()), tick, stop)
+
+
+def run_tidy(settings: Settings, stop: threading.Event) -> None:
+    """Free what checkpoints occupy that no job needs any more."""
+    engine = make_engine(settings)
+    lease, clock = Lease(engine, "tidy", _holder()), SystemClock()
+    janitor = open_janitor(SqlLedger(engine, lease.guard), settings)
+
+    due_s = 0.0
+
+    def tick() -> None:
+        nonlocal due_s
+        if time.monotonic() < due_s:
+            stop.wait(_TICK_S)
+            return
+        due_s = time.monotonic() + settings.tidy_every_s
+        try:
+            found = janitor.round(clock.now_s())
+        except (OSError, ImageCorrupt) as error:
+            log.warning("nothing is freed", extra={"reason": str(error)})
+        else:
+            if found.dropped or found.swept.deleted:
+                freed = {"cuts": found.dropped, "bytes": found.swept.freed_bytes}
+                log.info("freed", extra=freed | {"chunks": found.swept.deleted})
+
+    _lead(lease, tick, stop)
 
 
 def _lead(lease: Lease, tick: Callable[[], None], stop: threading.Event) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 
 from singularity.primitives.clock import Clock, SystemClock
 from singularity.primitives.transport import SigningKey
+from singularity.store.imagestore import ImageStore
 
 from .applier import SqlLedger
 from .auth import Caller, Role, Tokens, check_origin
@@ -28,6 +29,7 @@ class Services:
     clock: Clock
     ledger: SqlLedger
     store: Store
+    images: ImageStore
     tokens: Tokens
     intake: Intake
     gauge: Gauge
@@ -47,11 +49,12 @@ class Services:
             clock=clock,
             ledger=ledger,
             store=store,
+            images=ImageStore(settings.blobs()),
             tokens=Tokens(engine, settings.join_token),
             intake=Intake(ledger, waker, stop),
             gauge=Gauge(store.fleet, clock),
             waker=waker,
-            key=SigningKey.load_or_create(settings.data / "signing.key"),
+            key=settings.signing_key(),
             stop=stop,
         )
 

@@ -9,15 +9,22 @@ from typing import Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from singularity.primitives.model import Sealing
+from singularity.primitives.transport import SigningKey
 from singularity.scheduler.policy import Policy
+from singularity.store.blobs import Blobs
+from singularity.store.places import open_blobs
 
 _POLICY = "SINGULARITY_POLICY_"
 _DRIVER = "postgresql+psycopg://"
 
 
 class Settings(BaseSettings):
-    """`volume` is the directory that all nodes share. `lease_s` is how long a node may run jobs
-    unheard; it must end before the control plane gives the node's jobs to others.
+    """`volume` is the directory that all nodes share. `store` is where they keep checkpoints, if
+    not there: file:// or s3://bucket/prefix. `sealing` says what protects checkpoints from others
+    that can reach the store; those made under another setting cannot be read. `lease_s`
+    is how long a node may run jobs unheard; it must end before the control plane gives the node's
+    jobs to others.
 
     `hosts` are names under which browsers may reach this server, beside its address; a request
     for any other name is refused, so that no web page can reach us by rebinding its own name.
@@ -29,6 +36,10 @@ class Settings(BaseSettings):
     broker_url: str = "redis://127.0.0.1:6379/0"
     data: Path
     volume: Path
+    store: str = ""
+    sealing: Sealing = Sealing.ENCRYPTED
+    tidy_every_s: float = Field(default=10.0, gt=0)  # between looks for checkpoints nobody needs
+    chunk_least_age_s: float = Field(default=300.0, ge=0)  # of what a sweep may take
     host: str = "127.0.0.1"
     port: int = Field(default=8470, ge=0, le=65535)
     hosts: str = ""  # comma-separated; "*" for any
@@ -54,6 +65,13 @@ class Settings(BaseSettings):
             if self.database_url.startswith(scheme):
                 return _DRIVER + self.database_url.removeprefix(scheme)
         return self.database_url
+
+    def signing_key(self) -> SigningKey:
+        return SigningKey.load_or_create(self.data / "signing.key", self.sealing)
+
+    def blobs(self) -> Blobs:
+        """Where checkpoints are."""
+        return open_blobs(self.store or self.volume)
 
     @property
     def allowed_hosts(self) -> frozenset[str]:

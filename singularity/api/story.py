@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from singularity.primitives.model import ACTIVE, Job, JobState, Node, NodeId, at_risk_s
+from singularity.primitives.model import ACTIVE, TERMINAL, Job, JobState, Node, NodeId, at_risk_s
 
 _CUTTABLE = (JobState.RUNNING, JobState.SUSPENDING)
 
@@ -47,7 +47,9 @@ def tell(
         if before.checkpoint is None or made.at_s > before.checkpoint.at_s:
             raw, new = sum(i.raw_bytes for i in made.shards), sum(i.new_bytes for i in made.shards)
             add("checkpoint", cut=made.cut, step=made.step, raw_bytes=raw, new_bytes=new)
-    if len(after.checkpoints) < len(before.checkpoints):
+    if before.state in TERMINAL and before.checkpoints and not after.checkpoints:
+        add("checkpoints-retired", checkpoints=len(before.checkpoints))
+    elif len(after.checkpoints) < len(before.checkpoints):
         bad = before.checkpoints[0]
         add("checkpoint-discarded", incarnation=bad.incarnation, cut=bad.cut)
     if after.dump_failures > before.dump_failures:

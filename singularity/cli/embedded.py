@@ -35,7 +35,7 @@ from .session import Session, save
 
 DEFAULT_PORT: Final = 8470
 _ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_LOOPS: Final = ("schedule", "relay", "watch")
+_LOOPS: Final = ("schedule", "relay", "watch", "tidy")
 _MIGRATE_S: Final = 120.0
 _READY_S: Final = 60.0
 _SUBNET: Final = "10.83.0.0/16"  # seen only inside the planet's own network namespace
@@ -61,7 +61,8 @@ class Planet:
     """`data` holds all of it; started again there, nothing is lost.
 
     `policy` overrides single fields of the scheduler's policy (`{"node_lost_after_s": "20"}`).
-    Process names: `postgres`, `valkey`, `api`, `schedule`, `relay`, `watch`, `agent-<node>`.
+    Process names: `postgres`, `valkey`, `api`, `schedule`, `relay`, `watch`, `tidy`,
+    `agent-<node>`.
     """
 
     def __init__(

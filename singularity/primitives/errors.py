@@ -9,7 +9,9 @@
   x Unavailable         we cannot serve it now, retry is safe (503)
     + BrokerDown · NotLeader · NodeUnreachable
   x HandFailed          an agent could not do what it was told; the job is unharmed (500)
-    + SandboxFailed · CheckpointFailed · RestoreFailed · ImageCorrupt · StoreFull
+    + SandboxFailed · CheckpointFailed · RestoreFailed · StoreFull
+    + ImageCorrupt
+      - ImageForged
 Anything else that escapes is a bug (500).
 """
 
@@ -122,6 +124,13 @@ class RestoreFailed(HandFailed):
 
 class ImageCorrupt(HandFailed):
     slug = "image-corrupt"
+
+
+class ImageForged(ImageCorrupt):
+    """A manifest that no node with the control plane's warrant has signed, or one of another job.
+    Treated as a damaged one: never tried again."""
+
+    slug = "image-forged"
 
 
 class StoreFull(HandFailed):

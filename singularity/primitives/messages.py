@@ -33,11 +33,31 @@ class Origin(Wire):
     shards: tuple[ShardImage, ...]
 
 
+class Papers(Wire):
+    """What a node needs to save the shards of one life of a job, and to read what earlier ones
+    saved. Keys are base64. Without papers nothing is signed, with no `key` nothing is encrypted.
+
+    project   whose checkpoints these are; chunks are shared inside it
+    key       the project's
+    seed      private half of the key by which this life signs its manifests, `public` the other
+    warrant   the control plane's signature that `public` is the key of this life
+    plane     public key of the control plane, by which warrants of other lives are known
+    """
+
+    project: str
+    key: str
+    seed: str
+    public: str
+    warrant: str
+    plane: str
+
+
 class Start(_Command):
     """Launch ranks afresh, or restore them when `origin` is given.
 
     `gang` lists every node of the job, lead first. `slots[i]` is the device of `ranks[i]` on this
-    node, 0-based; ranks with equal slots take turns. `secret` authenticates gang messages.
+    node, 0-based; ranks with equal slots take turns. `secret` authenticates gang messages and
+    `papers` authenticate images; both are added when the letter is sealed, and kept nowhere else.
     """
 
     verb: Literal["start"] = "start"
@@ -52,7 +72,9 @@ class Start(_Command):
     memory_bytes: int | None = None
     hang_after_s: float | None = None
     origin: Origin | None = None
+    project: str = "default"
     secret: str = ""
+    papers: Papers | None = None
 
 
 class Cut(_Command):
@@ -180,3 +202,9 @@ class Pulse(Wire):
     written: Natural
     lease_s: float
     forget: tuple[tuple[JobId, int], ...] = ()
+
+
+def warrant_text(project: str, job: JobId, incarnation: int, public: str) -> bytes:
+    """What the control plane signs to say that `public` is the key of one life of a job. Names
+    hold no NUL."""
+    return f"singularity-warrant-v1\0{project}\0{job}\0{incarnation}\0{public}".encode()

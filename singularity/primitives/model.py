@@ -60,6 +60,14 @@ class Goal(StrEnum):
     FAIL = "fail"
 
 
+class Sealing(StrEnum):
+    """What is done to checkpoints so that nobody else can read or make one."""
+
+    NONE = "none"
+    SIGNED = "signed"
+    ENCRYPTED = "encrypted"  # and signed
+
+
 class ScopeKind(StrEnum):
     REGION = "region"
     CLUSTER = "cluster"

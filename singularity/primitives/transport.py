@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import ValidationError
 
 from .errors import BrokerDown, LetterRefused
-from .messages import Envelope, Sealed, Start
-from .model import JobId, NodeId
+from .messages import Envelope, Papers, Sealed, Start, warrant_text
+from .model import JobId, NodeId, Sealing
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -34,13 +36,14 @@ _TASK: Final = "agent.exec"
 
 
 class SigningKey:
-    """The control plane's private key. Agents only ever see `public`."""
+    """The control plane's private key. Agents only ever see `public`, and what is derived from the
+    private half for them. Checkpoints are `sealing`: without this key they cannot be read again."""
 
-    def __init__(self, key: Ed25519PrivateKey) -> None:
-        self._key = key
+    def __init__(self, key: Ed25519PrivateKey, sealing: Sealing = Sealing.ENCRYPTED) -> None:
+        self._key, self._sealing = key, sealing
 
     @classmethod
-    def load_or_create(cls, path: Path) -> SigningKey:
+    def load_or_create(cls, path: Path, sealing: Sealing = Sealing.ENCRYPTED) -> SigningKey:
         """Read the key at `path`, or make one there, readable by its owner only."""
         with suppress(FileExistsError):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +54,7 @@ class SigningKey:
                 os.link(draft, path)  # atomic: of two processes that start at once, one wins
             finally:
                 draft.unlink()
-        return cls(Ed25519PrivateKey.from_private_bytes(path.read_bytes()))
+        return cls(Ed25519PrivateKey.from_private_bytes(path.read_bytes()), sealing)
 
     @property
     def public(self) -> str:
@@ -62,11 +65,37 @@ class SigningKey:
         about = f"gang\0{job}\0{incarnation}".encode()
         return hmac.new(self._key.private_bytes_raw(), about, hashlib.sha256).hexdigest()
 
+    def papers(self, project: str, job: JobId, incarnation: int) -> Papers | None:
+        """By which this life of the job saves and reads checkpoints of the project. A life's
+        signing key and a project's key are derived, so nothing of them is ever stored here."""
+        if self._sealing is Sealing.NONE:
+            return None
+        seed = self._derived(f"manifests\0{project}\0{job}\0{incarnation}")
+        life = Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
+        public = base64.b64encode(life).decode()
+        warrant = self._key.sign(warrant_text(project, job, incarnation, public))
+        encrypted = self._sealing is Sealing.ENCRYPTED
+        key = self._derived(f"project\0{project}") if encrypted else b""
+        return Papers(
+            project=project,
+            key=base64.b64encode(key).decode(),
+            seed=base64.b64encode(seed).decode(),
+            public=public,
+            warrant=base64.b64encode(warrant).decode(),
+            plane=self.public,
+        )
+
+    def _derived(self, purpose: str) -> bytes:
+        info = f"singularity-store-v1\0{purpose}".encode()
+        kdf = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=info)
+        return kdf.derive(self._key.private_bytes_raw())
+
     def seal(self, envelope: Envelope) -> Sealed:
         command = envelope.command
         if isinstance(command, Start):
             secret = self.gang_secret(command.job, command.incarnation)
-            command = command.model_copy(update={"secret": secret})
+            papers = self.papers(command.project, command.job, command.incarnation)
+            command = command.model_copy(update={"secret": secret, "papers": papers})
             envelope = envelope.model_copy(update={"command": command})
         body = envelope.model_dump_json()
         signature = self._key.sign(_CONTEXT + body.encode())

@@ -21,6 +21,7 @@ from .lifecycle import Event, advance
 from .messages import Command, Cut, Origin, Report, Start, Stop
 from .model import (
     ACTIVE,
+    TERMINAL,
     WAITING,
     Checkpoint,
     Goal,
@@ -157,6 +158,12 @@ def cancel(job: Job, now_s: float) -> Step:
     return stop(job, now_s, Goal.CANCEL, "cancelled by its owner")
 
 
+def retire(job: Job) -> Step:
+    """Give up the checkpoints of a job that has ended; the store may forget them then."""
+    assert job.state in TERMINAL, job
+    return Step(replace(job, checkpoints=(), version=job.version + 1) if job.checkpoints else job)
+
+
 # -- what agents report ---------------------------------------------------------------------------
 
 
@@ -219,6 +226,7 @@ def _start(job: Job, shard: Shard, first: int) -> Start:
         memory_bytes=spec.memory_bytes,
         hang_after_s=spec.hang_after_s,
         origin=origin,
+        project=spec.project,
     )
 
 

@@ -6,7 +6,7 @@ test holds them together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from singularity.primitives.messages import Envelope, Register, Report
@@ -56,6 +56,10 @@ class Ledger(Protocol):
     def resize(self, job: JobId, devices: int, now_s: float) -> Job: ...
 
     def request_checkpoint(self, job: JobId, now_s: float) -> Job: ...
+
+    def retire(self, jobs: Collection[JobId], now_s: float) -> None:
+        """Give up the checkpoints of those of `jobs` that have ended."""
+        ...
 
     def letters(self, node: NodeId, epoch: int, after: int) -> list[Envelope]:
         """What was written to the node after `after` and is not acknowledged, in order."""

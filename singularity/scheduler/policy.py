@@ -25,6 +25,9 @@ class Policy:
     node_mtbf_s: float = 3.6e6  # 42 days: 1,024 GPUs, 8 a node, fail every 7.9 h (arXiv 2410.21680)
     resize_deadline_s: float = 180.0  # agents give a resize up by themselves long before
 
+    ended_kept_s: float = 3600.0  # checkpoints of a job that succeeded or was cancelled
+    failed_kept_s: float = 7 * 86400.0  # of one that failed: somebody may want to see why
+
     def with_overrides(self, found: Mapping[str, str]) -> Policy:
         """A policy with some fields given as text. Raises InvalidSpec naming the field."""
         kinds = {f.name: type(getattr(self, f.name)) for f in fields(self)}

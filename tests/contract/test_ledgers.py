@@ -24,7 +24,7 @@ from sqlalchemy import Engine, select
 from singularity.api import tables as t
 from singularity.api.applier import SqlLedger
 from singularity.primitives.errors import SingularityError
-from singularity.primitives.messages import Phase, Register, Report
+from singularity.primitives.messages import Phase, Register, Report, Start
 from singularity.primitives.model import (
     Duty,
     Intent,
@@ -43,6 +43,7 @@ from singularity.scheduler.decide import decide
 from singularity.scheduler.ledger import Ledger
 from singularity.scheduler.plan import Plan
 from singularity.scheduler.policy import Policy
+from singularity.scheduler.retention import needed
 from singularity.scheduler.sim.ledger import MemoryLedger
 
 JOBS = [JobId(f"j{i}") for i in range(4)]
@@ -215,6 +216,29 @@ class Ledgers(RuleBasedStateMachine):
     @rule(i=st.integers(0, 3))
     def request_checkpoint(self, i: int) -> None:
         self.same(lambda x: x.request_checkpoint(JOBS[i], self.now_s))
+
+    @rule(i=st.integers(0, 3))
+    def retire(self, i: int) -> None:
+        self.same(lambda x: x.retire({JOBS[i], JobId("unknown")}, self.now_s))
+
+    @invariant()
+    def what_a_job_may_come_back_from_is_kept(self) -> None:
+        """The checkpoints that count, what a restore in flight reads, and a cut being taken."""
+        if not hasattr(self, "memory"):
+            return
+        jobs, nodes = self.memory.jobs(), self.memory.nodes()
+        for job in jobs.values():
+            assert len(job.checkpoints) <= job.spec.checkpoint_keep
+            assert all(needed(job, c.incarnation, c.cut) for c in job.checkpoints)
+            assert not job.dumping or needed(job, job.incarnation, job.cut)
+        for node in nodes.values():
+            for letter in self.memory.letters(node.id, node.epoch, 0):
+                start = letter.command
+                if not isinstance(start, Start) or start.origin is None:
+                    continue
+                job, origin = jobs[start.job], start.origin
+                if job.state is JobState.STARTING and start.incarnation == job.incarnation:
+                    assert needed(job, origin.incarnation, origin.cut)
 
     @invariant()
     def equal(self) -> None:

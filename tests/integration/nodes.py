@@ -17,6 +17,7 @@ from singularity.agent.interposer.inject import prepare
 from singularity.agent.layout import Layout
 from singularity.agent.leads import Leads
 from singularity.agent.node import make_tools
+from singularity.agent.scratch import open_scratch
 from singularity.agent.settings import AgentSettings
 from singularity.primitives.messages import Command, Cut, Envelope, Origin, Report, Reslot, Start
 from singularity.primitives.model import JobId, NodeId
@@ -34,6 +35,7 @@ class Planet:
         self.addresses: dict[NodeId, str] = {}
         self.nodes: dict[str, LocalNode] = {}
         self.reslot_deadline_s = PATIENCE_S
+        self.store = ""  # by default the volume
         self.out = root / "out"
         self.out.mkdir()
 
@@ -52,6 +54,7 @@ class Planet:
             node_dir=self.root / node,
             run_dir=self.root / "run",
             volume=self.root / "volume",
+            store=self.store,
             bridge=self._bridge,
             subnet="10.84.0.0/16",
             node_index=index,
@@ -98,8 +101,9 @@ class LocalNode:
     def _open(self) -> None:
         settings = self._planet.settings(self.name, self._index)
         directory = settings.node_dir
-        layout = Layout(directory, settings.run_dir, settings.volume, directory / "images")
-        for made in (layout.node_dir, layout.run, layout.volume, layout.scratch):
+        scratch = open_scratch(directory, settings.scratch)
+        layout = Layout(directory, settings.run_dir, settings.volume, scratch)
+        for made in (layout.node_dir, layout.run, layout.volume):
             made.mkdir(parents=True, exist_ok=True)
         prepare(layout.inject)
         leads = Leads(self.name, layout, self._planet.addresses.__getitem__, 30.0)

@@ -34,7 +34,6 @@ from singularity.agent.runtime.cgroup import Limits
 from singularity.agent.runtime.network import HostNetwork, Network
 from singularity.agent.runtime.processes import descendants
 from singularity.agent.runtime.sandbox import Sandbox
-from singularity.agent.store import FileStore, ImageKey, RankImages
 from singularity.primitives.errors import (
     CheckpointFailed,
     ImageCorrupt,
@@ -42,6 +41,9 @@ from singularity.primitives.errors import (
     StoreFull,
 )
 from singularity.primitives.model import JobId, NodeId
+from singularity.store.imagestore import RankImages
+from singularity.store.manifest import ImageKey
+from tests.unit.stores import shelf
 
 DEADLINE_S = 20.0
 KEY = ImageKey(JobId("j-1"), 1, 1, NodeId("n-1"))
@@ -312,7 +314,7 @@ def test_a_rank_travels_through_the_store(
 ) -> None:
     """And one damaged byte on the way is noticed before anything is restored from it."""
     log, images = tmp_path / "log", tmp_path / "images"
-    store = FileStore(tmp_path / "store")
+    store = shelf(tmp_path / "store")
     first = make("first")
     first.launch(spec(tmp_path, python(COUNT, FOREVER)))
     counts_on(log)
@@ -340,7 +342,7 @@ def test_a_full_store_says_so_and_has_room_again_afterwards(tmp_path: Path) -> N
     images.mkdir()
     (images / "pages-1.img").write_bytes(os.urandom(6 << 20))
     with small_disk(tmp_path / "small", "4m") as small:
-        store = FileStore(small)
+        store = shelf(small)
         with pytest.raises(StoreFull):
             store.save(KEY, 1, {0: RankImages(images)})
         assert store.find(KEY) is None

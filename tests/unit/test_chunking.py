@@ -9,14 +9,16 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from singularity.agent.chunking import (
+from singularity.store.chunking import (
     MEMORY_CHUNK_BYTES,
     TENSOR_CHUNK_BYTES,
     Region,
+    addresses,
     cut_rank,
     cut_region,
     worth_cutting,
 )
+from tests.unit.memory import message
 
 PAGE = 4096
 spans = st.tuples(st.integers(0, 1 << 24), st.integers(1, 1 << 22))
@@ -59,14 +61,6 @@ def test_memory_that_grew_at_its_start_keeps_its_chunks() -> None:
 def test_page_maps_are_understood(tmp_path: Path) -> None:
     """A head (pages_id 1), two neighbours, a hole, an absent entry."""
 
-    def varint(value: int) -> bytes:
-        head, rest = value & 0x7F, value >> 7
-        return bytes([head | 0x80]) + varint(rest) if rest else bytes([head])
-
-    def message(**fields: int) -> bytes:
-        body = b"".join(bytes([int(k[1:]) << 3]) + varint(v) for k, v in fields.items())
-        return struct.pack("<I", len(body)) + body
-
     base, near, far = 1 << 32, (1 << 32) + 10 * PAGE, (1 << 40)
     entries = [
         message(f1=1),
@@ -78,8 +72,9 @@ def test_page_maps_are_understood(tmp_path: Path) -> None:
     header = struct.pack("<II", 0x54564319, 0x56084025)
     (tmp_path / "pagemap-1000.img").write_bytes(header + b"".join(entries))
     (tmp_path / "pages-1.img").write_bytes(bytes(67 * PAGE))
-    lengths = cut_rank(tmp_path, ())["pages-1.img"]
-    assert lengths == [MEMORY_CHUNK_BYTES, 3 * PAGE]
+    cut = cut_rank(tmp_path, ())["pages-1.img"]
+    assert cut.lengths == (MEMORY_CHUNK_BYTES, 3 * PAGE)
+    assert list(addresses(cut.regions, cut.lengths)) == [base, far]
 
 
 @given(st.binary(max_size=300))
@@ -90,5 +85,5 @@ def test_any_page_map_will_do(data: bytes) -> None:
         (images / "pagemap-1.img").write_bytes(struct.pack("<II", 0x54564319, 0x56084025) + data)
         (images / "pages-0.img").write_bytes(bytes(3 * PAGE))
         cuts = cut_rank(images, ())
-    assert sum(cuts["pages-0.img"]) == 3 * PAGE
-    assert sum(cuts["pagemap-1.img"]) == len(data) + 8
+    assert sum(cuts["pages-0.img"].lengths) == 3 * PAGE
+    assert sum(cuts["pagemap-1.img"].lengths) == len(data) + 8

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import random
 import tempfile
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -15,10 +13,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from singularity.agent.chunking import MEMORY_CHUNK_BYTES
-from singularity.agent.store import FileStore, ImageKey, RankImages
 from singularity.primitives.errors import CheckpointFailed, ImageCorrupt, StaleIncarnation
-from singularity.primitives.model import JobId, NodeId
+from singularity.primitives.model import JobId, NodeId, Sealing
+from singularity.store.chunking import MEMORY_CHUNK_BYTES
+from singularity.store.files import FileBlobs
+from singularity.store.imagestore import RankImages
+from singularity.store.manifest import ImageKey
+from singularity.store.marks import marked
+from tests.unit.stores import Shelf, Trays, plane, shelf
 
 JOB, NODE = JobId("j-1"), NodeId("n-1")
 KEY = ImageKey(JOB, incarnation=2, cut=1, node=NODE)
@@ -72,10 +74,15 @@ def grow_old(paths: list[Path]) -> None:
 
 
 @few
-@given(st.dictionaries(st.integers(0, 3), images, min_size=1, max_size=3))
-def test_what_was_saved_is_what_is_loaded(ranks: dict[int, dict[str, bytes]]) -> None:
+@given(
+    st.dictionaries(st.integers(0, 3), images, min_size=1, max_size=3),
+    st.sampled_from(Sealing),
+)
+def test_what_was_saved_is_what_is_loaded(
+    ranks: dict[int, dict[str, bytes]], sealing: Sealing
+) -> None:
     with scratch() as root:
-        store = FileStore(root / "store")
+        store = shelf(root / "store", sealing)
         given_ = {r: dumped(root / str(r), f, {"/log": r}) for r, f in ranks.items()}
         image = store.save(KEY, 7, given_)
         assert (image.node, image.ranks, image.step) == (NODE, tuple(sorted(ranks)), 7)
@@ -87,7 +94,7 @@ def test_what_was_saved_is_what_is_loaded(ranks: dict[int, dict[str, bytes]]) ->
 
 
 def test_equal_memory_is_stored_once_and_zeros_never(tmp_path: Path) -> None:
-    store = FileStore(tmp_path / "store")
+    store = shelf(tmp_path / "store")
     memory = noise(3 * MEMORY_CHUNK_BYTES) + bytes(5 * MEMORY_CHUNK_BYTES)
     ranks = {r: dumped(tmp_path / str(r), {"pages-1.img": memory}) for r in range(4)}
     store.save(KEY, 1, ranks)
@@ -98,10 +105,10 @@ def test_equal_memory_is_stored_once_and_zeros_never(tmp_path: Path) -> None:
 
 
 @few
-@given(st.data())
-def test_any_damaged_byte_is_noticed(data: st.DataObject) -> None:
+@given(st.data(), st.sampled_from(Sealing))
+def test_any_damaged_byte_is_noticed(data: st.DataObject, sealing: Sealing) -> None:
     with scratch() as root:
-        store = FileStore(root / "store")
+        store = shelf(root / "store", sealing)
         files = {"pages-1.img": noise(MEMORY_CHUNK_BYTES + 100), "core-1.img": b"core" * 9}
         image = store.save(KEY, 1, {0: dumped(root / "0", files)})
         victim = data.draw(st.sampled_from(range(len(everything(root)))))
@@ -120,7 +127,7 @@ def test_any_damaged_byte_is_noticed(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("harm", ["truncate", "delete", "empty"])
 def test_an_incomplete_chunk_is_named(tmp_path: Path, harm: str) -> None:
-    store = FileStore(tmp_path / "store")
+    store = shelf(tmp_path / "store")
     image = store.save(KEY, 1, {0: dumped(tmp_path / "0", {"pages-1.img": noise(5000)})})
     (chunk,) = chunks(tmp_path)
     if harm == "delete":
@@ -134,7 +141,7 @@ def test_an_incomplete_chunk_is_named(tmp_path: Path, harm: str) -> None:
 
 
 def test_another_manifest_is_refused(tmp_path: Path) -> None:
-    store = FileStore(tmp_path / "store")
+    store = shelf(tmp_path / "store")
     ranks = {0: dumped(tmp_path / "0", {"pages-1.img": b"x" * 5000})}
     first = store.save(KEY, 1, ranks)
     store.save(KEY, 2, ranks)
@@ -149,11 +156,11 @@ def test_another_manifest_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_fenced_life_may_not_save(tmp_path: Path) -> None:
-    store = FileStore(tmp_path / "store")
+    store = shelf(tmp_path / "store")
     ranks = {0: dumped(tmp_path / "0", {"core-1.img": b"x"})}
     store.save(KEY, 1, ranks)
-    store.fence(JOB, 3)
-    store.fence(JOB, 2)  # late, and of no effect
+    store.store.fence(JOB, 3)
+    store.store.fence(JOB, 2)  # late, and of no effect
     with pytest.raises(StaleIncarnation):
         store.save(ImageKey(JOB, 2, 2, NODE), 1, ranks)
     assert store.find(ImageKey(JOB, 2, 2, NODE)) is None
@@ -168,59 +175,36 @@ def test_a_sweep_keeps_exactly_what_is_needed(
     cuts: list[dict[str, bytes]], data: st.DataObject
 ) -> None:
     with scratch() as root:
-        store = FileStore(root / "store")
+        store = shelf(root / "store")
         saved = {}
         for number, files in enumerate(cuts):
             key = ImageKey(JOB, 1, number, NODE)
             saved[number] = store.save(key, 1, {0: dumped(root / str(number), files)})
         dropped = data.draw(st.sets(st.sampled_from(sorted(saved))))
         for number in dropped:
-            store.drop(JOB, 1, number)
-        assert store.sweep(HOUR_S) == 0, "too young to be judged"
+            store.store.drop(JOB, 1, number)
+        assert store.sweep(HOUR_S).moved == 0, "too young to be judged"
+        before = sum(path.stat().st_size for path in chunks(root))
         grow_old(chunks(root))
-        store.sweep(HOUR_S)
+        freed = store.sweep(HOUR_S).freed_bytes
+        assert freed == before - sum(path.stat().st_size for path in chunks(root))
         for number in set(saved) - dropped:
             key = ImageKey(JOB, 1, number, NODE)
             store.load(key, saved[number].digest, 0, root / "out" / str(number))
             assert contents_of(root / "out" / str(number)) == cuts[number]
         grow_old(chunks(root))
-        assert store.sweep(HOUR_S) == 0
+        assert store.sweep(HOUR_S).moved == 0
         if dropped == set(saved):
             assert chunks(root) == []
 
 
-def test_a_sweep_beside_a_save_takes_nothing_from_it(tmp_path: Path) -> None:
-    """The save relies on old chunks nobody else needs, while sweeps run all the time."""
-    store, other = FileStore(tmp_path / "store"), FileStore(tmp_path / "store")
-    memory = noise(6 * MEMORY_CHUNK_BYTES)
-    ranks = {0: dumped(tmp_path / "0", {"pages-1.img": memory})}
-    done = threading.Event()
-
-    def sweep() -> None:
-        while not done.is_set():
-            other.sweep(HOUR_S)
-
-    with ThreadPoolExecutor(1) as pool:
-        sweeper = pool.submit(sweep)
-        try:
-            for cut in range(15):
-                key = ImageKey(JOB, 1, cut, NODE)
-                image = store.save(key, cut, ranks)
-                store.load(key, image.digest, 0, tmp_path / "out" / str(cut))
-                store.drop(JOB, 1, cut)
-                grow_old(chunks(tmp_path))
-        finally:
-            done.set()
-        sweeper.result()
-
-
 def test_an_interrupted_sweep_and_save_leave_only_litter(tmp_path: Path) -> None:
     root = tmp_path / "store"
-    store = FileStore(root)
+    store = shelf(root)
     image = store.save(KEY, 1, {0: dumped(tmp_path / "0", {"core-1.img": b"x" * 99})})
     (chunk,) = chunks(tmp_path)
-    grow_old([chunk])
-    chunk.replace(root / "trash" / (chunk.parent.name + chunk.name))  # a sweep died here
+    (root / "trash" / "sweep").mkdir(parents=True)
+    chunk.replace(root / "trash" / "sweep" / (chunk.parent.name + chunk.name))  # it died here
     litter = root / "incoming" / "dead-save"
     litter.mkdir()
     (litter / "chunk").write_bytes(b"half")
@@ -231,8 +215,67 @@ def test_an_interrupted_sweep_and_save_leave_only_litter(tmp_path: Path) -> None
     assert not litter.exists()
 
 
+def test_a_sweep_waits_for_a_save_and_a_dead_one_is_not_waited_for(tmp_path: Path) -> None:
+    store = shelf(tmp_path / "store")
+    store.save(KEY, 1, {0: dumped(tmp_path / "0", {"core-1.img": b"x" * 99})})
+    store.store.drop(JOB, 2, 1)
+    sweeper = store.sweeper()
+    with marked(store.blobs):
+        assert sweeper.round().waiting
+        assert sweeper.round().waiting and everything(tmp_path)
+        (mark,) = (tmp_path / "store" / "saves").iterdir()
+        grow_old([mark])
+        assert sweeper.round().deleted == 1
+    assert everything(tmp_path) == []
+
+
+def test_a_save_that_may_have_been_found_dead_does_not_commit(tmp_path: Path) -> None:
+    blobs = FileBlobs(tmp_path)
+    with marked(blobs) as mark:
+        mark.check()
+        (name,) = (blob.name for blob in blobs.list("saves"))
+        blobs.delete(name)
+        with pytest.raises(TimeoutError):
+            mark.check()
+
+
+def test_a_manifest_that_cannot_be_read_stops_every_deletion(tmp_path: Path) -> None:
+    """It may be that the wrong keys are used: then nothing at all would seem needed."""
+    store = shelf(tmp_path / "store")
+    store.save(KEY, 1, {0: dumped(tmp_path / "0", {"core-1.img": b"x" * 99})})
+    stranger = Shelf(store.blobs, plane(Sealing.ENCRYPTED, seed=2))
+    for other in (stranger, shelf(tmp_path / "store", Sealing.NONE)):
+        with pytest.raises(ImageCorrupt):
+            other.sweep()
+    assert len(chunks(tmp_path)) == 1
+    assert store.sweep().moved == 0
+
+
+def test_a_broken_upload_goes_on_where_it_was(tmp_path: Path) -> None:
+    """The store fails in the middle; what it took until then is not sent again."""
+    sent: list[str] = []
+
+    class Failing(Trays):
+        def put(self, name: str, data: bytes) -> None:
+            if name.startswith("chunks/"):
+                if len(sent) == 5:
+                    raise OSError(5, "the line is down")
+                sent.append(name)
+            super().put(name, data)
+
+    trays: dict[str, tuple[bytes, float]] = {}
+    ranks = {0: dumped(tmp_path / "0", {"pages-1.img": noise(8 * MEMORY_CHUNK_BYTES)})}
+    with pytest.raises(CheckpointFailed):
+        Shelf(Failing(trays), plane(Sealing.ENCRYPTED)).save(KEY, 1, ranks)
+    first, sent[:] = set(sent), []
+    assert len(first) == 5 and Shelf(Trays(trays), plane(Sealing.ENCRYPTED)).find(KEY) is None
+    image = Shelf(Failing(trays), plane(Sealing.ENCRYPTED)).save(KEY, 1, ranks)
+    assert len(sent) == 3 and not first & set(sent)
+    Shelf(Trays(trays), plane(Sealing.ENCRYPTED)).load(KEY, image.digest, 0, tmp_path / "out")
+
+
 def test_images_that_vanish_are_an_error_and_leave_nothing(tmp_path: Path) -> None:
-    store = FileStore(tmp_path / "store")
+    store = shelf(tmp_path / "store")
     with pytest.raises(CheckpointFailed):
         store.save(KEY, 1, {0: RankImages(tmp_path / "nowhere")})
     assert store.find(KEY) is None

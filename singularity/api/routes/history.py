@@ -14,10 +14,11 @@ from singularity.api import logs, stacks, streams
 from singularity.api.auth import Caller
 from singularity.api.services import Paged, Services, Serving, Viewer
 from singularity.api.store import Page
-from singularity.api.verify import verify
 from singularity.api.views import Json
 from singularity.primitives.errors import InvalidSpec, NotFound
 from singularity.primitives.model import TERMINAL, Job
+from singularity.store.vault import Vault
+from singularity.store.verify import verify
 
 router = APIRouter(prefix="/v1", tags=["history"])
 
@@ -145,7 +146,8 @@ def verify_checkpoint(job: str, checkpoint: str, who: Viewer, serving: Serving) 
         raise InvalidSpec(f"{checkpoint!r} is no checkpoint; they are named <incarnation>-<cut>")
     for known in found.checkpoints:
         if (known.incarnation, known.cut) == (int(named[1]), int(named[2])):
-            return verify(serving.settings.volume, found.id, known).view()
+            papers = serving.key.papers(found.spec.project, found.id, known.incarnation)
+            return verify(serving.images, Vault(papers), found.id, known).view()
     near = [f"{c.incarnation}-{c.cut}" for c in found.checkpoints]
     raise NotFound(f"{found.spec.name} has no checkpoint {checkpoint}", near=near)
 

@@ -3,7 +3,7 @@ together."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from singularity.primitives import verbs
@@ -124,6 +124,11 @@ class MemoryLedger:
 
     def request_checkpoint(self, job: JobId, now_s: float) -> Job:
         return self._wish(job, checkpoint_wanted=True)
+
+    def retire(self, jobs: Collection[JobId], now_s: float) -> None:
+        for job in sorted(jobs):
+            if (found := self._jobs.get(job)) is not None and found.state in TERMINAL:
+                self._write(found, verbs.retire(found))
 
     def letters(self, node: NodeId, epoch: int, after: int) -> list[Envelope]:
         return [

@@ -37,17 +37,39 @@ class Region:
     bytes: int
 
 
-def cut_rank(images: Path, tensors: Sequence[Tensor]) -> dict[str, list[int]]:
-    """File name -> lengths of its chunks, in order, of every file in `images`."""
+@dataclass(frozen=True, slots=True)
+class FileCut:
+    """Lengths of a file's chunks, in order; `regions` are there when it holds memory."""
+
+    lengths: tuple[int, ...]
+    regions: tuple[Region, ...] = ()
+
+
+def cut_rank(images: Path, tensors: Sequence[Tensor]) -> dict[str, FileCut]:
+    """File name -> its cut, of every file in `images`."""
     regions = _regions(images)
     found = {}
     for path in sorted(images.iterdir()):
         size = path.stat().st_size
         mine = regions.get(path.name, ())
-        if sum(region.bytes for region in mine) != size:
-            mine = (Region(0, size),)  # not memory, or laid out in a way unknown to us
-        found[path.name] = [n for region in mine for n in cut_region(region, tensors)]
+        if sum(region.bytes for region in mine) == size:
+            lengths = (n for region in mine for n in cut_region(region, tensors))
+            found[path.name] = FileCut(tuple(lengths), mine)
+        else:  # not memory, or laid out in a way unknown to us
+            found[path.name] = FileCut(tuple(cut_region(Region(0, size), ())))
     return found
+
+
+def addresses(regions: Sequence[Region], lengths: Sequence[int]) -> Iterator[int]:
+    """Of each chunk; a chunk lies in one region."""
+    left = iter(regions)
+    region, at = Region(0, 0), 0
+    for length in lengths:
+        if at == region.address + region.bytes:
+            region = next(left)
+            at = region.address
+        yield at
+        at += length
 
 
 def cut_region(region: Region, tensors: Sequence[Tensor]) -> Iterator[int]:

@@ -1,0 +1,77 @@
+"""Where images lie between CRIU and the store: in memory while there is plenty, else on disk.
+
+On disk they would be written back while they are read, and every flush of the store would wait
+for them too.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import shutil
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from .runtime.processes import descendants
+from .runtime.sandbox import Sandbox
+
+_MEMORY: Final = Path("/dev/shm")
+_SPARE: Final = 2.0  # times what is expected must be free: others need memory meanwhile
+
+
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    disk: Path
+    memory: Path | None = None
+
+    @contextmanager
+    def directory(self, name: str, expected_bytes: int) -> Iterator[Path]:
+        """An empty one, removed in the end."""
+        found = self._home(expected_bytes) / name
+        for home in filter(None, (self.disk, self.memory)):  # what an agent that died has left
+            shutil.rmtree(home / name, ignore_errors=True)
+        found.mkdir(parents=True)
+        try:
+            yield found
+        finally:
+            shutil.rmtree(found, ignore_errors=True)
+
+    def _home(self, expected_bytes: int) -> Path:
+        if self.memory is None:
+            return self.disk
+        free_bytes = min(_available_bytes(), shutil.disk_usage(_MEMORY).free)
+        return self.memory if free_bytes >= _SPARE * expected_bytes else self.disk
+
+
+def open_scratch(node_dir: Path, configured: Path | None) -> Scratch:
+    """As configured, or both; whatever an earlier agent of this node has left is removed."""
+    if configured is not None:
+        return Scratch(configured)
+    memory = None
+    if os.path.ismount(_MEMORY) and os.access(_MEMORY, os.W_OK):
+        mark = zlib.crc32(str(node_dir.resolve()).encode())
+        memory = _MEMORY / f"singularity-{os.getuid()}-{mark:08x}"
+        shutil.rmtree(memory, ignore_errors=True)
+    return Scratch(node_dir / "images", memory)
+
+
+def resident_bytes(sandbox: Sandbox) -> int:
+    """Of all processes in it: no dump is larger, but for what lies in swap."""
+    found = 0
+    for pid in descendants(sandbox.supervisor.pid):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            resident_pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+            found += resident_pages * mmap.PAGESIZE
+    return found
+
+
+def _available_bytes() -> int:
+    """Of the machine's memory, without swapping."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) << 10
+    return 0

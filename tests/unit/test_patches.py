@@ -1,0 +1,188 @@
+"""Memory that is much like memory that is stored takes little room, and comes back whole."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from singularity.primitives.errors import ImageCorrupt
+from singularity.primitives.model import Checkpoint, JobId, NodeId, Sealing, ShardImage
+from singularity.store.imagestore import RankImages
+from singularity.store.manifest import ImageKey, chain
+from singularity.store.packing import Damaged, pack, pack_patch, unpack, unpack_patch
+from singularity.store.verify import verify
+from tests.unit.memory import PAGE_BYTES, dump_memory
+from tests.unit.stores import Shelf, Trays, plane
+
+KEY = ImageKey(JobId("j-1"), 1, 1, NodeId("n-1"))
+HEAP = 0x5555_5600_0000
+SIZE = 1 << 20
+RANKS = range(4)
+
+
+def heap(seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(SIZE)
+
+
+def touched(memory: bytes, seed: int) -> bytes:
+    """With a word changed in every second page, as reference counts do."""
+    found, draw = bytearray(memory), random.Random(seed)
+    for page in range(0, SIZE, 2 * PAGE_BYTES):
+        at = page + draw.randrange(PAGE_BYTES // 8) * 8
+        found[at : at + 8] = draw.randbytes(8)
+    return bytes(found)
+
+
+class World:
+    """One job whose cuts are given as the memory of each rank."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.trays: dict[str, tuple[bytes, float]] = {}
+        self.shelf = Shelf(Trays(self.trays), plane(Sealing.ENCRYPTED))
+        self.saved: dict[int, tuple[ShardImage, list[bytes]]] = {}
+
+    def save(self, cut: int, ranks: list[bytes], job: str = "j-1") -> ShardImage:
+        images = {}
+        for rank, memory in enumerate(ranks):
+            path = self._root / f"{job}-{cut}-{rank}"
+            dump_memory(path, {HEAP: memory})
+            images[rank] = RankImages(path)
+        key = replace(KEY, cut=cut, job=JobId(job))
+        image = self.shelf.save(key, cut, images)
+        self.saved[cut] = image, ranks
+        return image
+
+    def check(self, cut: int) -> None:
+        image, ranks = self.saved[cut]
+        key = replace(KEY, cut=cut)
+        targets = {r: self._root / "out" / f"{cut}-{r}" for r in range(len(ranks))}
+        self.shelf.store.load(key, image.digest, targets, self.shelf.vault(key))
+        for rank, memory in enumerate(ranks):
+            assert (targets[rank] / "pages-1.img").read_bytes() == memory
+
+    def names(self) -> list[str]:
+        return [name for name in self.trays if name.startswith("chunks/")]
+
+    def deepest(self, cut: int) -> int:
+        key = replace(KEY, cut=cut)
+        found = self.shelf.store.manifest(key, self.saved[cut][0].digest, self.shelf.vault(key))
+        return max(len(chain(name, found.bases)) for name, _ in found.chunks())
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 200_000), st.lists(st.integers(0, 199_999), max_size=20), st.integers())
+def test_a_patch_makes_of_its_base_what_it_was_made_of(
+    size: int, changes: list[int], seed: int
+) -> None:
+    base = random.Random(seed).randbytes(size)
+    data = bytearray(base)
+    for at in changes:
+        data[at % size] ^= 1
+    packed = pack_patch(memoryview(data), base)
+    assert unpack_patch(packed, base) == data
+    assert len(packed) < 200 + 40 * len(changes) + size // 100
+
+
+@given(st.binary(max_size=200), st.integers(0, 200))
+def test_what_was_never_packed_is_damaged_or_of_the_right_size(data: bytes, size: int) -> None:
+    for read in (lambda: unpack(data, size), lambda: unpack_patch(data, bytes(size))):
+        try:
+            assert len(read()) <= size
+        except Damaged:
+            pass
+    assert unpack(pack(data), len(data)) == data
+
+
+def test_ranks_that_are_much_alike_take_little_more_room_than_one(world: World) -> None:
+    ranks = [heap(), *(touched(heap(), seed) for seed in RANKS[1:])]
+    assert world.save(1, ranks).new_bytes < 1.2 * SIZE
+    world.check(1)
+
+
+def test_the_next_cut_takes_the_room_of_what_has_changed(world: World) -> None:
+    first = [heap(rank) for rank in RANKS]
+    world.save(1, first)
+    world.save(2, [touched(memory, 9) for memory in first])
+    assert world.saved[2][0].new_bytes < 0.05 * SIZE * len(RANKS)
+    third = [*first[:2], touched(first[2], 9), touched(first[3], 10)]
+    assert world.save(3, third).new_bytes < 0.02 * SIZE * len(RANKS)
+    for cut in (1, 2, 3):
+        world.check(cut)
+
+
+def test_patches_do_not_pile_up(world: World) -> None:
+    memory = heap()
+    for cut in range(1, 8):
+        world.save(cut, [memory])
+        assert world.deepest(cut) <= 2
+        memory = touched(memory, cut)
+    world.check(7)
+
+
+def test_other_memory_stands_alone(world: World) -> None:
+    world.save(1, [heap(1)])
+    world.save(2, [heap(2)])
+    assert world.deepest(2) == 0
+
+
+def test_dropped_cuts_leave_what_later_ones_lie_over(world: World) -> None:
+    memory = heap()
+    for cut in (1, 2, 3):
+        world.save(cut, [memory])
+        memory = touched(memory, cut)
+    world.shelf.store.drop(KEY.job, 1, 1)
+    world.shelf.store.drop(KEY.job, 1, 2)
+    world.shelf.sweep()
+    world.check(3)
+    world.shelf.store.drop(KEY.job, 1, 3)
+    world.shelf.sweep()
+    assert world.names() == []
+
+
+def test_a_base_that_is_gone_is_not_built_upon(world: World) -> None:
+    """Nor does a rank whose memory has not changed rely on a patch over it."""
+    ranks = [heap(), touched(heap(), 1)]
+    world.save(1, ranks)
+    for name in [name for name in world.names() if "-" not in name]:
+        del world.trays[name]
+    with pytest.raises(ImageCorrupt):
+        world.check(1)
+    world.save(2, ranks)
+    world.check(2)
+
+
+def test_a_base_that_is_damaged_is_noticed_and_not_built_upon(world: World) -> None:
+    memory = heap()
+    world.save(1, [memory])
+    for name in world.names():
+        if len(world.trays[name][0]) > PAGE_BYTES:  # it holds memory
+            world.trays[name] = (b"x" + world.trays[name][0][1:], 0.0)
+    with pytest.raises(ImageCorrupt):
+        world.check(1)
+    world.save(2, [touched(memory, 1)])
+    world.check(2)
+
+
+def test_verify_reads_patches_too(world: World) -> None:
+    image = world.save(1, [heap(), touched(heap(), 1)])
+    made = Checkpoint(1, 1, 1, 0.0, (image,))
+
+    def verdict() -> tuple[bool, int]:
+        found = verify(world.shelf.store, world.shelf.vault(KEY), KEY.job, made)
+        return found.ok, len(found.faults)
+
+    assert verdict() == (True, 0)
+    patch = next(name for name in world.names() if "-" in name)
+    del world.trays[patch]
+    assert verdict() == (False, 1)
