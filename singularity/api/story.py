@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from singularity.primitives.model import ACTIVE, TERMINAL, Job, JobState, Node, NodeId, at_risk_s
@@ -42,16 +42,8 @@ def tell(
     def add(event: str, to: JobState = before.state, **facts: object) -> None:
         lines.append(Happening(event, before.state, to, why, after.incarnation, facts))
 
-    if after.checkpoint is not None and after.checkpoint != before.checkpoint:
-        made = after.checkpoint
-        if before.checkpoint is None or made.at_s > before.checkpoint.at_s:
-            raw, new = sum(i.raw_bytes for i in made.shards), sum(i.new_bytes for i in made.shards)
-            add("checkpoint", cut=made.cut, step=made.step, raw_bytes=raw, new_bytes=new)
-    if before.state in TERMINAL and before.checkpoints and not after.checkpoints:
-        add("checkpoints-retired", checkpoints=len(before.checkpoints))
-    elif len(after.checkpoints) < len(before.checkpoints):
-        bad = before.checkpoints[0]
-        add("checkpoint-discarded", incarnation=bad.incarnation, cut=bad.cut)
+    for event, facts in _about_checkpoints(before, after):
+        add(event, **facts)
     if after.dump_failures > before.dump_failures:
         add("checkpoint-failed", cut=after.cut)
     if after.hangs > before.hangs:
@@ -80,6 +72,19 @@ def tell(
     else:
         add(str(after.state), after.state)
     return lines
+
+
+def _about_checkpoints(before: Job, after: Job) -> Iterator[tuple[str, dict[str, object]]]:
+    """One that counts from now on, and those that do no longer."""
+    made = after.checkpoint
+    if made is not None and (before.checkpoint is None or made.at_s > before.checkpoint.at_s):
+        raw, new = sum(i.raw_bytes for i in made.shards), sum(i.new_bytes for i in made.shards)
+        yield "checkpoint", dict(cut=made.cut, step=made.step, raw_bytes=raw, new_bytes=new)
+    if before.state in TERMINAL and before.checkpoints and not after.checkpoints:
+        yield "checkpoints-retired", dict(checkpoints=len(before.checkpoints))
+    elif len(after.checkpoints) < len(before.checkpoints):
+        bad = before.checkpoints[0]
+        yield "checkpoint-discarded", dict(incarnation=bad.incarnation, cut=bad.cut)
 
 
 def resized(before: Job, after: Job) -> bool:
