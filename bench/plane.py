@@ -2,7 +2,7 @@
 long from submit to the first line of a program, and what the parts of a move take.
 
 The planet is the embedded default (3 regions of 2 nodes), so every figure shares its cores with
-Postgres, the broker, the API, three loops and six agents.
+Postgres, the broker, the API, four loops and six agents.
 """
 
 from __future__ import annotations

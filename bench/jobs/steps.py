@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 parser = argparse.ArgumentParser()
 parser.add_argument("--hidden", type=int, default=512)
 parser.add_argument("--frozen", type=int, default=0, help="square layers below that do not learn")
+parser.add_argument("--momentum", type=float, default=0.0)
 args = parser.parse_args()
 dist.init_process_group("gloo")
 torch.manual_seed(dist.get_rank())
@@ -19,7 +20,7 @@ below = nn.Sequential(*(nn.Linear(2048, 2048) for _ in range(args.frozen))).requ
 wide = 2048 if args.frozen else 256
 above = nn.Sequential(nn.Linear(wide, args.hidden), nn.ReLU(), nn.Linear(args.hidden, 10))
 model = DistributedDataParallel(nn.Sequential(below, above))
-optimizer = torch.optim.SGD(above.parameters(), lr=0.01)
+optimizer = torch.optim.SGD(above.parameters(), lr=0.01, momentum=args.momentum)
 x, y = torch.randn(64, wide), torch.randint(0, 10, (64,))
 began_s = time.perf_counter()
 for _ in itertools.count():

@@ -43,7 +43,7 @@ def tell(
         lines.append(Happening(event, before.state, to, why, after.incarnation, facts))
 
     for event, facts in _about_checkpoints(before, after):
-        add(event, **facts)
+        add(event, before.state, **facts)
     if after.dump_failures > before.dump_failures:
         add("checkpoint-failed", cut=after.cut)
     if after.hangs > before.hangs:

@@ -63,7 +63,7 @@ def test_a_server_migrates_serves_and_goes_though_a_stream_is_open(
         process.wait()
 
 
-@pytest.mark.parametrize("name", ["schedule", "relay", "watch"])
+@pytest.mark.parametrize("name", ["schedule", "relay", "watch", "tidy"])
 def test_a_loop_goes_when_it_is_told_to(database: str, tmp_path: Path, name: str) -> None:
     process = subprocess.Popen(
         [*_ARGV, "loop", name], env=_environment(database, tmp_path), stderr=subprocess.PIPE

@@ -1,0 +1,121 @@
+"""What checkpoints of real trainings take, in bytes and in seconds, through the plane's own doors.
+
+Data-parallel trainings of 1 and of 4 ranks, each in a project of its own, which share nothing in
+the store. Goals: the first checkpoint of 4 ranks takes at most 1.2 times the room of that of one
+rank; a later one of the same job at most 5 % more than its changed tensors (parameters, gradients
+and momentum, which every step changes all of, and which are equal in all ranks).
+
+Store is what is left to do when the last rank is dumped; fetch is all from the store to memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from plane import Bench, Json, spread
+
+from singularity.cli.embedded import Planet
+
+STEPS = Path(__file__).resolve().parent / "jobs" / "steps.py"
+
+
+def tensor_bytes(hidden: int) -> int:
+    """Parameters, gradients and momentum of jobs/steps.py."""
+    return 3 * 4 * (256 * hidden + hidden + 10 * hidden + 10)
+
+
+class Training:
+    def __init__(self, bench: Bench, ranks: int, hidden: int) -> None:
+        self._bench = bench
+        run = [sys.executable, str(STEPS), "--hidden", str(hidden), "--momentum", "0.9"]
+        body = {"name": f"ranks-{ranks}", "project": f"of-{ranks}", "run": run, "ranks": ranks}
+        self.id: str = bench.call("POST", "jobs", {**body, "devices": f"cpu:{ranks}"})["id"]
+        self._log = bench.planet.volume / "jobs" / self.id / "logs" / "rank-0.log"
+
+    def progress(self, steps: int) -> None:
+        wanted = self._steps() + steps
+        while self._steps() < wanted:
+            time.sleep(0.05)
+
+    def checkpoint(self) -> Json:
+        """Take one now."""
+        job = self._bench.until(self.id, "running")
+        last = job["checkpoint"]["cut"] if job["checkpoint"] else 0
+        self._bench.call("POST", f"jobs/{self.id}/checkpoints")
+        while True:
+            made = self._bench.call("GET", f"jobs/{self.id}")["checkpoint"]
+            if made is not None and made["cut"] > last:
+                return dict(made)
+            time.sleep(0.05)
+
+    def move(self) -> Json:
+        """To another region; the checkpoint it went by."""
+        here = self._bench.until(self.id, "running")["region"]
+        regions = [r["id"] for r in self._bench.call("GET", "regions")["items"]]
+        away = next(region for region in regions if region != here)
+        self._bench.call("POST", f"jobs/{self.id}/move", {"to": f"region/{away}"})
+        while self._bench.until(self.id, "running")["region"] == here:
+            time.sleep(0.05)
+        return dict(self._bench.call("GET", f"jobs/{self.id}")["checkpoint"])
+
+    def seconds(self, part: str) -> list[float]:
+        lives = self._bench.call("GET", f"jobs/{self.id}/incarnations")["items"]
+        return [life["seconds"][part] for life in lives if part in life["seconds"]]
+
+    def cancel(self) -> None:
+        self._bench.call("POST", f"jobs/{self.id}/cancel")
+        self._bench.until(self.id, "cancelled")
+
+    def _steps(self) -> int:
+        return self._log.read_bytes().count(b"\n") if self._log.exists() else 0
+
+
+def measure(bench: Bench, hidden: int, moves: int) -> None:
+    tensors = tensor_bytes(hidden)
+    print(f"tensors of a rank: {tensors / 1e6:.0f} MB")
+    alone = Training(bench, 1, hidden)
+    alone.progress(3)
+    one = alone.checkpoint()
+    alone.cancel()
+    print(f"1 rank: {one['raw_bytes'] / 1e6:.0f} MB, stored {one['new_bytes'] / 1e6:.1f} MB")
+    gang = Training(bench, 4, hidden)
+    gang.progress(3)
+    first = gang.checkpoint()
+    ratio = first["new_bytes"] / one["new_bytes"]
+    print(
+        f"4 ranks: {first['raw_bytes'] / 1e6:.0f} MB, stored {first['new_bytes'] / 1e6:.1f} MB,"
+        f" {ratio:.2f} of one rank (goal: at most 1.2)"
+    )
+    later = []
+    for _ in range(moves):
+        gang.progress(3)
+        later.append(gang.move())
+    for made in later:
+        share = made["new_bytes"] / tensors
+        print(f"a later one: {made['new_bytes'] / 1e6:.1f} MB, {share:.3f} of its changed tensors")
+    raw = later[0]["raw_bytes"] / 1e6
+    for part in ("dump", "store", "fetch"):
+        found = gang.seconds(part)[-moves:]
+        rates = sorted(raw / seconds for seconds in found)
+        print(f"{part:<6} {spread(found)}, {rates[0]:.0f} to {rates[-1]:.0f} MB/s")
+    gang.cancel()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--hidden", type=int, default=65536, help="width of the network")
+    parser.add_argument("--moves", type=int, default=4)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="singularity-bench-") as scratch:
+        root = Path(scratch)
+        root.chmod(0o755)
+        with Planet(root / "planet") as planet:
+            measure(Bench(planet), args.hidden, args.moves)
+
+
+if __name__ == "__main__":
+    main()
