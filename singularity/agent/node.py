@@ -48,6 +48,7 @@ def open_node(settings: AgentSettings) -> Iterator[tuple[Agent, Executor]]:
         directory.mkdir(parents=True, exist_ok=True)
     prepare(layout.inject)
     with ExitStack() as stack:
+        stack.callback(layout.scratch.close)
         journal = Journal(settings.node_dir / "journal.db")
         stack.callback(journal.close)
         if settings.join_token:

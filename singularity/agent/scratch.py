@@ -40,8 +40,12 @@ class Scratch:
         finally:
             shutil.rmtree(found, ignore_errors=True)
 
+    def close(self) -> None:
+        if self.memory is not None:
+            shutil.rmtree(self.memory, ignore_errors=True)
+
     def _home(self, expected_bytes: int) -> Path:
-        if self.memory is None:
+        if self.memory is None or not os.path.ismount(_MEMORY):
             return self.disk
         free_bytes = min(_available_bytes(), shutil.disk_usage(_MEMORY).free)
         return self.memory if free_bytes >= _SPARE * expected_bytes else self.disk
@@ -51,11 +55,13 @@ def open_scratch(node_dir: Path, configured: Path | None) -> Scratch:
     """As configured, or both; whatever an earlier agent of this node has left is removed."""
     if configured is not None:
         return Scratch(configured)
-    memory = None
-    if os.path.ismount(_MEMORY) and os.access(_MEMORY, os.W_OK):
-        mark = zlib.crc32(str(node_dir.resolve()).encode())
-        memory = _MEMORY / f"singularity-{os.getuid()}-{mark:08x}"
-        shutil.rmtree(memory, ignore_errors=True)
+    mark = zlib.crc32(str(node_dir.resolve()).encode())
+    memory = _MEMORY / f"singularity-{os.getuid()}-{mark:08x}"
+    shutil.rmtree(memory, ignore_errors=True)
+    try:
+        memory.mkdir(mode=0o700)  # never one that is there: anybody may have put it there
+    except OSError:
+        return Scratch(node_dir / "images")
     return Scratch(node_dir / "images", memory)
 
 

@@ -129,6 +129,7 @@ class LocalNode:
     def close(self) -> None:
         self.executor.kill_all()
         self.server.close()
+        self.layout.scratch.close()
         for executor in self._former:  # what they started is their child to the end
             for hands in executor._hands.values():
                 for sandbox in hands._ranks.values():

@@ -56,7 +56,8 @@ def rank_of(planet: Planet, node: str) -> Known:
 
 
 def processes_of(planet: Planet) -> dict[str, int]:
-    names = ["postgres", "valkey", "api", "schedule", "relay", "watch", "tidy", "agent-a-1", "agent-a-2"]
+    names = ["postgres", "valkey", "api", "schedule", "relay", "watch", "tidy"]
+    names += ["agent-a-1", "agent-a-2"]
     found = {name: planet.process(name) for name in names}
     return {name: pid for name, pid in found.items() if pid is not None}
 
