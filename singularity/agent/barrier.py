@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from singularity.primitives.model import NodeId
+from singularity.primitives.model import NodeId, Unable
 
 MARGIN_FIRST = 2  # mini-batches between the furthest rank and the first stop
 MARGIN_MOST = 1024  # collectives may come every tenth of a millisecond
@@ -48,6 +48,7 @@ class View:
     clock    what its ranks count their boundaries by, -1 when they differ: equal numbers by
              different clocks are different places
     reason   why the dump failed; before that, whom the node is waiting for
+    unable   whether it would always fail so
     """
 
     node: NodeId
@@ -59,6 +60,7 @@ class View:
     free: bool = False
     dumped: Dumped = Dumped.NOT_YET
     reason: str = ""
+    unable: Unable | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class Order:
     commit: int = 0
     verdict: Verdict = Verdict.GATHER
     reason: str = ""
+    unable: Unable | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,7 @@ def react(cut: CutState, view: View) -> CutState:
         return cut
     views = [cut.views[n] for n in cut.gang if n in cut.views]
     if failed := next((v for v in views if v.dumped is Dumped.FAILED), None):
-        return _decide(cut, Verdict.ABORT, f"{failed.node}: {failed.reason}")
+        return _decide(cut, Verdict.ABORT, f"{failed.node}: {failed.reason}", failed.unable)
     if len(views) < len(cut.gang):
         return cut
     if all(v.dumped is Dumped.DURABLE for v in views):
@@ -105,8 +108,11 @@ def give_up(cut: CutState, reason: str) -> CutState:
     return _decide(cut, Verdict.ABORT, reason + why)
 
 
-def _decide(cut: CutState, verdict: Verdict, reason: str = "") -> CutState:
-    return replace(cut, order=replace(cut.order, verdict=verdict, reason=reason))
+def _decide(
+    cut: CutState, verdict: Verdict, reason: str = "", unable: Unable | None = None
+) -> CutState:
+    order = replace(cut.order, verdict=verdict, reason=reason, unable=unable)
+    return replace(cut, order=order)
 
 
 def _view(cut: CutState, node: NodeId) -> View:

@@ -27,7 +27,13 @@ from typing import Final, Protocol
 
 from pydantic import TypeAdapter
 
-from singularity.primitives.errors import CheckpointFailed, HandFailed, RestoreFailed
+from singularity.primitives.errors import (
+    CannotCarry,
+    CheckpointFailed,
+    HandFailed,
+    RestoreFailed,
+    StoreFull,
+)
 
 from .carriage import GHOST_MOST_BYTES, look, obstacles, told
 from .runtime import outputs
@@ -38,6 +44,9 @@ from .runtime.sandbox import RankSpec, Sandbox
 OUTPUTS: Final = "outputs.json"  # beside the images: which pid the rank has, and its output files
 _ERRORS_MOST: Final = 3
 _HARMLESS: Final = "Can't setup RLIMIT_NOFILE"  # CRIU says so wherever it may not, and goes on
+# What CRIU says when the machine was short of something, or the rank not as it was a moment before.
+_PASSING: Final = ("Cannot allocate memory", "Input/output error", "No such process", "SEIZE")
+_ROOM_LEAST_BYTES: Final = 1 << 20
 _PROBE_S: Final = 10.0  # for each step of a probe that takes a fraction of a second
 _COUNT: Final = """
 import itertools, time
@@ -108,7 +117,7 @@ class CriuCheckpointer:
         images = images.absolute()
         images.mkdir(parents=True, exist_ok=True)
         if reasons := obstacles(look(sandbox, pid)):
-            raise CheckpointFailed(f"it cannot be carried, and runs on: {told(reasons)}")
+            raise CannotCarry(f"it cannot be carried, and runs on: {told(reasons)}")
         argv = self._criu("dump", sandbox, images)
         argv += ["--tree", str(pid), "--leave-running", "--network-lock", "skip"]
         began_s = time.monotonic()
@@ -116,7 +125,7 @@ class CriuCheckpointer:
             argv += ["--action-script", str(_script(sandbox, pid, images))]
             code = _spawn(sandbox.command(argv), images, lock).wait()
         if code != 0:
-            raise CheckpointFailed(f"the rank runs on: {_complaint(images, 'dump.log', code)}")
+            raise _failure(sandbox, images, code)
         found = _OUTPUTS.validate_json((images / OUTPUTS).read_bytes())
         size = sum(entry.stat().st_size for entry in images.iterdir())
         return Dump(time.monotonic() - began_s, size, found.sizes)
@@ -234,6 +243,20 @@ def _script(sandbox: Sandbox, pid: int, images: Path) -> Path:
     write = ["sh", "-c", 'cat >"$1" && chmod 700 "$1"', "sh", str(path)]
     subprocess.run(write, input=text.encode(), check=True)
     return path
+
+
+def _failure(sandbox: Sandbox, images: Path, code: int) -> HandFailed:
+    """What a dump that failed was: CRIU's judgement of the rank, which it will not change; or the
+    machine's doing, which may pass."""
+    complaint = _complaint(images, "dump.log", code)
+    detail = f"the rank runs on: {complaint}"
+    room = os.statvfs(images)
+    if "No space left" in complaint or room.f_bavail * room.f_frsize < _ROOM_LEAST_BYTES:
+        # Where there is no room for images there may be none for the words that say so.
+        return StoreFull(f"the rank runs on: No space left for its images ({complaint})")
+    passing = any(text in complaint for text in _PASSING)
+    judged = code == 1 and "Error" in complaint and not passing and sandbox.alive()
+    return CannotCarry(detail) if judged else CheckpointFailed(detail)
 
 
 def _complaint(images: Path, log: str, code: int) -> str:

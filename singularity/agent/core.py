@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from singularity.primitives.messages import Cut, Envelope, Report, Reslot, Start, Stop
-from singularity.primitives.model import JobId, NodeId, ShardImage
+from singularity.primitives.model import JobId, NodeId, ShardImage, Unable
 
 # -- effects: ask the hands to do something; they answer with a Done ------------------------------
 
@@ -56,10 +56,13 @@ Effect = Launch | TakeCut | TakeSlots | Kill
 
 @dataclass(frozen=True, slots=True)
 class Started:
+    """They run. `reason` says why they can never be dumped here, "" if they can."""
+
     job: JobId
     incarnation: int
     step: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +79,13 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class CutFailed:
-    """The gang gave the cut up; the ranks run on."""
+    """The gang gave the cut up; the ranks run on. `unable`: its engine would always fail so."""
 
     job: JobId
     incarnation: int
     cut: int
     reason: str
+    unable: Unable | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,7 @@ class Refused:
     incarnation: int
     reason: str
     corrupt: bool = False
+    unfit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,16 +268,19 @@ def _done(state: AgentState, done: Done) -> Outcome:
         case Started():
             state = _with(state, done.job, replace(life, started=True))
             report = _report(state, done, "running")
-            report = report.model_copy(update={"step": done.step, "seconds": dict(done.seconds)})
+            found: dict[str, object] = {"step": done.step, "seconds": dict(done.seconds)}
+            found |= {"reason": done.reason, "unable": Unable.NODE if done.reason else None}
+            report = report.model_copy(update=found)
         case Saved():
             report = _report(state, done, "dumped" if done.released else "running")
             found = {"cut": done.cut, "image": done.image, "step": done.image.step}
             report = report.model_copy(update={**found, "seconds": dict(done.seconds)})
-            state = _without(state, done.job) if done.released else _uncut(state, done.job)
+            state = _without(state, done.job) if done.released else _uncut(state, done)
         case CutFailed():
-            state = _uncut(state, done.job)
+            state = _uncut(state, done)
             report = _report(state, done, "running")
-            report = report.model_copy(update={"cut": done.cut, "reason": done.reason})
+            found = {"cut": done.cut, "reason": done.reason, "unable": done.unable}
+            report = report.model_copy(update=found)
         case Resized():
             life = _resized(life, done)
             state = _with(state, done.job, life)
@@ -287,7 +295,7 @@ def _done(state: AgentState, done: Done) -> Outcome:
         case Refused():
             state = _without(state, done.job)
             report = _report(state, done, "refused")
-            found = {"reason": done.reason, "corrupt": done.corrupt}
+            found = {"reason": done.reason, "corrupt": done.corrupt, "unfit": done.unfit}
             report = report.model_copy(update=found)
         case Ended():
             return _ended(state, done, life)
@@ -369,8 +377,11 @@ def _without(state: AgentState, job: JobId) -> AgentState:
     return replace(state, live={j: life for j, life in state.live.items() if j != job})
 
 
-def _uncut(state: AgentState, job: JobId) -> AgentState:
-    return _with(state, job, replace(state.live[job], cut=None))
+def _uncut(state: AgentState, done: Saved | CutFailed) -> AgentState:
+    """The next cut may have been asked for while this one was being given up."""
+    life = state.live[done.job]
+    over = life.cut is None or life.cut.cut <= done.cut
+    return _with(state, done.job, replace(life, cut=None)) if over else state
 
 
 def _tell(state: AgentState, report: Report) -> Outcome:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from singularity.primitives.errors import Unavailable
-from singularity.primitives.model import NodeId
+from singularity.primitives.model import NodeId, Unable
 
 from .barrier import Dumped, Order, Verdict, View
 from .gang import decided
@@ -44,6 +44,10 @@ class Dumper(Protocol):
 
     def state(self) -> tuple[Dumped, str]:
         """Whether the images are durable, with the reason when they will never be."""
+
+    @property
+    def unable(self) -> Unable | None:
+        """Whether it would always fail so."""
 
 
 Ask = Callable[[View], Order]
@@ -90,10 +94,13 @@ class CutLoop:
             self._begun = True
             self._dumper.begin(parked)
         dumped, reason = self._dumper.state() if self._begun else (Dumped.NOT_YET, "")
+        unable = self._dumper.unable if dumped is Dumped.FAILED else None
         if not free and self._order.verdict is Verdict.GATHER and not self._begun:
             reason = self._who_is_late()
-            if any(p.state in _GONE for p in self._pages.values()):
+            states = {p.state for p in self._pages.values()}
+            if states & set(_GONE):
                 dumped = Dumped.FAILED
+                unable = Unable.JOB if State.NONE in states else None
         return View(
             node=self._node,
             step=max((p.count for p in self._pages.values()), default=0),
@@ -104,6 +111,7 @@ class CutLoop:
             free=free,
             dumped=dumped,
             reason=reason,
+            unable=unable,
         )
 
     def _clock(self) -> int:

@@ -20,6 +20,7 @@ from singularity.primitives.errors import (
     CheckpointFailed,
     HandFailed,
     ImageCorrupt,
+    ImageUnfit,
     RestoreFailed,
 )
 from singularity.primitives.messages import Cut, Reslot, Start
@@ -27,6 +28,7 @@ from singularity.primitives.model import NodeId
 
 from . import stacks
 from .barrier import Verdict
+from .cooperative import Cooperative, begins_from_files
 from .core import (
     CutFailed,
     Done,
@@ -44,6 +46,7 @@ from .core import (
 from .cutting import Broken, CutLoop
 from .dumping import Dumping
 from .endings import ended_well, endings, post_mortem
+from .engines import keepers
 from .gang import CutRef
 from .images import Images
 from .interposer.page import Page, Rendezvous, State
@@ -67,6 +70,7 @@ class Tools:
     node: NodeId
     layout: Layout
     images: Images
+    cooperative: Cooperative
     leads: Leads
     network: Network
     create: Callable[[Start, int], Sandbox]
@@ -94,6 +98,7 @@ class Hands(threading.Thread):
         self._pool = ThreadPoolExecutor(max_workers=max(2, len(start.ranks)))
         self._overseer = stacks.Overseer(start.hang_after_s, tools.first_step_s)
         self._stacks_wanted = False
+        self._before = start.origin.step if start.origin and begins_from_files(start) else 0
 
     # -- what the executor calls -----------------------------------------------------------------
 
@@ -119,8 +124,9 @@ class Hands(threading.Thread):
         self._abandoned.set()
 
     def step(self) -> int:
-        """The furthest boundary that a rank here has come to: mini-batches, where it trains."""
-        return max((page.count for page in list(self._pages.values())), default=0)
+        """The furthest boundary that a rank here has come to: mini-batches, where it trains. One
+        that began from its own files counts from nought again: what was before is added."""
+        return self._before + max((page.count for page in list(self._pages.values())), default=0)
 
     def freeze(self) -> None:
         self._overseer.frozen = True
@@ -191,23 +197,26 @@ class Hands(threading.Thread):
     def _launch(self) -> Done | None:
         start, seconds = self.start_command, dict[str, float]()
         try:
-            if start.origin is None:
+            if start.origin is None or begins_from_files(start):
                 self._fresh(seconds)
             else:
                 self._restore(seconds)
         except Broken:
             return None  # killed while starting
-        except ImageCorrupt as error:
-            return Refused(start.job, start.incarnation, error.detail, corrupt=True)
         except HandFailed as error:
-            return Refused(start.job, start.incarnation, error.detail)
+            kind = isinstance(error, ImageCorrupt), isinstance(error, ImageUnfit)
+            return Refused(start.job, start.incarnation, error.detail, *kind)
         step = start.origin.step if start.origin else 0
-        self._answer(Started(start.job, start.incarnation, step, seconds), _nothing)
+        done = Started(start.job, start.incarnation, step, seconds, self._tools.images.obstacle)
+        self._answer(done, _nothing)
         return None
 
     def _fresh(self, seconds: dict[str, float]) -> None:
         began_s = time.monotonic()
         self._tools.layout.make(self.start_command)
+        if begins_from_files(self.start_command):
+            self._tools.cooperative.put_back(self.start_command)
+            seconds["fetch"], began_s = time.monotonic() - began_s, time.monotonic()
         self._each(self._fresh_rank)
         seconds["launch"] = time.monotonic() - began_s
 
@@ -237,6 +246,7 @@ class Hands(threading.Thread):
                 self._pages[rank] = Page(self._page_path(rank))
 
             self._each(revive)
+        self._before = start.origin.step - self.step()
         seconds["restore"] = time.monotonic() - began_s
         began_s = time.monotonic()
         self._resume([r for r, p in self._pages.items() if p.state is State.PARKED], cut=0)
@@ -267,32 +277,33 @@ class Hands(threading.Thread):
     # -- checkpoints -----------------------------------------------------------------------------
 
     def _take_cut(self, cut: Cut) -> Done | None:
-        start = self.start_command
-        ref = CutRef(cut.job, cut.incarnation, cut.cut)
-        images, ranks = self._tools.images, self._ranks
-        dumper = Dumping(lambda step, seconds: images.save(start, ref, step, ranks, seconds))
-        membership = self._tools.leads.join(start, ref)
+        start, name = self.start_command, (cut.job, cut.incarnation, cut.cut)
+        ref = CutRef(*name)
+        keeper = keepers(self._tools.images, self._tools.cooperative)[cut.engine]
+        dumper = Dumping(keeper.save, start, ref, self._ranks, self.step)
+        membership = self._tools.leads.join(start, ref, keeper.deadline_s(start))
+        check = self._check if keeper.held else self._check_orders
         try:
-            loop = CutLoop(start.node, self._pages, membership.ask, dumper, self._check)
-            outcome = loop.run(free=self._is_free())
+            loop = CutLoop(start.node, self._pages, membership.ask, dumper, check)
+            outcome = loop.run(free=not keeper.held or self._is_free())
         finally:
             membership.close()
+            dumper.give_up()
         finish = outcome.order.verdict is Verdict.FINISH
         image = dumper.image
         if finish and not cut.keep_running:
             if image is None:
                 raise CheckpointFailed(f"it was released, but not by us: {dumper.state()[1]}")
-            return Saved(cut.job, cut.incarnation, cut.cut, True, image, dumper.seconds)
+            return Saved(*name, True, image, dumper.seconds)
         if parked := [r for r, p in self._pages.items() if p.state is State.PARKED]:
             began_s = time.monotonic()
             self._resume(parked, cut.cut)
             dumper.seconds["reconnect"] = time.monotonic() - began_s
         if finish and image is not None:
-            done = Saved(cut.job, cut.incarnation, cut.cut, False, image, dumper.seconds)
-            self._answer(done, _nothing)
+            self._answer(Saved(*name, False, image, dumper.seconds), _nothing)
         else:
             reason = outcome.order.reason or "the agent restarted before it could tell"
-            self._answer(CutFailed(cut.job, cut.incarnation, cut.cut, reason), _nothing)
+            self._answer(CutFailed(*name, reason, outcome.order.unable), _nothing)
         return None
 
     def _is_free(self) -> bool:
@@ -334,11 +345,12 @@ class Hands(threading.Thread):
 
     def _check(self) -> None:
         """Raises Broken when the job was killed or a rank has ended."""
-        if (
-            self._abandoned.is_set()
-            or self._killed.is_set()
-            or any(s.exit() is not None for s in self._ranks.values())
-        ):
+        self._check_orders()
+        if any(s.exit() is not None for s in self._ranks.values()):
+            raise Broken
+
+    def _check_orders(self) -> None:
+        if self._abandoned.is_set() or self._killed.is_set():
             raise Broken
 
     def _look(self) -> Done | None:
@@ -351,6 +363,8 @@ class Hands(threading.Thread):
                 self._look_for_hang()
                 return None
             start = self.start_command
+            if reason := self._tools.cooperative.left(start, ends):
+                return Ended(start.job, start.incarnation, reason=reason)
             return Ended(start.job, start.incarnation, exit_code=0, step=self.step())
         time.sleep(_GRACE_S)  # let the other crashes be written down: the cause may be among them
         return post_mortem(self.start_command, endings(self._ranks))

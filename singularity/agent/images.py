@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from singularity.primitives.errors import CheckpointFailed, RestoreFailed
+from singularity.primitives.errors import CannotCarry, CheckpointFailed, RestoreFailed
 from singularity.primitives.messages import Origin, Start
 from singularity.primitives.model import JobId, ShardImage
 from singularity.store.imagestore import RankImages, Store
 from singularity.store.manifest import ImageKey
 from singularity.store.vault import Vault
 
+from . import processors
 from .checkpoint import Checkpointer, SuspendInPlace
 from .gang import CutRef
 from .interposer.page import Page, ParkRecord, State
@@ -38,6 +39,13 @@ class Images:
     store: Store
     layout: Layout
     restore_deadline_s: float
+    processor: processors.Processor
+
+    @property
+    def obstacle(self) -> str:
+        """Why no rank of this node can be dumped, "" where they can."""
+        found = self.checkpointer
+        return found.reason if isinstance(found, SuspendInPlace) else ""
 
     def save(
         self,
@@ -52,10 +60,11 @@ class Images:
         it comes by again. Into `seconds` go `dump`, to the end of the last one, and `store`, what
         is left to do then.
 
-        Raises CheckpointFailed or StoreFull; the ranks run on (parked) and nothing is half there.
+        Raises CheckpointFailed (CannotCarry when it will never be otherwise) or StoreFull; the
+        ranks run on (parked) and nothing is half there.
         """
-        if isinstance(self.checkpointer, SuspendInPlace):
-            raise CheckpointFailed(f"this node cannot move ranks: {self.checkpointer.reason}")
+        if self.obstacle:
+            raise CannotCarry(f"this node cannot move ranks: {self.obstacle}", here=True)
         key, vault = ImageKey(ref.job, ref.incarnation, ref.cut, start.node), Vault(start.papers)
         if (found := self.store.find(key, vault)) is not None:
             return found
@@ -82,8 +91,11 @@ class Images:
     def _dump(self, job: JobId, rank: int, sandbox: Sandbox, target: Path) -> RankImages:
         try:
             dumped = self.checkpointer.dump(sandbox, target)
+        except CannotCarry as error:
+            raise CannotCarry(f"rank {rank}: {error.detail}", here=error.here) from error
         except CheckpointFailed as error:
             raise CheckpointFailed(f"rank {rank}: {error.detail}") from error
+        processors.note(target, self.processor)
         page = self.layout.page(job, rank)
         shutil.copyfile(page, target / _PAGE)
         parked = Page(page).state is State.PARKED
@@ -95,7 +107,8 @@ class Images:
         """Bring the images of `start`'s ranks here, every byte verified. Inside the context, the
         value restores one rank into a sandbox, its control page first.
 
-        Raises ImageCorrupt, or RestoreFailed when no image holds a rank.
+        Raises ImageCorrupt, ImageUnfit when this node's processors cannot run one, or RestoreFailed
+        when no image holds a rank.
         """
         origin = start.origin
         assert origin is not None, start
@@ -122,6 +135,8 @@ class Images:
             for shard in origin.shards:
                 if shard in wanted.values():
                     fetch(shard)
+            for rank in start.ranks:
+                processors.check(directory / str(rank), self.processor)
             yield restore
 
 

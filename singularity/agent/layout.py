@@ -57,6 +57,10 @@ class Layout:
     def records(self) -> Path:
         return self.node_dir / "cuts"
 
+    def asked(self, job: JobId) -> Path:
+        """What a node must not forget once it has told ranks to save themselves."""
+        return self.node_dir / "asked" / f"{job}.json"
+
     def make(self, start: Start) -> None:
         """Every directory that the ranks of `start` will look for."""
         for path in (self.page(start.job, 0), self.log(start.job, 0), self.rendezvous(start, 0)):

@@ -25,6 +25,7 @@ class _Led:
     lead: Lead
     path: Path
     deadline_s: float  # time.monotonic()
+    patience_s: float
 
 
 class Leads:
@@ -43,7 +44,7 @@ class Leads:
         self._led: dict[CutRef, _Led] = {}
         for path in sorted(layout.records.glob("*.json")):
             ref, lead = Lead.load(path)  # members may still ask what an earlier life decided
-            self._led[ref] = _Led(lead, path, time.monotonic() + deadline_s)
+            self._led[ref] = _Led(lead, path, time.monotonic() + deadline_s, deadline_s)
 
     def judge(self, ref: CutRef, view: View, secret: str) -> Order | None:
         """Answer a member. None: we do not lead this cut (yet), or it is none of theirs."""
@@ -53,18 +54,20 @@ class Leads:
             return None
         order = led.lead.hear(view)
         if time.monotonic() > led.deadline_s:
-            seconds = f"{self._deadline_s:.0f} s"
+            seconds = f"{led.patience_s:.0f} s"
             order = led.lead.give_up(f"not all ranks were held and dumped within {seconds}")
         return order
 
-    def join(self, start: Start, ref: CutRef) -> Membership:
-        """Take part in a cut; the first node of the gang leads it."""
+    def join(self, start: Start, ref: CutRef, deadline_s: float | None = None) -> Membership:
+        """Take part in a cut; the first node of the gang leads it, and gives it up after
+        `deadline_s` where that is not what it gives every cut."""
         with self._lock:
             self._prune()
             if start.gang[0] == self.node and ref not in self._led:
                 path = self._layout.record(ref.job, ref.incarnation, ref.cut)
                 lead = Lead(path, LeadRecord(ref, start.gang, start.secret))
-                self._led[ref] = _Led(lead, path, time.monotonic() + self._deadline_s)
+                patience_s = self._deadline_s if deadline_s is None else deadline_s
+                self._led[ref] = _Led(lead, path, time.monotonic() + patience_s, patience_s)
         return Membership(self, start, ref)
 
     def _prune(self) -> None:

@@ -12,8 +12,10 @@ from singularity.primitives.messages import Admission, Register, Start
 from singularity.store.imagestore import ImageStore
 from singularity.store.places import open_blobs
 
+from . import processors
 from .checkpoint import Checkpointer, CriuCheckpointer, SuspendInPlace, find_criu, probe
 from .client import ControlPlane
+from .cooperative import Cooperative
 from .executor import Executor
 from .gang import GangServer
 from .hands import Tools
@@ -108,16 +110,19 @@ def make_tools(settings: AgentSettings, layout: Layout, leads: Leads) -> Tools:
             )
         )
 
+    store = ImageStore(open_blobs(settings.store or settings.volume))
     images = Images(
         checkpointer=choose_checkpointer(settings.criu),
-        store=ImageStore(open_blobs(settings.store or settings.volume)),
+        store=store,
         layout=layout,
         restore_deadline_s=settings.restore_deadline_s,
+        processor=processors.here(),
     )
     return Tools(
         node=settings.node,
         layout=layout,
         images=images,
+        cooperative=Cooperative(store, layout),
         leads=leads,
         network=network,
         create=create,

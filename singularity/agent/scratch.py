@@ -54,15 +54,21 @@ class Scratch:
 def open_scratch(node_dir: Path, configured: Path | None) -> Scratch:
     """As configured, or both; whatever an earlier agent of this node has left is removed."""
     if configured is not None:
-        return Scratch(configured)
+        return _cleared(Scratch(configured))
     mark = zlib.crc32(str(node_dir.resolve()).encode())
     memory = _MEMORY / f"singularity-{os.getuid()}-{mark:08x}"
     shutil.rmtree(memory, ignore_errors=True)
     try:
         memory.mkdir(mode=0o700)  # never one that is there: anybody may have put it there
     except OSError:
-        return Scratch(node_dir / "images")
-    return Scratch(node_dir / "images", memory)
+        return _cleared(Scratch(node_dir / "images"))
+    return _cleared(Scratch(node_dir / "images", memory))
+
+
+def _cleared(scratch: Scratch) -> Scratch:
+    for leftover in scratch.disk.glob("*.[0-9]*.[0-9]*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    return scratch
 
 
 def resident_bytes(sandbox: Sandbox) -> int:

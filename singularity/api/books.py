@@ -289,7 +289,7 @@ class Books:
 
 def _state_row(job: Job) -> Json:
     body = _JOB.dump_python(job, mode="json", exclude={"spec"})
-    for name in ("awaiting", "exited", "dumping", "resizing"):
+    for name in ("awaiting", "exited", "dumping", "resizing", "unfit"):
         body[name] = sorted(body[name])
     return {
         "id": job.id,

@@ -8,13 +8,10 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     StringConstraints,
     ValidationError,
@@ -25,9 +22,10 @@ from singularity.primitives.errors import InvalidSpec
 from singularity.primitives.launcher import unwrap
 from singularity.primitives.model import JobId, JobSpec, Kind, Tier
 
+from .documents import Document, Duration, one_or_many
+from .keeping import Checkpointing
 from .problems import invalid
 
-_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES: Final = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4} | {
     "KB": 1000,
     "MB": 1000**2,
@@ -35,26 +33,7 @@ _BYTES: Final = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024
     "TB": 1000**4,
 }
 _DEVICES = re.compile(r"(?:(?P<kind>[A-Za-z0-9][A-Za-z0-9_.-]{0,62}):)?(?P<count>[0-9]{1,6})")
-_LATER: Final = {
-    "image": "container images are not run in this release; jobs use the node's own files",
-    "secrets": "secrets are not handed to jobs in this release",
-    "replicas": "services are not run in this release; kind is train or batch",
-    "port": "services are not run in this release; kind is train or batch",
-    "slo": "services are not run in this release; kind is train or batch",
-    "prefer": "placement preferences are not known in this release; use place.regions",
-    "same_fabric": "a gang never leaves its cluster; use place.same_node for one machine",
-}
 _RANKS_MOST: Final = 100_000
-
-
-def seconds(text: object) -> float:
-    """'30s', '5m', '1h30m', or a number of seconds."""
-    if isinstance(text, int | float) and not isinstance(text, bool):
-        return float(text)
-    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|[smhd])", str(text))
-    if not parts or "".join(n + u for n, u in parts) != str(text):
-        raise ValueError(f"{text!r} is no duration; write for example 30s, 5m or 1h30m")
-    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
 
 
 def size_bytes(text: object) -> int:
@@ -87,29 +66,7 @@ def _as_text(env: object) -> object:
     } | {name: value for name, value in env.items() if not isinstance(value, str | int | float)}
 
 
-def _one_or_many(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-def _every(text: object) -> object:
-    """As JobSpec has it: None is auto, 0 is never."""
-    if text in ("auto", "never"):
-        return None if text == "auto" else 0.0
-    if text is None or (found := seconds(text)) == 0.0:
-        raise ValueError(f"{text!r} is no interval; write auto, never, or for example 5m")
-    return found
-
-
 _NO_NUL = r"^[^\x00]*$"
-Duration = Annotated[
-    float,
-    BeforeValidator(seconds, json_schema_input_type=str | float),
-    Field(gt=0, le=10 * 365 * 86400.0),
-]
-Every = Annotated[
-    Annotated[float, Field(ge=0, le=10 * 365 * 86400.0)] | None,
-    BeforeValidator(_every, json_schema_input_type=str | float),
-]
 Size = Annotated[
     int, BeforeValidator(size_bytes, json_schema_input_type=str | int), Field(ge=1, lt=2**50)
 ]
@@ -122,35 +79,13 @@ Command = Annotated[
     Field(min_length=1, max_length=4096),
 ]
 EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,255}$")]
-_ONE_OR_MANY: Final = BeforeValidator(_one_or_many, json_schema_input_type=str | list[str])
+_ONE_OR_MANY: Final = BeforeValidator(one_or_many, json_schema_input_type=str | list[str])
 Globs = Annotated[tuple[Glob, ...], _ONE_OR_MANY]
 Names = Annotated[tuple[Name, ...], _ONE_OR_MANY]
 _TO_TEXT: Final = BeforeValidator(
     _as_text, json_schema_input_type=dict[str, str | int | float | bool]
 )
 Count = Annotated[int, Field(ge=1, le=_RANKS_MOST)]
-
-
-class Document(BaseModel):
-    """Strict keys; an unknown one is answered with the nearest that exists."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_strange_keys(cls, data: object) -> object:
-        if not isinstance(data, Mapping):
-            return data
-        known = {f.alias or name for name, f in cls.model_fields.items()}
-        for key in data:
-            if key in known:
-                continue
-            if key in _LATER:
-                raise ValueError(f"{key}: {_LATER[key]}")
-            near = get_close_matches(str(key), sorted(known), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
-            raise ValueError(f"there is no key {str(key)[:64]!r}; {hint}")
-        return data
 
 
 class Elastic(Document):
@@ -168,15 +103,6 @@ class Place(Document):
     regions: Globs = ()
     avoid: Globs = Field((), alias="not")
     same_node: bool = False
-
-
-class Checkpointing(Document):
-    """Taken when the scheduler needs the devices, and `every` so often: auto is as often as pays,
-    never only when the job is suspended. `mode` auto is all there is."""
-
-    mode: Literal["auto"] = "auto"
-    every: Every = None
-    keep: Annotated[int, Field(ge=1, le=100)] = 2
 
 
 class Retry(Document):
@@ -241,6 +167,9 @@ class JobDocument(Document):
             )
         if self.array is not None and self.kind is not Kind.BATCH:
             raise ValueError("array is for kind: batch")
+        if self.array is not None and self.checkpoint.path:
+            raise ValueError("array: its jobs would all write the files of checkpoint.path")
+        self.checkpoint.cooperation(self.workdir)
         try:
             unwrap(self.run, ranks, self.env)
         except InvalidSpec as error:
@@ -284,6 +213,8 @@ class JobDocument(Document):
             hang_after_s=self.limits.hang_after,
             memory_bytes=self.limits.memory,
             after=tuple(after),
+            engines=self.checkpoint.chain,
+            cooperation=self.checkpoint.cooperation(self.workdir),
         )
 
 

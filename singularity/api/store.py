@@ -186,7 +186,13 @@ class Store:
         with self._engine.connect() as db:
             rows = db.execute(query.order_by(row.c.cut.desc()).limit(limit)).mappings()
             return {
-                "items": [{k: v for k, v in r.items() if k != "job"} for r in rows],
+                "items": [
+                    {
+                        **{k: v for k, v in r.items() if k != "job"},
+                        "engine": r["shards"][0].get("engine", "transparent"),
+                    }
+                    for r in rows
+                ],
                 "next": None,
             }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from singularity.primitives import engines
 from singularity.primitives.model import ACTIVE, TERMINAL, Job, JobState, Node, NodeId, at_risk_s
 
 _CUTTABLE = (JobState.RUNNING, JobState.SUSPENDING)
@@ -42,10 +43,8 @@ def tell(
     def add(event: str, to: JobState = before.state, **facts: object) -> None:
         lines.append(Happening(event, before.state, to, why, after.incarnation, facts))
 
-    for event, facts in _about_checkpoints(before, after):
-        add(event, before.state, **facts)
-    if after.dump_failures > before.dump_failures:
-        add("checkpoint-failed", cut=after.cut)
+    for event, facts in _of_cuts(before, after):
+        lines.append(Happening(event, before.state, before.state, why, after.incarnation, facts))
     if after.hangs > before.hangs:
         add("hung")
     if after.resize_refused and not before.resize_refused:
@@ -74,17 +73,22 @@ def tell(
     return lines
 
 
-def _about_checkpoints(before: Job, after: Job) -> Iterator[tuple[str, dict[str, object]]]:
-    """One that counts from now on, and those that do no longer."""
+def _of_cuts(before: Job, after: Job) -> Iterator[tuple[str, dict[str, object]]]:
+    """What became of checkpoints, and of what takes them."""
     made = after.checkpoint
     if made is not None and (before.checkpoint is None or made.at_s > before.checkpoint.at_s):
         raw, new = sum(i.raw_bytes for i in made.shards), sum(i.new_bytes for i in made.shards)
-        yield "checkpoint", dict(cut=made.cut, step=made.step, raw_bytes=raw, new_bytes=new)
+        found = {"cut": made.cut, "step": made.step, "raw_bytes": raw, "new_bytes": new}
+        yield "checkpoint", {**found, "engine": str(made.engine)}
     if before.state in TERMINAL and before.checkpoints and not after.checkpoints:
-        yield "checkpoints-retired", dict(checkpoints=len(before.checkpoints))
+        yield "checkpoints-retired", {"checkpoints": len(before.checkpoints)}
     elif len(after.checkpoints) < len(before.checkpoints):
         bad = before.checkpoints[0]
-        yield "checkpoint-discarded", dict(incarnation=bad.incarnation, cut=bad.cut)
+        yield "checkpoint-discarded", {"incarnation": bad.incarnation, "cut": bad.cut}
+    if after.dump_failures > before.dump_failures:
+        yield "checkpoint-failed", {"cut": after.cut}
+    if after.engine is not before.engine and after.incarnation == before.incarnation:
+        yield "engine", {"engine": str(after.engine or "none"), "why": engines.label(after)}
 
 
 def resized(before: Job, after: Job) -> bool:

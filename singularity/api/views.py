@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from singularity.primitives import engines
 from singularity.primitives.model import Checkpoint, Job, Node, NodeId, Scope
 from singularity.scheduler.interval import Cadence, cadence
 from singularity.scheduler.policy import Policy
@@ -69,6 +70,9 @@ def job_view(job: Job, spec: Json, nodes: Mapping[NodeId, Node], outlook: Outloo
         "infra_failures": job.infra_failures,
         "checkpoint": checkpoint_view(job.checkpoint) if job.checkpoint else None,
         "checkpointing": {
+            "engine": job.engine or "none",
+            "reason": engines.label(job),
+            "engines": list(job.spec.engines),
             "every_s": found.every_s,
             "origin": found.origin,
             "pause_s": job.pause_s,
@@ -84,6 +88,7 @@ def checkpoint_view(checkpoint: Checkpoint) -> Json:
         "incarnation": checkpoint.incarnation,
         "cut": checkpoint.cut,
         "step": checkpoint.step,
+        "engine": checkpoint.engine,
         "at_s": checkpoint.at_s,
         "raw_bytes": sum(i.raw_bytes for i in checkpoint.shards),
         "new_bytes": sum(i.new_bytes for i in checkpoint.shards),

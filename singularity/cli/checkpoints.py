@@ -36,6 +36,7 @@ CHECKPOINTS = Sheet(
     (
         Column[CheckpointView]("CHECKPOINT", lambda c: c.name),
         Column("STEP", lambda c: str(c.step)),
+        Column("ENGINE", lambda c: c.engine or "-"),
         Column("AGE", lambda c: duration(SystemClock().now_s() - c.at_s)),
         Column("SIZE", lambda c: size(c.raw_bytes)),
         Column("NEW", lambda c: size(c.new_bytes)),

@@ -23,6 +23,7 @@ class CheckpointView(View):
     cut: int
     step: int
     at_s: float
+    engine: str = ""
     raw_bytes: int = 0
     new_bytes: int = 0
 

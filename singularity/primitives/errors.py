@@ -9,7 +9,9 @@
   x Unavailable         we cannot serve it now, retry is safe (503)
     + BrokerDown · NotLeader · NodeUnreachable
   x HandFailed          an agent could not do what it was told; the job is unharmed (500)
-    + SandboxFailed · CheckpointFailed · RestoreFailed · StoreFull
+    + SandboxFailed · RestoreFailed · ImageUnfit · StoreFull
+    + CheckpointFailed
+      - CannotCarry
     + ImageCorrupt
       - ImageForged
 Anything else that escapes is a bug (500).
@@ -118,6 +120,16 @@ class CheckpointFailed(HandFailed):
     slug = "checkpoint-failed"
 
 
+class CannotCarry(CheckpointFailed):
+    """It would always fail so, by this engine: another may do it. `here`: on this node only."""
+
+    slug = "cannot-carry"
+
+    def __init__(self, detail: str, *, here: bool = False, **facts: object) -> None:
+        super().__init__(detail, **facts)
+        self.here = here
+
+
 class RestoreFailed(HandFailed):
     slug = "restore-failed"
 
@@ -131,6 +143,12 @@ class ImageForged(ImageCorrupt):
     Treated as a damaged one: never tried again."""
 
     slug = "image-forged"
+
+
+class ImageUnfit(HandFailed):
+    """The processors here lack what the image was made with; those of another node may not."""
+
+    slug = "image-unfit"
 
 
 class StoreFull(HandFailed):

@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from .model import JobId, NodeId, ShardImage
+from .model import Cooperation, Engine, JobId, NodeId, ShardImage, Unable
 
 PROTOCOL: Final = 1
 Phase = Literal["running", "hung", "dumped", "stopped", "exited", "lost", "refused"]
@@ -75,6 +75,7 @@ class Start(_Command):
     project: str = "default"
     secret: str = ""
     papers: Papers | None = None
+    cooperation: Cooperation | None = None
 
 
 class Cut(_Command):
@@ -83,6 +84,7 @@ class Cut(_Command):
     verb: Literal["cut"] = "cut"
     cut: Positive
     keep_running: bool
+    engine: Engine = Engine.TRANSPARENT
 
 
 class Stop(_Command):
@@ -134,6 +136,8 @@ class Report(Wire):
     cut       the last cut this node has finished with, 0 for none; `image` when it is durable,
               else `reason` says why not
     corrupt   the image to restore from did not verify: never try it again
+    unfit     this node's processors lack what the image needs: never try it here again
+    unable    running: the transparent engine cannot work here; cut failed: its engine never will
     step      mini-batches completed at the cut, at the start, or at the end
     seconds   how long each part took: barrier, dump, store, fetch, restore, reconnect, resize
     resize    the last change of slots this node has finished with, 0 for none; `devices` is what
@@ -149,6 +153,8 @@ class Report(Wire):
     step: Natural = 0
     exit_code: int | None = None
     corrupt: bool = False
+    unfit: bool = False
+    unable: Unable | None = None
     reason: str = ""
     seconds: dict[str, float] = Field(default_factory=dict)
     resize: Natural = 0

@@ -68,6 +68,22 @@ class Sealing(StrEnum):
     ENCRYPTED = "encrypted"  # and signed
 
 
+class Engine(StrEnum):
+    """How a job's progress is kept, best first: its processes as they are, a checkpoint that its
+    own program writes when it is signalled, or not at all."""
+
+    TRANSPARENT = "transparent"
+    COOPERATIVE = "cooperative"
+    RESTART = "restart"
+
+
+class Unable(StrEnum):
+    """Why an engine that was tried can never do it here, and another may: the node, or the job."""
+
+    NODE = "node"
+    JOB = "job"
+
+
 class ScopeKind(StrEnum):
     REGION = "region"
     CLUSTER = "cluster"
@@ -171,7 +187,8 @@ def divide(placement: Placement, ranks: int) -> Placement:
 @dataclass(frozen=True, slots=True, order=True)
 class ShardImage:
     """What one node stored for one cut, after `step` mini-batches. `digest` is the blake3 of
-    its manifest."""
+    its manifest. With the cooperative engine it holds files that the program wrote, and may hold
+    none: those of the whole job are with rank 0."""
 
     node: NodeId
     ranks: tuple[int, ...]
@@ -179,6 +196,7 @@ class ShardImage:
     step: int = 0
     raw_bytes: int = 0
     new_bytes: int = 0
+    engine: Engine = Engine.TRANSPARENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +208,24 @@ class Checkpoint:
     step: int
     at_s: float
     shards: tuple[ShardImage, ...]
+
+    @property
+    def engine(self) -> Engine:
+        return self.shards[0].engine
+
+
+@dataclass(frozen=True, slots=True)
+class Cooperation:
+    """How a program is asked to save itself, and where it then finds what it saved.
+
+    `signal` goes to every rank. `paths` are absolute; "{rank}" in one stands for the number of the
+    rank that writes it, and one without is written by rank 0. All must be there, newer than the
+    signal and closed, within `within_s`.
+    """
+
+    signal: str
+    paths: tuple[str, ...]
+    within_s: float = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +260,8 @@ class JobSpec:
     hang_after_s: float | None = None  # with no step of some rank; None: never taken for hung
     memory_bytes: int | None = None  # limit of one rank
     after: tuple[JobId, ...] = ()
+    engines: tuple[Engine, ...] = (Engine.TRANSPARENT,)  # allowed, in this order
+    cooperation: Cooperation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +279,9 @@ class Job:
     cost the ranks so far, and `pause_s` what those that count have cost on average, newest first.
     `resize` numbers changes of devices without a cut; `resizing` are the nodes that have not
     answered the one in flight, and `resize_refused` says that this life's ranks did not follow one.
+    `fallen` is how far down its chain of engines the job has come, all the way when none works;
+    `fallen_by` and `fallen_reason` say why. `cutting` is the place in the chain of the engine that
+    takes the cut in flight. `unfit` are nodes whose processors cannot run its newest image.
     """
 
     id: JobId
@@ -282,6 +323,16 @@ class Job:
     resize_at_s: float = 0.0
     resizing: frozenset[NodeId] = frozenset()
     resize_refused: bool = False
+    fallen: int = 0
+    fallen_by: Unable | None = None
+    fallen_reason: str = ""
+    cutting: int = 0
+    unfit: frozenset[NodeId] = frozenset()
+
+    @property
+    def engine(self) -> Engine | None:
+        """What the next cut is expected to come to; None when it would fail, and the job run on."""
+        return self.spec.engines[self.fallen] if self.fallen < len(self.spec.engines) else None
 
     @property
     def tier(self) -> Tier:

@@ -5,7 +5,8 @@
     suspend            cut, dump, release
     migrate, scale     suspend with a reserved `target`, then resume there; a scale that leaves
                        every rank on its node needs no cut, see resizing.py
-    stop, failover     stop the survivors of a broken gang, then resume, fail or cancel
+    stop, failover     stop the survivors of a broken gang, then resume, fail or cancel; so is a
+                       job suspended of which nothing can be kept, see engines.py
     settle             fold one agent report into the job
 
 Each takes a Job and returns the next Job with the commands that make it true.
@@ -14,16 +15,16 @@ Each takes a Job and returns the next Job with the commands that make it true.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final
 
-from . import resizing
+from . import cuts, engines, resizing
+from .cuts import backoff_s
 from .lifecycle import Event, advance
-from .messages import Command, Cut, Origin, Report, Start, Stop
+from .messages import Command, Origin, Report, Start, Stop
 from .model import (
     ACTIVE,
     TERMINAL,
     WAITING,
-    Checkpoint,
+    Engine,
     Goal,
     Job,
     JobState,
@@ -33,20 +34,11 @@ from .model import (
     divide,
 )
 
-BACKOFF_FIRST_S: Final = 2.0  # a flaky start or dump is tried again soon, a broken one rarely
-BACKOFF_MOST_S: Final = 300.0
-_PAUSES: Final = ("barrier", "dump", "store", "reconnect")  # parts of a cut in which ranks wait
-
 
 @dataclass(frozen=True, slots=True)
 class Step:
     job: Job
     commands: tuple[Command, ...] = ()
-
-
-def backoff_s(failures: int) -> float:
-    """Seconds to wait after the n-th failure in a row: doubling, bounded."""
-    return min(BACKOFF_FIRST_S * 2.0 ** max(0, failures - 1), BACKOFF_MOST_S)
 
 
 # -- what the scheduler may ask for ---------------------------------------------------------------
@@ -68,6 +60,7 @@ def resume(job: Job, placement: Placement, now_s: float) -> Step:
         running_at_s=None,
         exit_code=None,  # of an earlier life; it must not be taken for the cause of a later stop
         resize_refused=False,
+        **engines.anew(job),
     )
     first, commands = 0, []
     for shard in shards:
@@ -78,13 +71,18 @@ def resume(job: Job, placement: Placement, now_s: float) -> Step:
 
 def checkpoint(job: Job, now_s: float) -> Step:
     assert job.state is JobState.RUNNING and not job.dumping and not job.resizing, job
-    return _cut(replace(job, version=job.version + 1), now_s, keep_running=True)
+    job = replace(job, version=job.version + 1, cutting=engines.first(job))
+    return Step(*cuts.begin(job, now_s, keep_running=True))
 
 
 def suspend(job: Job, now_s: float, target: Placement = ()) -> Step:
     assert not job.dumping and not job.resizing, "one thing at a time"
-    moved = advance(job, Event.QUIESCED, now_s, awaiting=job.nodes, target=target)
-    return _cut(moved, now_s, keep_running=False)
+    if engines.next_up(job) is Engine.RESTART:
+        return stop(job, now_s, Goal.RETRY, "stopped, and begins again")
+    changes = {"awaiting": job.nodes, "target": target, "cutting": engines.first(job)}
+    return Step(
+        *cuts.begin(advance(job, Event.QUIESCED, now_s, **changes), now_s, keep_running=False)
+    )
 
 
 def migrate(job: Job, target: Placement, now_s: float) -> Step:
@@ -172,7 +170,10 @@ def settle(job: Job, report: Report, now_s: float) -> Step:
     stale = report.incarnation != job.incarnation or report.node not in job.nodes
     if stale or job.state not in ACTIVE:
         return Step(job)
-    job = _distrusting(job, report) if report.corrupt else _gather(job, report, now_s)
+    if report.unable and cuts.answers(job, report):
+        return _fall(job, report, now_s)
+    job = cuts.distrusting(job, report) if report.corrupt else cuts.gather(job, report, now_s)
+    job = engines.judged_unfit(job, report)
     gone = frozenset({report.node})
     match report.phase:
         case "hung":
@@ -189,6 +190,8 @@ def settle(job: Job, report: Report, now_s: float) -> Step:
             return Step(_exited(job, report, now_s))
         case "exited":
             return _crashed(job, report, now_s)
+        case "refused" if report.unfit:
+            return stop(job, now_s, Goal.RETRY, report.reason, gone)
         case "refused":
             job = _failed_by_infra(job, now_s)
             return stop(job, now_s, _infra_goal(job), report.reason, gone)
@@ -208,8 +211,7 @@ def _start(job: Job, shard: Shard, first: int) -> Start:
     spec, last = job.spec, job.checkpoint
     origin = None
     if last is not None:
-        mine = set(shard.ranks)
-        shards = tuple(i for i in last.shards if mine & set(i.ranks))
+        shards = engines.images_for(last, shard)
         origin = Origin(incarnation=last.incarnation, cut=last.cut, step=last.step, shards=shards)
     return Start(
         job=job.id,
@@ -227,109 +229,27 @@ def _start(job: Job, shard: Shard, first: int) -> Start:
         hang_after_s=spec.hang_after_s,
         origin=origin,
         project=spec.project,
+        cooperation=spec.cooperation,
     )
 
 
-def _cut(job: Job, now_s: float, *, keep_running: bool) -> Step:
-    job = replace(
-        job,
-        cut=job.cut + 1,
-        cut_at_s=now_s,
-        dumping=job.nodes,
-        gathered=(),
-        pausing_s=0.0,
-        checkpoint_wanted=False,
-    )
-    return Step(
-        job,
-        tuple(
-            Cut(
-                job=job.id,
-                node=s.node,
-                incarnation=job.incarnation,
-                cut=job.cut,
-                keep_running=keep_running,
-            )
-            for s in job.placement
-        ),
-    )
-
-
-def _gather(job: Job, report: Report, now_s: float) -> Job:
-    """Count one shard's answer to the cut in flight. It becomes a checkpoint only when every
-    shard holds the same cut at the same step; one failure ends it and harms nobody."""
-    if report.cut != job.cut or report.node not in job.dumping:
-        return job
-    if report.image is None:
-        return _aborted(job, report.reason, now_s)
-    gathered = tuple(sorted((*job.gathered, report.image)))
-    dumping = job.dumping - {report.node}
-    if len(steps := {i.step for i in gathered}) > 1:
-        return _aborted(job, f"shards were cut at different steps {sorted(steps)}", now_s)
-    paused_s = sum(report.seconds.get(part, 0.0) for part in _PAUSES)
-    job = replace(
-        job,
-        dumping=dumping,
-        gathered=gathered,
-        pausing_s=max(job.pausing_s, paused_s),  # the gang waits for its slowest node
-        version=job.version + 1,
-    )
-    if dumping:
-        return job
-    step = gathered[0].step
-    made = Checkpoint(job.incarnation, job.cut, step, job.cut_at_s, gathered)
-    kept = (made, *job.checkpoints)[: job.spec.checkpoint_keep]
-    return replace(
-        job,
-        gathered=(),
-        checkpoints=kept,
-        step=step,
-        cut_ended_s=now_s,
-        pause_s=_smoothed(job.pause_s, job.pausing_s),
-        dump_failures=0,
-        infra_failures=0,
-    )
-
-
-def _smoothed(known_s: float | None, measured_s: float) -> float | None:
-    """Half the newest, half all that was before. A report that tells no times measures nothing."""
-    if measured_s <= 0.0:
-        return known_s
-    return measured_s if known_s is None else (known_s + measured_s) / 2
-
-
-def _distrusting(job: Job, report: Report) -> Job:
-    """Without the checkpoint that this incarnation could not be restored from. Its peers may find
-    the same, before or after: it goes once."""
-    if job.corrupt_in == report.incarnation:
-        return job
-    return replace(
-        job,
-        checkpoints=job.checkpoints[1:],
-        corrupt_in=report.incarnation,
-        version=job.version + 1,
-    )
-
-
-def _aborted(job: Job, reason: str, now_s: float) -> Job:
-    failures = job.dump_failures + 1
-    job = replace(
-        job,
-        dumping=frozenset(),
-        gathered=(),
-        cut_ended_s=now_s,
-        dump_failures=failures,
-        retry_at_s=now_s + backoff_s(failures),
-        message=f"checkpoint {job.cut} failed: {reason}",
-    )
-    if job.state is JobState.SUSPENDING:
-        return advance(job, Event.ABORTED, now_s, target=(), awaiting=frozenset())
-    return replace(job, version=job.version + 1)
+def _fall(job: Job, report: Report, now_s: float) -> Step:
+    """The engine of the cut in flight can never take it: the next that is allowed does, at once.
+    To keep nothing is no checkpoint, and only for whoever must go."""
+    job, stays = engines.fell(job, report), job.state is not JobState.SUSPENDING
+    match engines.following(job):
+        case Engine.COOPERATIVE:
+            job = replace(job, cutting=job.cutting + 1, version=job.version + 1)
+            return Step(*cuts.begin(job, now_s, keep_running=stays))
+        case Engine.RESTART if not stays:
+            return stop(job, now_s, Goal.RETRY, f"begins again: {report.reason}")
+    return Step(cuts.aborted(job, report.reason, now_s))
 
 
 def _started(job: Job, report: Report, now_s: float) -> Job:
     if job.state is not JobState.STARTING or report.node not in job.awaiting:
         return job
+    job = engines.started(job, report)
     if left := job.awaiting - {report.node}:
         return replace(job, awaiting=left, version=job.version + 1)
     return advance(

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from singularity.primitives.model import TERMINAL, Intent, Job, JobState
+from singularity.primitives import engines
+from singularity.primitives.model import TERMINAL, Engine, Intent, Job, JobState
 
 from . import elastic, evacuate
 from .explain import lacking
@@ -63,7 +64,8 @@ def obey(draft: Draft) -> None:
         if job.intent is Intent.CANCEL and job.state is not JobState.STOPPING:
             draft.take(Action(Verb.CANCEL, job.id, job.version, "its owner cancelled it"))
         elif job.intent is Intent.HOLD and draft.can_cut(job):
-            draft.take(Action(Verb.SUSPEND, job.id, job.version, "its owner suspended it"))
+            reason = f"its owner suspended it{engines.loss(job, draft.snapshot.now_s)}"
+            draft.take(Action(Verb.SUSPEND, job.id, job.version, reason))
         elif job.state is JobState.RUNNING and job.confine is not None:
             _move(draft, job)
     elastic.shrink_to_wish(draft)
@@ -81,7 +83,7 @@ def _move(draft: Draft, job: Job) -> None:
         return
     for devices in sizes(job):
         if target := find(draft, job, devices):
-            reason = f"its owner moved it to {where}"
+            reason = f"its owner moved it to {where}{engines.loss(job, draft.snapshot.now_s)}"
             draft.take(Action(Verb.MIGRATE, job.id, job.version, reason, target))
             return
     draft.explain(job, (Reason("move", f"cannot move to {where}: it has no room"),))
@@ -151,6 +153,7 @@ def checkpoint(draft: Draft, policy: Policy) -> None:
         found = cadence(job, nodes, snapshot.now_s, policy)
         last_s = max(job.running_at_s or 0.0, job.cut_ended_s)
         due = found.every_s is not None and snapshot.now_s - last_s >= found.every_s
-        if due or job.checkpoint_wanted:
+        wanted = job.checkpoint_wanted and engines.next_up(job) is not Engine.RESTART
+        if due or wanted:
             reason = found.text if due else "its owner asked for one"
             draft.take(Action(Verb.CHECKPOINT, job.id, job.version, reason))

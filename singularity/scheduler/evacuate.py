@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from singularity.primitives import engines
 from singularity.primitives.model import ACTIVE, Job, JobState, hosts
 
 from .placement import find, sizes
@@ -47,6 +48,7 @@ def drain(draft: Draft, policy: Policy) -> None:
 
 
 def _move(draft: Draft, job: Job, reason: str) -> bool:
+    reason += engines.loss(job, draft.snapshot.now_s)
     for devices in sizes(job, most=job.held):
         if target := find(draft, job, devices):
             draft.take(Action(Verb.MIGRATE, job.id, job.version, reason, target))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from singularity.primitives import engines
 from singularity.primitives.model import ACTIVE, TERMINAL, Intent, Job, Scope, ScopeKind
 
 from .interval import cadence
@@ -54,6 +55,9 @@ def _nowhere(snapshot: Snapshot, job: Job) -> Reason:
     if spec.device not in snapshot.device_names:
         known = ", ".join(snapshot.device_names) or "none"
         return Reason("device", f"no node has {spec.device} devices; the fleet has: {known}")
+    if job.unfit and feasible(snapshot, replace(job, unfit=frozenset())).any():
+        names = ", ".join(sorted(job.unfit))
+        return Reason("processor", f"its image cannot run on {names}, and nothing else is allowed")
     if job.confine is not None and allowed(snapshot, spec).any():
         return Reason("confined", f"its owner confined it to {job.confine.kind} {job.confine.id}")
     return Reason("policy", f"no region fits regions={list(spec.regions)} not={list(spec.avoid)}")
@@ -76,7 +80,8 @@ def explain(snapshot: Snapshot, plan: Plan, job: Job, policy: Policy) -> Why:
         placed = Reason("placed", f"{job.state} with {job.held} devices: {where}")
         nodes = [snapshot.nodes[snapshot.row[n]] for n in sorted(job.nodes)]
         found = cadence(job, nodes, snapshot.now_s, policy)
-        return Why((placed, Reason("checkpoint", f"{found.text}: {found.origin}")), ())
+        often = Reason("checkpoint", f"{found.text}: {found.origin}")
+        return Why((placed, often, Reason("engine", engines.label(job))), ())
     return Why((Reason("queued", "will be looked at in the next round"),), ())
 
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from singularity.primitives import engines
 from singularity.primitives.model import Job, Node
 
 from .policy import Policy
@@ -51,6 +52,8 @@ def best_s(cost_s: float, mtbf_s: float, policy: Policy) -> float:
 
 def cadence(job: Job, nodes: Iterable[Node], now_s: float, policy: Policy) -> Cadence:
     """The interval in force for `job` on `nodes`, and where it comes from. Its owner's wins."""
+    if engines.keeps_nothing(job):
+        return Cadence(None, "its engine keeps nothing")
     wish_s = job.spec.checkpoint_every_s
     if wish_s is not None:
         return Cadence(wish_s or None, "its owner said so")

@@ -26,7 +26,9 @@ def sizes(job: Job, most: int | None = None) -> list[int]:
 
 def feasible(snapshot: Snapshot, job: Job) -> Flags:
     """bool[N]: nodes that the job's owner and its own needs allow, whatever their state."""
-    return allowed(snapshot, job.spec) & _confined(snapshot, job)
+    found = allowed(snapshot, job.spec) & _confined(snapshot, job)
+    found[[snapshot.row[n] for n in sorted(job.unfit) if n in snapshot.row]] = False
+    return found
 
 
 def allowed(snapshot: Snapshot, spec: JobSpec) -> Flags:

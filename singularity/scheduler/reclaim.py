@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from singularity.primitives.model import Job, JobState, NodeId, Placement
+from singularity.primitives.engines import keeps_nothing, loss
+from singularity.primitives.model import Job, JobState, NodeId, Placement, at_risk_s
 from singularity.primitives.resizing import is_in_place
 
 from .placement import feasible, find, pack, sizes, stay
@@ -19,11 +20,13 @@ from .snapshot import Ints
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """Devices one victim could give, and what that costs. `target` () means all of them."""
+    """Devices one victim could give, and what that costs. `target` () means all of them. `ruinous`:
+    the work done since its last checkpoint goes with them."""
 
     job: Job
     target: Placement
     price: float
+    ruinous: bool = False
 
     @property
     def freed(self) -> Counter[NodeId]:
@@ -32,11 +35,16 @@ class Offer:
         return held - kept
 
 
-def price(job: Job, target: Placement, policy: Policy) -> float:
-    """Device-seconds that going to `target` costs: the time in which the job's devices do nothing
-    for it. No work is lost: it is cut first, and a cut that fails leaves it running."""
+def offer(job: Job, target: Placement, now_s: float, policy: Policy) -> Offer:
+    """What going to `target` costs, in device-seconds: the time in which the job's devices do
+    nothing for it. No work is lost, for it is cut first and a cut that fails leaves it running;
+    but of a job that keeps nothing, all since its last checkpoint."""
     live = bool(target) and is_in_place(job, target) and not job.resize_refused
-    return (policy.resize_cost_s if live else policy.move_cost_s) * job.held
+    if live:
+        return Offer(job, target, policy.resize_cost_s * job.held)
+    ruinous = keeps_nothing(job)
+    lost_s = at_risk_s(job, now_s) if ruinous else 0.0
+    return Offer(job, target, (policy.move_cost_s + lost_s) * job.held, ruinous)
 
 
 def reclaim(draft: Draft, blocked: Job, policy: Policy) -> str:
@@ -54,14 +62,15 @@ def reclaim(draft: Draft, blocked: Job, policy: Policy) -> str:
         if left <= 0:
             return f"this round may stop no more than {policy.preemptions_per_tick_max} jobs"
         draft.promise(_room(draft, blocked, devices, chosen))
-        for offer in chosen[:left]:
-            _take(draft, blocked, offer)
+        for each in chosen[:left]:
+            _take(draft, blocked, each)
         return "devices are being reclaimed for it"
     return "no less urgent job could make room"
 
 
 def _cheapest(draft: Draft, blocked: Job, devices: int, policy: Policy) -> list[Offer]:
-    """What makes room in one cluster: sparing the more urgent first, then by price; [] if none."""
+    """What makes room in one cluster: sparing work that would be lost first, then the more urgent,
+    then by price; [] if none."""
     snapshot = draft.snapshot
     may = feasible(snapshot, blocked) & snapshot.ready
     room = np.where(may, _unclaimed(draft), 0)
@@ -79,21 +88,20 @@ def _cheapest(draft: Draft, blocked: Job, devices: int, policy: Policy) -> list[
         offers = _offers(draft, jobs, max(1, short), policy)
         if chosen := _choose(draft, blocked, devices, offers):
             dearest, cost = min(o.job.tier for o in chosen), sum(o.price for o in chosen)
-            found.append((-dearest, cost, cluster, chosen))
+            ruined = sum(o.ruinous for o in chosen)
+            found.append((ruined, -dearest, cost, cluster, chosen))
     return min(found)[-1] if found else []
 
 
 def _offers(draft: Draft, jobs: list[Job], short: int, policy: Policy) -> list[Offer]:
-    """Shrinking first, then suspending; each cheapest first, least urgent tier first."""
-    shrinks, suspends = [], []
+    """What loses no work first; shrinking first, then suspending; each cheapest first, least
+    urgent tier first."""
+    now_s, found = draft.snapshot.now_s, []
     for job in jobs:
         if target := _smaller(draft, job, short):
-            shrinks.append(Offer(job, target, price(job, target, policy)))
-        suspends.append(Offer(job, (), price(job, (), policy)))
-    return [
-        *sorted(shrinks, key=lambda o: (-o.job.tier, o.price, o.job.id)),
-        *sorted(suspends, key=lambda o: (-o.job.tier, o.price, o.job.id)),
-    ]
+            found.append(offer(job, target, now_s, policy))
+        found.append(offer(job, (), now_s, policy))
+    return sorted(found, key=lambda o: (o.ruinous, not o.target, -o.job.tier, o.price, o.job.id))
 
 
 def _choose(draft: Draft, blocked: Job, devices: int, offers: list[Offer]) -> list[Offer]:
@@ -121,11 +129,11 @@ def _smaller(draft: Draft, job: Job, wanted: int) -> Placement:
 
 
 def _needed(draft: Draft, blocked: Job, devices: int, chosen: list[Offer]) -> list[Offer]:
-    """Drop what turned out not to be needed: of the more urgent first, suspending before
-    shrinking, the dearest first. Of one job at most one offer is kept."""
+    """Drop what turned out not to be needed: what loses work first, of the more urgent first,
+    suspending before shrinking, the dearest first. Of one job at most one offer is kept."""
     kept = list(chosen)
-    for offer in sorted(chosen, key=lambda o: (o.job.tier, bool(o.target), -o.price)):
-        rest = [o for o in kept if o is not offer]
+    for each in sorted(chosen, key=lambda o: (not o.ruinous, o.job.tier, bool(o.target), -o.price)):
+        rest = [o for o in kept if o is not each]
         if _room(draft, blocked, devices, rest):
             kept = rest
     suspended = {o.job.id for o in kept if not o.target}
@@ -142,18 +150,19 @@ def _room(draft: Draft, blocked: Job, devices: int, offers: list[Offer]) -> Plac
     """Where the blocked job would fit if the offers were taken; () if nowhere."""
     room = _unclaimed(draft)
     given: dict[str, Counter[NodeId]] = {}
-    for offer in offers:  # a suspend gives what a shrink of the same job gave, and the rest
-        given[offer.job.id] = given.get(offer.job.id, Counter()) | offer.freed
+    for each in offers:  # a suspend gives what a shrink of the same job gave, and the rest
+        given[each.job.id] = given.get(each.job.id, Counter()) | each.freed
     for freed in given.values():
         for node, more in sorted(freed.items()):
             room[draft.snapshot.row[node]] += more
     return find(draft, blocked, devices, free=room)
 
 
-def _take(draft: Draft, blocked: Job, offer: Offer) -> None:
-    job = offer.job
-    verb = Verb.SCALE if offer.target else Verb.SUSPEND
-    given = sum(offer.freed.values())
+def _take(draft: Draft, blocked: Job, taken: Offer) -> None:
+    job = taken.job
+    verb = Verb.SCALE if taken.target else Verb.SUSPEND
+    given = sum(taken.freed.values())
     reason = f"gives {given} devices to {blocked.spec.name} ({blocked.tier.name.lower()})"
-    action = Action(verb, job.id, job.version, reason, offer.target, price=offer.price)
+    reason += loss(job, draft.snapshot.now_s) if taken.ruinous else ""
+    action = Action(verb, job.id, job.version, reason, taken.target, price=taken.price)
     draft.take(action)

@@ -37,8 +37,10 @@ from singularity.primitives.model import (
     ScopeKind,
     ShardImage,
     Tier,
+    Unable,
     holdings,
 )
+from singularity.primitives.model import Engine as Chain
 from singularity.scheduler.decide import decide
 from singularity.scheduler.ledger import Ledger
 from singularity.scheduler.plan import Plan
@@ -65,6 +67,10 @@ LIKELY: dict[JobState, Phase] = {
 }
 ASKED = st.tuples(
     st.integers(1, 6), st.sampled_from([1, 4]), st.sampled_from(Tier), st.booleans(), st.booleans()
+)
+CHAINS = (
+    (Chain.TRANSPARENT, Chain.RESTART),
+    (Chain.TRANSPARENT, Chain.COOPERATIVE),
 )
 POLICY = Policy()
 
@@ -97,6 +103,7 @@ class Ledgers(RuleBasedStateMachine):
                 checkpoint_every_s=30.0 if elastic else None,
                 retry_infra=2,
                 retry_user=int(elastic),
+                engines=CHAINS[elastic],
             )
             fresh = Job(id=job, spec=spec, devices=devices, submitted_at_s=self.now_s)
             self.same(methodcaller("submit", fresh))
@@ -165,7 +172,8 @@ class Ledgers(RuleBasedStateMachine):
     def tell(self, job: Job, node: NodeId, phase: Phase, stored: bool, code: int = 0) -> None:
         ranks = next((s.ranks for s in job.placement if s.node == node), ())
         wanted = job.target if stored else job.placement  # not stored: its ranks did not follow
-        image = ShardImage(node, ranks, "d" * 8, step=job.cut, raw_bytes=10, new_bytes=3)
+        engine = job.spec.engines[job.cutting]
+        image = ShardImage(node, ranks, "d" * 8, job.cut, 10, 3, engine)
         said = Report(
             job=job.id,
             node=node,
@@ -176,6 +184,8 @@ class Ledgers(RuleBasedStateMachine):
             step=job.step,
             exit_code=code if phase == "exited" else None,
             corrupt=phase == "refused" and code == 1,
+            unfit=phase == "refused" and code == 0 and stored,
+            unable=Unable.JOB if code == 1 and not stored else None,
             reason="" if stored else "disk full",
             seconds={"dump": 0.5 * (1 + job.cut % 3)},
             resize=job.resize if phase == "running" else 0,

@@ -13,14 +13,16 @@ from pathlib import Path
 from singularity.agent.core import AgentState, Boot, Done, Event, react
 from singularity.agent.executor import Executor
 from singularity.agent.gang import GangServer
+from singularity.agent.hands import Tools
 from singularity.agent.interposer.inject import prepare
 from singularity.agent.layout import Layout
 from singularity.agent.leads import Leads
 from singularity.agent.node import make_tools
 from singularity.agent.scratch import open_scratch
 from singularity.agent.settings import AgentSettings
+from singularity.primitives.engines import moment
 from singularity.primitives.messages import Command, Cut, Envelope, Origin, Report, Reslot, Start
-from singularity.primitives.model import JobId, NodeId
+from singularity.primitives.model import Engine, JobId, NodeId
 
 JOB = JobId("job")
 SCRIPT = Path(__file__).parent / "jobs" / "paced.py"
@@ -36,6 +38,8 @@ class Planet:
         self.nodes: dict[str, LocalNode] = {}
         self.reslot_deadline_s = PATIENCE_S
         self.store = ""  # by default the volume
+        self.cut_deadline_s = 30.0
+        self.fit: Callable[[NodeId, Tools], Tools] = lambda _, tools: tools
         self.out = root / "out"
         self.out.mkdir()
 
@@ -106,11 +110,13 @@ class LocalNode:
         for made in (layout.node_dir, layout.run, layout.volume):
             made.mkdir(parents=True, exist_ok=True)
         prepare(layout.inject)
-        leads = Leads(self.name, layout, self._planet.addresses.__getitem__, 30.0)
+        leads = Leads(
+            self.name, layout, self._planet.addresses.__getitem__, self._planet.cut_deadline_s
+        )
         self.server = GangServer("127.0.0.1", leads.judge)
         self._planet.addresses[self.name] = self.server.address
         self.layout, self._lock = layout, threading.RLock()
-        self.tools = make_tools(settings, layout, leads)
+        self.tools = self._planet.fit(self.name, make_tools(settings, layout, leads))
         self.executor = Executor(self.tools, self._done)
 
     def restart(self) -> None:
@@ -139,7 +145,14 @@ class LocalNode:
         self._seq += 1
         self._handle(Envelope(node=self.name, epoch=1, seq=self._seq, command=command))
 
-    def cut(self, incarnation: int, cut: int, *, keep_running: bool) -> None:
+    def cut(
+        self,
+        incarnation: int,
+        cut: int,
+        *,
+        keep_running: bool,
+        engine: Engine = Engine.TRANSPARENT,
+    ) -> None:
         self.send(
             Cut(
                 job=JOB,
@@ -147,6 +160,7 @@ class LocalNode:
                 incarnation=incarnation,
                 cut=cut,
                 keep_running=keep_running,
+                engine=engine,
             )
         )
 
@@ -195,9 +209,10 @@ def planet(root: Path, bridge: str) -> Iterator[Planet]:
 def origin(*reports: Report) -> Origin:
     """What a later life resumes from, given how every shard of the gang was dumped."""
     images = tuple(r.image for r in reports if r.image is not None)
-    assert len({image.step for image in images}) == 1, images
+    step = moment(images)
+    assert step is not None, images
     first = reports[0]
-    return Origin(incarnation=first.incarnation, cut=first.cut, step=images[0].step, shards=images)
+    return Origin(incarnation=first.incarnation, cut=first.cut, step=step, shards=images)
 
 
 def resumed(starts: dict[str, Start], found: Origin) -> dict[str, Start]:

@@ -26,7 +26,7 @@ from singularity.agent.core import (
     react,
 )
 from singularity.primitives.messages import Command, Cut, Envelope, Report, Reslot, Start, Stop
-from singularity.primitives.model import JobId, NodeId, ShardImage
+from singularity.primitives.model import JobId, NodeId, ShardImage, Unable
 
 NODE, JOB = NodeId("n"), JobId("j")
 IMAGE = ShardImage(NODE, (0,), "digest", 5)
@@ -297,3 +297,23 @@ def test_a_hang_is_said_until_somebody_stops_it_whatever_happens_meanwhile() -> 
     agent.letter(Stop(job=JOB, node=NODE, incarnation=1, stacks=True))
     assert agent.effects == [Kill(JOB, 1, stacks=True)]
     assert agent.see(Ended(JOB, 1, killed=True)).phases == ["stopped"]
+
+
+def test_what_an_engine_can_never_do_is_told_and_the_next_cut_outlives_the_end_of_the_last() -> (
+    None
+):
+    agent = Agent().running().letter(cut(1)).letter(cut(2))
+    agent.see(CutFailed(JOB, 1, 1, "a socket", Unable.JOB))
+    (report,) = agent.reports
+    assert (report.cut, report.unable, report.image) == (1, Unable.JOB, None)
+    life = agent.state.live[JOB]
+    assert life.cut is not None and life.cut.cut == 2, "a new agent would take it up"
+    agent.see(Saved(JOB, 1, 2, False, IMAGE))
+    assert agent.state.live[JOB].cut is None and agent.reports[0].unable is None
+
+
+def test_a_node_that_can_dump_nothing_says_so_when_ranks_start() -> None:
+    agent = Agent().letter(start()).see(Started(JOB, 1, reason="no CRIU"))
+    assert [(r.phase, r.unable, r.reason) for r in agent.reports] == [
+        ("running", Unable.NODE, "no CRIU")
+    ]

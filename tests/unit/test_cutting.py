@@ -21,6 +21,7 @@ class Dumper:
     def __init__(self, rounds: int = 3, ends: Dumped = Dumped.DURABLE) -> None:
         self.rounds, self.ends = rounds, ends
         self.begun_at: list[int] = []
+        self.unable = None
 
     def begin(self, step: int) -> None:
         self.begun_at.append(step)

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from singularity.api.schemas import JobDocument, read_job, schema, seconds, size_bytes
+from singularity.api.documents import seconds
+from singularity.api.schemas import JobDocument, read_job, schema, size_bytes
 from singularity.primitives.errors import InvalidSpec
-from singularity.primitives.model import JobSpec, Kind, Tier
+from singularity.primitives.model import Cooperation, Engine, JobSpec, Kind, Tier
 
 _LEAST = {"name": "digits", "run": "python train.py --lr '1 2'"}
 
@@ -148,3 +149,46 @@ def test_the_published_schema_has_the_written_names() -> None:
     assert set(found["required"]) == {"name", "run"}
     assert {"regions", "not", "same_node"} == set(found["$defs"]["Place"]["properties"])
     assert found["additionalProperties"] is False
+
+
+def test_engines_are_a_chain_and_the_program_is_asked_only_where_it_said_how() -> None:
+    assert _read().engines == (Engine.TRANSPARENT,)
+    asked = {"signal": "SIGUSR1", "path": "ckpt/latest.pt"}
+    spec = _read(workdir="/srv", checkpoint=asked)
+    assert spec.engines == (Engine.TRANSPARENT, Engine.COOPERATIVE)
+    assert spec.cooperation == Cooperation("SIGUSR1", ("/srv/ckpt/latest.pt",), 120.0)
+    files = {**asked, "path": ["/a/{rank}.pt", "/a/done"], "within": "5m", "engines": "cooperative"}
+    spec = _read(checkpoint=files)
+    assert spec.engines == (Engine.COOPERATIVE,)
+    assert spec.cooperation == Cooperation("SIGUSR1", ("/a/{rank}.pt", "/a/done"), 300.0)
+    assert _read(checkpoint={"engines": ["transparent", "restart"]}).cooperation is None
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "said"),
+    [
+        ({"engines": ["restart", "transparent"]}, "in this order: transparent, cooperative"),
+        ({"engines": ["transparent", "transparent"]}, "each may stand once"),
+        ({"engines": []}, "at least 1"),
+        ({"engines": ["criu"]}, "transparent"),
+        ({"engines": ["transparent", "cooperative"]}, "needs signal"),
+        ({"signal": "SIGUSR1"}, "needs signal (as SIGUSR1) and path"),
+        ({"path": "/a"}, "needs signal"),
+        ({"signal": "SIGKILL", "path": "/a"}, "SIGUSR1"),
+        ({"engines": ["transparent"], "signal": "SIGUSR1", "path": "/a"}, "add it to engines"),
+        ({"engines": ["restart"], "within": "5m"}, "within is for the engine cooperative"),
+        ({"engines": ["restart"], "every": "5m"}, "keeps nothing"),
+        ({"signal": "SIGUSR1", "path": "ckpt/a"}, "say workdir"),
+        ({"signal": "SIGUSR1", "path": "/a/../b"}, "'..'"),
+        ({"signal": "SIGUSR1", "path": "/a/"}, "is a directory"),
+        ({"signal": "SIGUSR1", "path": "/a/{step}.pt"}, "{rank} only"),
+        ({"signal": "SIGUSR1", "path": "/a", "within": "1h"}, "480"),
+        ({"signals": "SIGUSR1"}, "did you mean 'signal'"),
+    ],
+)
+def test_a_chain_that_could_not_work_is_refused_with_what_to_write(
+    checkpoint: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InvalidSpec) as refused:
+        _read(checkpoint=checkpoint)
+    assert said in f"{refused.value.detail} {refused.value.facts}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from singularity.primitives import verbs
+from singularity.primitives import cuts, verbs
 from singularity.primitives.messages import Cut, Report, Start, Stop
 from singularity.primitives.model import (
     Goal,
@@ -298,8 +298,8 @@ def test_a_corrupt_image_is_dropped_though_a_peer_gave_up_first() -> None:
 
 
 def test_backoff_doubles_and_is_bounded() -> None:
-    waits = [verbs.backoff_s(n) for n in range(1, 12)]
-    assert waits[:4] == [2.0, 4.0, 8.0, 16.0] and max(waits) == verbs.BACKOFF_MOST_S
+    waits = [cuts.backoff_s(n) for n in range(1, 12)]
+    assert waits[:4] == [2.0, 4.0, 8.0, 16.0] and max(waits) == cuts.BACKOFF_MOST_S
     assert waits == sorted(waits)
 
 

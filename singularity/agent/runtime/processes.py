@@ -81,6 +81,30 @@ def inner_pid(pid: int) -> int | None:
     return None
 
 
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether the process has a handler of its own for the signal."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for line in (_PROC / f"{pid}/status").read_text().splitlines():
+            if line.startswith("SigCgt:"):
+                return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    return False
+
+
+def writes_to(pid: int, path: str) -> bool:
+    """Whether the process has the file open for writing, under whatever name."""
+    with suppress(OSError):
+        wanted = os.stat(path)
+        for number in os.listdir(_PROC / f"{pid}/fd"):
+            with suppress(OSError):
+                found = os.stat(_PROC / f"{pid}/fd/{number}")
+                if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
+                    lines = (_PROC / f"{pid}/fdinfo/{number}").read_text().splitlines()
+                    flags = next(line.split()[1] for line in lines if line.startswith("flags:"))
+                    if int(flags, 8) & os.O_ACCMODE != os.O_RDONLY:
+                        return True
+    return False
+
+
 def _children_of_all_threads(pid: int) -> list[int]:
     found: list[int] = []
     with suppress(FileNotFoundError, ProcessLookupError):

@@ -13,8 +13,9 @@ from singularity.api.schemas import JobDocument, read_job, schema
 from singularity.api.services import Paged, Services, Serving, Submitter, Viewer
 from singularity.api.store import Filter
 from singularity.api.views import Json
+from singularity.primitives import engines
 from singularity.primitives.errors import Forbidden, IllegalTransition, InvalidSpec, NotFound
-from singularity.primitives.model import ACTIVE, TERMINAL, Intent, Job, JobId, JobState
+from singularity.primitives.model import ACTIVE, TERMINAL, Engine, Intent, Job, JobId, JobState
 from singularity.scheduler.decide import decide
 from singularity.scheduler.explain import explain
 
@@ -125,6 +126,12 @@ def take_checkpoint(job: str, who: Submitter, serving: Serving) -> Json:
             f"{found.spec.name} is {found.state}; only a running job can be checkpointed",
             job=found.id,
             state=found.state,
+        )
+    if engines.next_up(found) is Engine.RESTART:
+        raise IllegalTransition(
+            f"nothing of {found.spec.name} can be kept: its engine is {engines.label(found)}",
+            job=found.id,
+            engine=Engine.RESTART,
         )
     return _changed(serving, serving.ledger.request_checkpoint(found.id, serving.clock.now_s()))
 

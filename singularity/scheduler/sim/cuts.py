@@ -10,9 +10,10 @@ from singularity.agent.barrier import CutState, Dumped, Order, Verdict, View, gi
 from singularity.agent.barrier import react as hear
 from singularity.agent.core import CutFailed, Done, Ended, Saved, TakeCut
 from singularity.primitives.messages import Cut
-from singularity.primitives.model import JobId, ShardImage
+from singularity.primitives.model import JobId, ShardImage, Unable
 
-from .physics import Image, Ranks
+from . import keeping
+from .physics import Ranks
 
 if TYPE_CHECKING:
     from .hands import Machine
@@ -32,6 +33,7 @@ class _Cutting:
     begun: bool = False
     dumped: Dumped = Dumped.NOT_YET
     reason: str = ""
+    unable: Unable | None = None
     image: ShardImage | None = None
     asked: int = 0
 
@@ -115,7 +117,7 @@ class Cuts:
         return order
 
     def _look(self, cutting: _Cutting, ranks: Ranks) -> View:
-        free, order = ranks.program.free, cutting.order
+        free, order = keeping.runs_on(cutting.cut, ranks.program), cutting.order
         at_rest = ranks.parked or free
         if at_rest and not cutting.begun and order.verdict is Verdict.GATHER:
             cutting.begun = True
@@ -131,6 +133,7 @@ class Cuts:
             free=free,
             dumped=cutting.dumped,
             reason=cutting.reason,
+            unable=cutting.unable,
         )
 
     def _dumped(self, cutting: _Cutting, ranks: Ranks) -> None:
@@ -139,10 +142,11 @@ class Cuts:
         if self._world.chance(self._world.costs.disk_full):
             cutting.dumped, cutting.reason = Dumped.FAILED, "the disk is full"
             return
-        job, incarnation, cut = cutting.ref
-        digest = f"{job}.{incarnation}.{cut}.{self._machine.node.id}.{ranks.step}"
-        self._world.physics.images[digest] = Image(job, ranks.start.ranks, ranks.step)
-        cutting.image = ShardImage(self._machine.node.id, ranks.start.ranks, digest, ranks.step)
+        machine, cut = self._machine, cutting.cut
+        if found := keeping.obstacle(cut, ranks.program, node_dumps=machine.dumps):
+            cutting.dumped, (cutting.reason, cutting.unable) = Dumped.FAILED, found
+            return
+        cutting.image = keeping.image(cut, ranks, machine.node.id, self._world.physics)
         cutting.dumped = Dumped.DURABLE
 
     def _obey(self, cutting: _Cutting, number: int, order: Order | None) -> None:
@@ -164,7 +168,7 @@ class Cuts:
             self._machine.soon(_ROUND_S, partial(self._round, cutting))
 
     def _at_end(self, cutting: _Cutting, ranks: Ranks) -> bool:
-        order, free = cutting.order, ranks.program.free
+        order, free = cutting.order, keeping.runs_on(cutting.cut, ranks.program)
         if order.verdict is Verdict.GATHER:
             return False
         if order.verdict is Verdict.FINISH and cutting.begun and cutting.dumped is Dumped.NOT_YET:
@@ -191,7 +195,9 @@ class Cuts:
         if self._cuttings.get(cut.job) is not cutting:
             return
         del self._cuttings[cut.job]
-        done: Done = CutFailed(cut.job, cut.incarnation, cut.cut, order.reason or "restarted")
+        done: Done = CutFailed(
+            cut.job, cut.incarnation, cut.cut, order.reason or "restarted", order.unable
+        )
         if order.verdict is Verdict.FINISH and image is not None:
             done = Saved(cut.job, cut.incarnation, cut.cut, False, image)
         self._machine.handle(done)

@@ -32,6 +32,7 @@ from singularity.agent.core import (
 from singularity.primitives.messages import Envelope, Heartbeat, Register, Report, Start
 from singularity.primitives.model import JobId, Node
 
+from . import keeping
 from .cuts import Cuts
 from .physics import Ranks
 
@@ -50,6 +51,7 @@ class Machine:
 
     def __init__(self, world: World, node: Node) -> None:
         self.world, self.node = world, node
+        self.dumps = not world.chance(world.costs.undumping)
         self.state = AgentState(node=node.id)
         self.up = False
         self.frozen = False
@@ -245,7 +247,8 @@ class Machine:
             self._refuse(start, "no memory just now", corrupt=False)
         else:
             ranks.up = True
-            self.handle(Started(start.job, start.incarnation, ranks.step))
+            why_not = "" if self.dumps else keeping.NO_CRIU
+            self.handle(Started(start.job, start.incarnation, ranks.step, reason=why_not))
             self._oversee(ranks, stall.Watch())
             self._next_step(ranks)
 

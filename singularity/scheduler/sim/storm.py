@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from singularity.primitives.model import ACTIVE, Job, JobId, JobSpec, NodeId, Tier
+from singularity.primitives.model import ACTIVE, Engine, Job, JobId, JobSpec, NodeId, Tier
 from singularity.scheduler.ledger import Ledger
 from singularity.scheduler.policy import Policy
 
@@ -26,6 +26,14 @@ _FAULTS = (
     ("drain", 3),
     ("kill", 4),
     ("hang", 6),
+)
+_CHAINS = (
+    (Engine.TRANSPARENT,),
+    (Engine.TRANSPARENT, Engine.COOPERATIVE),
+    (Engine.TRANSPARENT, Engine.COOPERATIVE, Engine.RESTART),
+    (Engine.TRANSPARENT, Engine.RESTART),
+    (Engine.COOPERATIVE,),
+    (Engine.RESTART,),
 )
 
 
@@ -73,6 +81,7 @@ def _weather(rng: np.random.Generator) -> Costs:
         disk_full=float(rng.choice([0.0, 0.1])),
         rot=float(rng.choice([0.0, 0.1])),
         refuse=float(rng.choice([0.0, 0.1])),
+        undumping=float(rng.choice([0.0, 0.2])),
     )
 
 
@@ -84,6 +93,7 @@ def _job(rng: np.random.Generator, number: int) -> Job:
         step_s=float(rng.choice([2.0, 20.0])),
         free=ranks == 1 and bool(rng.random() < 0.5),
         code=3 if rng.random() < 0.05 else 0,
+        carried=rng.random() < 0.8,
     )
     if ranks == 1:
         devices = min(devices, DEVICES)  # one rank's devices never straddle two nodes
@@ -99,6 +109,7 @@ def _job(rng: np.random.Generator, number: int) -> Job:
         checkpoint_every_s=[None, 120.0, 600.0][int(rng.integers(3))],
         hang_after_s=[None, 300.0][int(rng.integers(2))],
         retry_infra=10_000,
+        engines=_CHAINS[int(rng.integers(len(_CHAINS)))],
     )
     return Job(JobId(f"j{number:03}"), spec, devices)
 

@@ -67,6 +67,7 @@ class Costs:
     late: float = 0.0
     disk_full: float = 0.0  # a dump fails
     rot: float = 0.0  # an image is found corrupt when it is restored
+    undumping: float = 0.0  # a machine has no CRIU
     refuse: float = 0.0  # a launch fails for no lasting reason
 
 

@@ -1,4 +1,5 @@
-"""A small DDP training at a steady pace: one line a step, the bits of its loss; ends at --steps."""
+"""A small DDP training at a steady pace: one line a step, the bits of its loss; ends at --steps, or
+soon after --until is there."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--steps", type=int, required=True)
 parser.add_argument("--pause-s", type=float, default=0.01)
 parser.add_argument("--out", type=Path, required=True)
+parser.add_argument("--until", type=Path)
 args = parser.parse_args()
 
 dist.init_process_group("gloo")
@@ -32,4 +34,9 @@ with (args.out / f"loss-{rank}.csv").open("a", buffering=1) as log:
         optimizer.step()
         log.write(f"{step},{loss.item().hex()}\n")
         time.sleep(args.pause_s)
+        if args.until and step % 20 == 19:
+            over = torch.tensor(int(rank == 0 and args.until.exists()))
+            dist.broadcast(over, 0)
+            if over:
+                break
 dist.destroy_process_group()

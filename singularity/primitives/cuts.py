@@ -1,0 +1,124 @@
+"""A checkpoint in the making: asked of every node of the gang, counted when all hold the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from . import engines
+from .lifecycle import Event, advance
+from .messages import Command, Cut, Report
+from .model import Checkpoint, Job, JobState
+
+BACKOFF_FIRST_S: Final = 2.0  # a flaky start or dump is tried again soon, a broken one rarely
+BACKOFF_MOST_S: Final = 300.0
+_PAUSES: Final = ("barrier", "dump", "store", "reconnect")  # parts of a cut in which ranks wait
+
+
+def backoff_s(failures: int) -> float:
+    """Seconds to wait after the n-th failure in a row: doubling, bounded."""
+    return min(BACKOFF_FIRST_S * 2.0 ** max(0, failures - 1), BACKOFF_MOST_S)
+
+
+def begin(job: Job, now_s: float, *, keep_running: bool) -> tuple[Job, tuple[Command, ...]]:
+    job = replace(
+        job,
+        cut=job.cut + 1,
+        cut_at_s=now_s,
+        dumping=job.nodes,
+        gathered=(),
+        pausing_s=0.0,
+        checkpoint_wanted=False,
+    )
+    return (
+        job,
+        tuple(
+            Cut(
+                job=job.id,
+                node=s.node,
+                incarnation=job.incarnation,
+                cut=job.cut,
+                keep_running=keep_running,
+                engine=job.spec.engines[job.cutting],
+            )
+            for s in job.placement
+        ),
+    )
+
+
+def answers(job: Job, report: Report) -> bool:
+    return report.cut == job.cut and report.node in job.dumping
+
+
+def gather(job: Job, report: Report, now_s: float) -> Job:
+    """Count one shard's answer to the cut in flight. It becomes a checkpoint only when every
+    shard holds the same cut at the same step; one failure ends it and harms nobody."""
+    if not answers(job, report):
+        return job
+    if report.image is None:
+        return aborted(job, report.reason, now_s)
+    gathered = tuple(sorted((*job.gathered, report.image)))
+    dumping = job.dumping - {report.node}
+    if (step := engines.moment(gathered)) is None:
+        steps = sorted({i.step for i in gathered})
+        return aborted(job, f"shards were cut at different steps {steps}", now_s)
+    paused_s = sum(report.seconds.get(part, 0.0) for part in _PAUSES)
+    job = replace(
+        job,
+        dumping=dumping,
+        gathered=gathered,
+        pausing_s=max(job.pausing_s, paused_s),  # the gang waits for its slowest node
+        version=job.version + 1,
+    )
+    if dumping:
+        return job
+    job = engines.kept(job, gathered)
+    made = Checkpoint(job.incarnation, job.cut, step, job.cut_at_s, gathered)
+    kept = (made, *job.checkpoints)[: job.spec.checkpoint_keep]
+    return replace(
+        job,
+        gathered=(),
+        checkpoints=kept,
+        step=step,
+        cut_ended_s=now_s,
+        pause_s=_smoothed(job.pause_s, job.pausing_s),
+        dump_failures=0,
+        infra_failures=0,
+    )
+
+
+def aborted(job: Job, reason: str, now_s: float) -> Job:
+    failures = job.dump_failures + 1
+    job = replace(
+        job,
+        dumping=frozenset(),
+        gathered=(),
+        cut_ended_s=now_s,
+        dump_failures=failures,
+        retry_at_s=now_s + backoff_s(failures),
+        message=f"checkpoint {job.cut} failed: {reason}",
+    )
+    if job.state is JobState.SUSPENDING:
+        return advance(job, Event.ABORTED, now_s, target=(), awaiting=frozenset())
+    return replace(job, version=job.version + 1)
+
+
+def distrusting(job: Job, report: Report) -> Job:
+    """Without the checkpoint that this incarnation could not be restored from. Its peers may find
+    the same, before or after: it goes once."""
+    if job.corrupt_in == report.incarnation:
+        return job
+    return replace(
+        job,
+        checkpoints=job.checkpoints[1:],
+        corrupt_in=report.incarnation,
+        unfit=frozenset(),  # those before may ask for less
+        version=job.version + 1,
+    )
+
+
+def _smoothed(known_s: float | None, measured_s: float) -> float | None:
+    """Half the newest, half all that was before. A report that tells no times measures nothing."""
+    if measured_s <= 0.0:
+        return known_s
+    return measured_s if known_s is None else (known_s + measured_s) / 2

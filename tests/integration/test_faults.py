@@ -1,0 +1,436 @@
+"""The fault table: what befalls a job in every phase of a cut and of a move, and what comes of it.
+
+One training meets all of it in turn, on a real planet whose processes are killed, whose ranks are
+stopped, and whose disk is filled; a second one meets what a node alone decides. Each ends with the
+numbers of a run that nothing befell, and goes back nowhere but to the last cut that counts.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nodes import LocalNode, Planet, origin, planet, resumed
+from sandboxes import until
+
+from singularity.agent.checkpoint import find_criu, probe
+from singularity.agent.hands import Tools
+from singularity.agent.interposer.page import Page
+from singularity.agent.processors import here
+from singularity.agent.runtime.sandbox import Sandbox
+from singularity.cli import embedded
+from singularity.cli.fleet import Cluster, Fleet, Region
+from singularity.primitives.messages import Report
+from singularity.primitives.model import NodeId, ShardImage
+from singularity.store.imagestore import RankImages, Saving, Store
+from singularity.store.manifest import ImageKey
+from singularity.store.vault import Vault
+from tests.integration.plain import run_plain
+from tests.integration.test_chaos import SCRIPT, Story, elsewhere, lines, results, runs
+
+RANKS = 2
+PAUSE_S = 0.02
+CUT_DEADLINE_S = 12.0  # long for an ordinary cut here
+
+pytestmark = pytest.mark.skipif(
+    not probe(find_criu(os.environ.get("SINGULARITY_CRIU", ""))).ok, reason="CRIU does not run here"
+)
+Record = Callable[[str, object], None]
+
+
+def reference(directory: Path, steps: int) -> list[bytes]:
+    """The same steps under plain torchrun."""
+    out = directory / "reference"
+    run_plain(out, RANKS, str(SCRIPT), "--steps", str(steps), "--pause-s", "0", "--out", str(out))
+    return results(out)
+
+
+# -- on a planet -----------------------------------------------------------------------------------
+
+
+@dataclass
+class Ordeal:
+    """A job on a planet of two regions with one node each, and what has befallen it so far."""
+
+    story: Story
+    record: Record
+    faults: list[str] = field(default_factory=list)
+
+    # -- where things are ------------------------------------------------------------------------
+
+    def node(self) -> str:
+        return str(self.story.job()["placement"][0]["node"])
+
+    def other(self) -> str:
+        (found,) = [n.name for n in self.story.planet.nodes if n.name != self.node()]
+        return found
+
+    def page(self, rank: int) -> Page:
+        return Page(self.story.planet.data / "run" / self.story.id / f"rank-{rank}.page")
+
+    def scratch(self, node: str) -> Path:
+        """Where images are on their way."""
+        memory = self.story.planet._scratch
+        return memory / node if memory else self.story.planet.node_dir(node) / "images"
+
+    def sandbox(self, node: str, rank: int) -> Sandbox | None:
+        found = self.story.planet.node_dir(node) / "sandboxes"
+        newest = sorted(found.glob(f"{self.story.id}.*.{rank}"), key=lambda p: p.stat().st_mtime)
+        return Sandbox.adopt(newest[-1]) if newest else None
+
+    # -- what can be done ------------------------------------------------------------------------
+
+    def signal_rank(self, number: signal.Signals) -> None:
+        """To rank 1, the last of the gang."""
+        found = self.sandbox(self.node(), 1)
+        assert found is not None and found.pid is not None
+        os.kill(found.pid, number)
+
+    def kill_what_is_in(self, node: str) -> None:
+        """Every process of the half-restored rank 1, CRIU's own among them: what is in its pid
+        namespace, the supervisor apart."""
+        found = self.sandbox(node, 1)
+        assert found is not None
+        init = found.supervisor.pid
+        until(lambda: [p for p in beside(init) if killed(p)], "something of it is there to kill")
+
+    def ask_for_cut(self) -> None:
+        self.story.call("POST", f"jobs/{self.story.id}/checkpoints")
+
+    def move(self) -> str:
+        """To the other region, whose name is returned."""
+        away = elsewhere(self.story.home())
+        self.story.call("POST", f"jobs/{self.story.id}/move", {"to": f"region/{away}"})
+        return away
+
+    def until_found(self, pattern: str, node: str, life: int) -> None:
+        directory = self.scratch(node)
+        until(lambda: list(directory.glob(f"{self.story.id}.{life}.{pattern}")), pattern, 60.0)
+
+    def until_barrier(self) -> None:
+        """A stop is set, and rank 0 is not past it."""
+        page = self.page(0)
+        until(lambda: page.stop >= page.count and page.stop > 0, "a barrier", 60.0)
+
+    def life(self) -> int:
+        return int(self.story.job()["incarnation"])
+
+    # -- what must come of it --------------------------------------------------------------------
+
+    def commit(self) -> None:
+        """A cut that counts, to go back to."""
+        before = self.story.job()["checkpoint"]
+        self.ask_for_cut()
+        self.story.until("a cut", lambda job: job["checkpoint"] != before)
+
+    def outlived(self, fault: str, since: int, outcome: str) -> None:
+        """It runs, makes progress, and came back from nowhere but the last cut that counts."""
+        self.story.until(f"running after {fault}", lambda job: runs(job) and not busy(job))
+        self.story.progress(10)
+        events = self.events()
+        last, lives = 0, 0
+        for event in events:
+            if event["event"] == "checkpoint":
+                last = event["facts"]["step"]
+            if event["event"] == "placed":
+                assert event["facts"]["step"] == last, (fault, event, last)
+                lives += event["seq"] > since
+        self.faults.append(fault)
+        back = f"{lives} new life, from step {last}" if lives else "the same life"
+        self.record("fault", f"{fault} | {outcome} | {back} | 0 steps")
+
+    def events(self) -> list[Any]:
+        found: list[Any] = self.story.call("GET", f"jobs/{self.story.id}/events?limit=1000")[
+            "items"
+        ]
+        return found
+
+    def now(self) -> int:
+        return int(self.events()[-1]["seq"])
+
+    def tells(self, event: str, since: int, *words: str) -> None:
+        """The history has come to say so."""
+
+        def said(_: object) -> bool:
+            return any(
+                e["event"] == event
+                and e["seq"] > since
+                and all(w in e["reason"] + str(e["facts"]) for w in words)
+                for e in self.events()
+            )
+
+        self.story.until(f"{event} with {words}", said)
+
+
+def beside(init: int) -> Iterator[int]:
+    """The other processes of the pid namespace of which `init` is the first."""
+    mine = os.readlink(f"/proc/{init}/ns/pid")
+    for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
+        with suppress(OSError):
+            if pid != init and os.readlink(f"/proc/{pid}/ns/pid") == mine:
+                yield pid
+
+
+def killed(pid: int) -> bool:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+        return True
+    return False
+
+
+def busy(job: Mapping[str, Any]) -> bool:
+    return bool(job["state"] in ("suspending", "starting", "stopping"))
+
+
+@pytest.fixture
+def ordeal(
+    tmp_path: Path,
+    record_property: Record,
+) -> Iterator[Ordeal]:
+    tmp_path.chmod(0o755)
+    (tmp_path / "out").mkdir()
+    regions = {
+        name: Region(clusters={f"{name}-a": Cluster(nodes=1, device="cpu", devices=RANKS)})
+        for name in ("north", "south")
+    }
+    policy = {"node_lost_after_s": "20"}  # kills here are restarts, never a loss
+    where = tmp_path / "planet"
+    with embedded.Planet(where, Fleet(regions=regions), policy=policy, lease_s=15.0) as made:
+        story = Story(made, tmp_path / "out")
+        yield Ordeal(story, record_property)
+        story.close()
+
+
+def submit(story: Story) -> Path:
+    over = story.out.parent / "over"
+    run = [sys.executable, str(SCRIPT), "--steps", "1000000", "--pause-s", str(PAUSE_S)]
+    run += ["--out", str(story.out), "--until", str(over)]
+    spec = {"name": "j", "run": run, "ranks": RANKS, "devices": f"cpu:{RANKS}"}
+    story.id = story.call("POST", "jobs", {**spec, "checkpoint": {"every": "never"}})["id"]
+    story.until("running", runs)
+    story.progress()
+    return over
+
+
+@contextmanager
+def filled(directory: Path) -> Iterator[None]:
+    """A disk with no room, mounted over `directory`."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(directory)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("only root can fill a disk")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(directory)], check=True)
+
+
+def test_a_job_outlives_what_befalls_it_in_every_phase(ordeal: Ordeal, tmp_path: Path) -> None:
+    over = submit(ordeal.story)
+    ordeal.commit()
+    _full_disk(ordeal)
+    _killed_ranks(ordeal)
+    for phase in ("barrier", "dump", "store", "fetch", "restore"):
+        _killed_agent(ordeal, phase)
+    for node in (ordeal.node(), ordeal.other()):
+        left = list(ordeal.scratch(node).glob(f"{ordeal.story.id}.*"))
+        assert not left, "an agent that dies leaves no images behind for ever"
+    over.touch()
+    ordeal.story.until("succeeded", lambda job: job["state"] == "succeeded")
+    found = results(ordeal.story.out)
+    assert found == reference(tmp_path, lines(ordeal.story.out / "loss-0.csv"))
+    assert len(ordeal.faults) == 9, ordeal.faults
+
+
+def _full_disk(ordeal: Ordeal) -> None:
+    since = ordeal.now()
+    with filled(ordeal.scratch(ordeal.node())):
+        ordeal.ask_for_cut()
+        ordeal.tells("checkpoint-failed", since, "No space left")
+        assert ordeal.story.job()["checkpointing"]["engine"] == "transparent", "it may pass"
+        ordeal.outlived("disk full in the dump", since, "the cut fails, the job runs on")
+
+
+def _killed_ranks(ordeal: Ordeal) -> None:
+    since = ordeal.now()
+    ordeal.signal_rank(signal.SIGSTOP)
+    ordeal.ask_for_cut()
+    ordeal.until_barrier()  # to which rank 1 does not come
+    ordeal.signal_rank(signal.SIGKILL)
+    ordeal.tells("suspended", since, "signal 9")
+    ordeal.outlived("rank killed in the barrier", since, "the gang fails over")
+    since, node = ordeal.now(), ordeal.node()
+    ordeal.ask_for_cut()
+    ordeal.until_found("*/1/dump.log", node, ordeal.life())
+    ordeal.signal_rank(signal.SIGKILL)
+    ordeal.tells("suspended", since, "signal 9")
+    ordeal.outlived("rank killed in the dump", since, "the gang fails over")
+    since, there, life = ordeal.now(), ordeal.other(), ordeal.life()
+    away = ordeal.move()
+    ordeal.until_found("0/1/restore.log", there, life + 1)
+    ordeal.kill_what_is_in(there)
+    ordeal.tells("suspended", since)  # a move alone passes through no such state
+    ordeal.story.until(f"in {away}", lambda job: runs(job) and job["region"] == away)
+    ordeal.outlived("rank killed in the restore", since, "it is restored again")
+
+
+def _killed_agent(ordeal: Ordeal, phase: str) -> None:
+    """In the middle of a move: on the node it leaves, or on that to which it comes."""
+    since, here_, there = ordeal.now(), ordeal.node(), ordeal.other()
+    life = ordeal.life()
+    away = ordeal.move()
+    match phase:
+        case "barrier":
+            ordeal.until_barrier()
+        case "dump":
+            ordeal.until_found("*/0/dump.log", here_, life)
+        case "store":
+            ordeal.until_found("*/0/outputs.json", here_, life)
+        case "fetch":
+            ordeal.until_found("0", there, life + 1)
+        case "restore":
+            ordeal.until_found("0/0/restore.log", there, life + 1)
+    leaving = phase in ("barrier", "dump", "store")
+    ordeal.story.planet.kill(f"agent-{here_ if leaving else there}")
+    ordeal.story.until(f"in {away}", lambda job: runs(job) and job["region"] == away)
+    outcome = "the next agent takes the cut up" if leaving else "it is restored again"
+    ordeal.outlived(f"agent killed in the {phase}", since, outcome)
+
+
+# -- what a node alone decides --------------------------------------------------------------------
+
+
+@dataclass
+class SlowSaving:
+    inner: Saving
+    delay_s: float
+
+    def take(self, rank: int, images: RankImages) -> None:
+        self.inner.take(rank, images)
+
+    def commit(self, step: int) -> ShardImage:
+        time.sleep(self.delay_s)
+        return self.inner.commit(step)
+
+
+@dataclass
+class SlowStore:
+    """A store on a disk that takes `delay_s` longer for each save."""
+
+    inner: Store
+    delay_s: float = 0.0
+
+    @contextmanager
+    def saving(self, key: ImageKey, vault: Vault) -> Iterator[Saving]:
+        with self.inner.saving(key, vault) as saving:
+            yield SlowSaving(saving, self.delay_s)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[Planet]:
+    with planet(tmp_path, f"sgf{os.getpid() % 0xFFFFFF:x}") as made:
+        yield made
+
+
+def flip(path: Path) -> None:
+    """One bit in the middle."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(data)
+
+
+def ended(node: LocalNode) -> Report:
+    while (report := node.report()).phase == "running":
+        pass
+    return report
+
+
+def test_slow_disks_damaged_chunks_and_lesser_processors(
+    world: Planet, tmp_path: Path, record_property: Record
+) -> None:
+    disk = SlowStore(None)  # type: ignore[arg-type]
+    older = replace(here(), features=frozenset(sorted(here().features)[1:]))
+
+    def fit(node: NodeId, tools: Tools) -> Tools:
+        if node == "old":
+            return replace(tools, images=replace(tools.images, processor=older))
+        disk.inner = tools.images.store
+        return replace(tools, images=replace(tools.images, store=disk))  # type: ignore[arg-type]
+
+    world.fit = fit
+    node, steps, all_ = world.node("a"), 1500, (0, 1)
+
+    def progress(more: int = 10) -> None:
+        goal = world.steps() + more
+        until(lambda: world.steps() >= goal, f"step {goal}", 60.0)
+
+    def start(name: str, incarnation: int, *kept: Report) -> Report:
+        made = world.start({name: all_}, incarnation, steps)
+        made = resumed(made, origin(*kept)) if kept else made
+        world.node(name).send(made[name])
+        return world.node(name).report()
+
+    def cut(number: int, *, keep_running: bool = True) -> Report:
+        node.cut(1, number, keep_running=keep_running)
+        return node.report()
+
+    assert start("a", 1).phase == "running"
+    progress()
+    first = cut(1)
+    assert first.image is not None
+    world.cut_deadline_s = CUT_DEADLINE_S
+    node.restart()
+    disk.delay_s = CUT_DEADLINE_S + 1.0
+    slow = cut(2)
+    assert (slow.phase, slow.image) == ("running", None) and "within 12 s" in slow.reason
+    record_property("fault", "slow disk, past the deadline | given up | the same life | 0 steps")
+    rank = Sandbox.adopt(node.layout.sandbox(world.start({"a": all_}, 1, steps)["a"], 1))
+    assert rank is not None and rank.pid is not None
+    os.kill(rank.pid, signal.SIGSTOP)
+    late = cut(3)
+    os.kill(rank.pid, signal.SIGCONT)
+    assert (late.phase, late.image) == ("running", None) and "came to no further" in late.reason
+    record_property(
+        "fault", "a rank is stopped past the deadline | given up | the same life | 0 steps"
+    )
+    disk.delay_s = 1.0
+    progress()
+    later = cut(4)
+    assert later.image is not None and later.seconds["store"] >= 1.0
+    record_property("fault", "slow disk, in time | the cut takes longer | the same life | 0 steps")
+    disk.delay_s = 0.0
+    chunks = world.root / "volume" / "chunks"
+    before = set(chunks.glob("*/*"))
+    progress()
+    gone = cut(5, keep_running=False)
+    assert gone.phase == "dumped"
+    new = max(set(chunks.glob("*/*")) - before, key=lambda path: path.stat().st_size)
+    flip(new)
+    damaged = start("a", 2, gone)
+    assert (damaged.phase, damaged.corrupt) == ("refused", True)
+    record_property(
+        "fault", "chunk damaged | refused, the cut before is taken | 1 new life | 0 steps"
+    )
+    refused = start("old", 3, later)
+    assert (refused.phase, refused.unfit, refused.corrupt) == ("refused", True, False)
+    missing = sorted(here().features)[0]
+    assert refused.reason.endswith(f"lack: {missing}")
+    assert not world.node("old").layout.sandboxes.exists(), "before anything was restored"
+    record_property(
+        "fault", "processor lacks a feature | refused before the restore | 1 new life | 0 steps"
+    )
+    assert start("a", 4, later).step == later.step
+    assert ended(node).exit_code == 0
+    assert world.losses() == reference(tmp_path, steps)
