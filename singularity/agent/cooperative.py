@@ -92,8 +92,8 @@ class Cooperative:
         if image is None:
             files = files_of(start)
             asked = self._ask(taking, files)
-            name, wanted_bytes = f"{ref.job}.{ref.incarnation}.{ref.cut}", _bytes(asked.before)
-            with self.layout.scratch.directory(name, wanted_bytes) as directory:
+            name = f"{ref.job}.{ref.incarnation}.{ref.cut}"
+            with self.layout.scratch.directory(name, _bytes(asked.before)) as directory:
                 began_s = time.monotonic()
                 self._await(taking, asked, files, directory)
                 taking.seconds["dump"] = time.monotonic() - began_s
@@ -181,11 +181,9 @@ class Cooperative:
         wanted, vault = {0, *start.ranks}, Vault(start.papers)
         if missing := wanted.difference(*(shard.ranks for shard in origin.shards)):
             raise RestoreFailed(f"no image of cut {origin.cut} holds rank {min(missing)}")
-        name, raw_bytes = (
-            f"{start.job}.{start.incarnation}.0",
-            sum(s.raw_bytes for s in origin.shards),
-        )
-        with self.layout.scratch.directory(name, raw_bytes) as directory:
+        name = f"{start.job}.{start.incarnation}.0"
+        expected_bytes = sum(shard.raw_bytes for shard in origin.shards)
+        with self.layout.scratch.directory(name, expected_bytes) as directory:
             targets = {rank: directory / str(rank) for rank in sorted(wanted)}
             for shard in origin.shards:
                 mine = {rank: targets[rank] for rank in shard.ranks if rank in targets}
