@@ -2,8 +2,8 @@
 
 Data-parallel trainings of 1 and of 4 ranks, each in a project of its own, which share nothing in
 the store. Goals: the first checkpoint of 4 ranks takes at most 1.2 times the room of that of one
-rank; a later one of the same job at most 5 % more than its changed tensors (parameters, gradients
-and momentum, which every step changes all of, and which are equal in all ranks).
+rank; a later one of the same job at most 5 % more than its changed tensors (parameters, gradients,
+momentum and DDP's buckets: every step changes all of them, and they are equal in all ranks).
 
 Store is what is left to do when the last rank is dumped; fetch is all from the store to memory.
 """
@@ -24,8 +24,8 @@ STEPS = Path(__file__).resolve().parent / "jobs" / "steps.py"
 
 
 def tensor_bytes(hidden: int) -> int:
-    """Parameters, gradients and momentum of jobs/steps.py."""
-    return 3 * 4 * (256 * hidden + hidden + 10 * hidden + 10)
+    """Parameters, gradients, momentum and DDP's buckets of jobs/steps.py."""
+    return 4 * 4 * (256 * hidden + hidden + 10 * hidden + 10)
 
 
 class Training:
