@@ -17,10 +17,11 @@ TESTS = Path(__file__).resolve().parents[1] / "tests" / "integration" / "test_fa
 
 
 def main() -> int:
+    legacy = ("-o", "junit_family=xunit1")  # the one that takes properties
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.xml"
         began_s = time.monotonic()
-        argv = [sys.executable, "-m", "pytest", "-q", str(TESTS), f"--junitxml={report}"]
+        argv = [sys.executable, "-m", "pytest", "-q", str(TESTS), f"--junitxml={report}", *legacy]
         done = subprocess.run(argv, cwd=TESTS.parents[2], check=False)
         took_s = time.monotonic() - began_s
         found = [
