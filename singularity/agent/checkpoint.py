@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import platform
 import shlex
 import shutil
 import signal
@@ -206,6 +207,31 @@ class SuspendInPlace:
             )
         sandbox.thaw()
         return 0.0
+
+
+def described(checkpointer: Checkpointer) -> dict[str, str]:
+    """What a finding on checkpoints depends on: the engine, this kernel, this processor."""
+    found = {"kernel": platform.release(), "processor": processor()}
+    if isinstance(checkpointer, CriuCheckpointer):
+        return {**found, "engine": f"CRIU {version_of(checkpointer.criu)}"}
+    return {**found, "engine": "in place"}
+
+
+def processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def version_of(criu: Path) -> str:
+    """ "" when it does not start."""
+    try:
+        said = subprocess.run([criu, "--version"], capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return said.stdout.partition("Version:")[2].split("\n")[0].strip()
 
 
 @contextmanager

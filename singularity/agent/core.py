@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from singularity.primitives.messages import Cut, Envelope, Report, Reslot, Start, Stop
-from singularity.primitives.model import JobId, NodeId, ShardImage, Unable
+from singularity.primitives.model import Certificate, JobId, NodeId, ShardImage, Unable
 
 # -- effects: ask the hands to do something; they answer with a Done ------------------------------
 
@@ -124,7 +124,8 @@ class Refused:
 class Ended:
     """No rank is left. `exit_code` when the programs ended themselves; None when they were
     killed: by us after a Kill (`killed`), else by something that was no decision of ours.
-    `step` is the last mini-batch that the programs completed, where that is known."""
+    `step` is the last mini-batch that the programs completed, where that is known; `certificate`
+    what was found, when they ran aside."""
 
     job: JobId
     incarnation: int
@@ -132,6 +133,7 @@ class Ended:
     exit_code: int | None = None
     reason: str = ""
     step: int = 0
+    certificate: Certificate | None = None
 
 
 Done = Started | Saved | CutFailed | Resized | Hung | Refused | Ended
@@ -318,7 +320,7 @@ def _ended(state: AgentState, done: Ended, life: Life) -> Outcome:
         stopped = done.killed and not life.lost
         report = _report(state, done, "stopped" if stopped else "lost")
     report = _with_last_cut(state, report)
-    report = report.model_copy(update={"reason": done.reason})
+    report = report.model_copy(update={"reason": done.reason, "certificate": done.certificate})
     return _tell(_without(state, done.job), report)
 
 

@@ -13,15 +13,17 @@ import importlib.metadata
 import os
 import platform
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from singularity.primitives.errors import SandboxFailed
 
 from .checkpoint import find_criu, probe
+from .fitness import Check, dirty_tracking, fitness
 from .runtime.cgroup import Limits, make_cgroup
 from .runtime.network import HostNetwork, Network, open_network
 from .runtime.sandbox import Sandbox
@@ -35,16 +37,9 @@ _DRIVER_LEAST: Final = 570
 _BINDINGS_LEAST: Final = 13
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    name: str
-    verdict: Literal["ok", "missing", "failed"]
-    detail: str
-
-
 def examine() -> dict[str, object]:
-    """All that is known about this machine; takes about two seconds, leaves nothing behind."""
-    checks = [*_host(), *_gpu()]
+    """All that is known about this machine; takes some seconds, leaves nothing behind."""
+    checks = [*_host(), *fitness(), *_gpu()]
     engine = next(check for check in checks if check.name == "checkpoint")
     return {
         "engine": "criu" if engine.verdict == "ok" else "in-place",
@@ -61,6 +56,8 @@ def _host() -> Iterator[Check]:
     yield _network()
     yield _cgroup()
     yield _checkpoint()
+    if (criu := find_criu(os.environ.get("SINGULARITY_CRIU", ""))) is not None:
+        yield dirty_tracking(criu)
     yield _shared_memory()
 
 
@@ -69,15 +66,16 @@ def _checkpoint() -> Check:
     if criu is None:
         detail = "no CRIU (`make criu` gets one): jobs run, but cannot be suspended or moved"
         return Check("checkpoint", "missing", detail)
+    began_s = time.monotonic()
     verdict = probe(criu)
+    took_s = time.monotonic() - began_s
     if not verdict.ok:
         detail = (
             f"CRIU {verdict.version or '?'}: {verdict.reason}; jobs cannot be suspended or moved"
         )
         return Check("checkpoint", "failed", detail)
-    return Check(
-        "checkpoint", "ok", f"CRIU {verdict.version} dumped, killed and restored a process here"
-    )
+    done = f"CRIU {verdict.version} dumped, killed and restored a process here"
+    return Check("checkpoint", "ok", f"{done}, in {took_s:.1f} s")
 
 
 def _namespaces() -> Check:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from singularity.primitives.model import JobId
 
+from . import aside
 from .core import Effect, Ended, Kill, Launch, Life
 from .hands import Answer, Hands, Tools
 from .runtime.sandbox import Sandbox
@@ -35,10 +36,13 @@ class Executor:
             ranks = {
                 r: found.pop(p) for r in life.start.ranks if (p := self._path(life, r)) in found
             }
-            if len(ranks) < len(life.start.ranks) or not life.started:
+            beside = life.start.aside is not None  # whoever compared them is gone
+            if len(ranks) < len(life.start.ranks) or not life.started or beside:
                 for sandbox in ranks.values():
                     sandbox.kill()
                     sandbox.remove()
+                if beside:
+                    aside.forget(self._tools.layout, life.start)
                 continue
             hands = Hands(self._tools, life.start, self._answer)
             hands.adopt(ranks)
@@ -56,7 +60,8 @@ class Executor:
                 self._kill(effect)
                 return
             if isinstance(effect, Launch):
-                self._hands[effect.start.job] = Hands(self._tools, effect.start, self._answer)
+                made = Hands if effect.start.aside is None else aside.Shadow
+                self._hands[effect.start.job] = made(self._tools, effect.start, self._answer)
                 self._hands[effect.start.job].start()
             hands = self._hands[effect.start.job]
             hands.put(effect)

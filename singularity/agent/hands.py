@@ -48,7 +48,7 @@ from .dumping import Dumping
 from .endings import ended_well, endings, post_mortem
 from .engines import keepers
 from .gang import CutRef
-from .images import Images
+from .images import Fetched, Images
 from .interposer.page import Page, Rendezvous, State
 from .layout import Layout, generation, slot
 from .leads import Leads
@@ -64,8 +64,8 @@ _POLL_S: Final = 0.003
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What the hands of every job share. `create` makes the sandbox of one rank and, unless it is
-    to be restored into, launches the program."""
+    """What the hands of every job share. `create` makes the sandbox of one rank, which sees the
+    files that the process of the given number sees, or the node's; `launch` starts the program."""
 
     node: NodeId
     layout: Layout
@@ -73,7 +73,7 @@ class Tools:
     cooperative: Cooperative
     leads: Leads
     network: Network
-    create: Callable[[Start, int], Sandbox]
+    create: Callable[[Start, int, int | None], Sandbox]
     launch: Callable[[Sandbox, Start, int], None]
     reconnect_deadline_s: float
     reslot_deadline_s: float
@@ -99,6 +99,7 @@ class Hands(threading.Thread):
         self._overseer = stacks.Overseer(start.hang_after_s, tools.first_step_s)
         self._stacks_wanted = False
         self._before = start.origin.step if start.origin and begins_from_files(start) else 0
+        self._note_at = 0  # the step at which the ranks shall note the hash of their parameters
 
     # -- what the executor calls -----------------------------------------------------------------
 
@@ -224,7 +225,7 @@ class Hands(threading.Thread):
         path = self._page_path(rank)
         path.unlink(missing_ok=True)  # an earlier rank that still maps it keeps its own
         page = self._pages[rank] = Page.create(path)
-        sandbox = self._tools.create(self.start_command, rank)
+        sandbox = self._tools.create(self.start_command, rank, None)
         self._ranks[rank] = sandbox
         page.slot = slot(self.start_command, rank)
         page.rendezvous = self._rendezvous(rank, cut=0)
@@ -235,14 +236,15 @@ class Hands(threading.Thread):
         assert start.origin is not None
         self._tools.layout.make(start)
         began_s = time.monotonic()
-        with images.fetched(start) as restore:
+        with images.fetched(start) as found:
             seconds["fetch"] = time.monotonic() - began_s
             began_s = time.monotonic()
+            view = self._view(found)
 
             def revive(rank: int) -> None:
-                sandbox = self._tools.create(start, rank)
+                sandbox = self._tools.create(start, rank, view)
                 self._ranks[rank] = sandbox
-                restore(rank, sandbox)
+                found.restore(rank, sandbox)
                 self._pages[rank] = Page(self._page_path(rank))
 
             self._each(revive)
@@ -252,12 +254,17 @@ class Hands(threading.Thread):
         self._resume([r for r, p in self._pages.items() if p.state is State.PARKED], cut=0)
         seconds["reconnect"] = time.monotonic() - began_s
 
+    def _view(self, _found: Fetched) -> int | None:
+        """The process whose files restored ranks shall see; None for the node's."""
+        return None
+
     def _rendezvous(self, rank: int, cut: int) -> Rendezvous:
         start = self.start_command
         return Rendezvous(
             store=str(self._tools.layout.rendezvous(start, cut)),
             generation=generation(start, cut),
             ip=self._ranks[rank].address,
+            note=self._note_at,
         )
 
     def _resume(self, ranks: list[int], cut: int) -> None:
@@ -265,7 +272,7 @@ class Hands(threading.Thread):
         wanted = generation(self.start_command, cut)
         for rank in ranks:
             self._pages[rank].slot = slot(self.start_command, rank)
-            self._pages[rank].resume(self._rendezvous(rank, cut))
+            self._pages[rank].resume(self._rendezvous(rank, cut), self._first_stop())
         deadline_s = time.monotonic() + self._tools.reconnect_deadline_s
         waiting = [self._pages[r] for r in ranks]
         while any(p.generation != wanted or p.state is State.REBUILDING for p in waiting):
@@ -273,6 +280,10 @@ class Hands(threading.Thread):
             if time.monotonic() > deadline_s:
                 raise RestoreFailed("the ranks did not find each other again; the gang restarts")
             time.sleep(_POLL_S)
+
+    def _first_stop(self) -> int:
+        """Where ranks that are woken shall hold; 0 for nowhere."""
+        return 0
 
     # -- checkpoints -----------------------------------------------------------------------------
 
@@ -295,6 +306,7 @@ class Hands(threading.Thread):
             if image is None:
                 raise CheckpointFailed(f"it was released, but not by us: {dumper.state()[1]}")
             return Saved(*name, True, image, dumper.seconds)
+        self._note_at = outcome.step + cut.note_after if cut.note_after else 0
         if parked := [r for r, p in self._pages.items() if p.state is State.PARKED]:
             began_s = time.monotonic()
             self._resume(parked, cut.cut)

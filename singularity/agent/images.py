@@ -32,6 +32,15 @@ _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
+class Fetched:
+    """The images of every rank, in a directory of its number below `directory`. `restore` brings
+    one into a sandbox, its control page first."""
+
+    directory: Path
+    restore: Callable[[int, Sandbox], None]
+
+
+@dataclass(frozen=True, slots=True)
 class Images:
     """`restore_deadline_s` bounds one rank's restore; nothing ever bounds a dump."""
 
@@ -103,9 +112,9 @@ class Images:
         return RankImages(target, dumped.files, tensors)
 
     @contextmanager
-    def fetched(self, start: Start) -> Iterator[Callable[[int, Sandbox], None]]:
-        """Bring the images of `start`'s ranks here, every byte verified. Inside the context, the
-        value restores one rank into a sandbox, its control page first.
+    def fetched(self, start: Start) -> Iterator[Fetched]:
+        """Bring the images of `start`'s ranks here, every byte verified. They are gone with the
+        context.
 
         Raises ImageCorrupt, ImageUnfit when this node's processors cannot run one, or RestoreFailed
         when no image holds a rank.
@@ -113,14 +122,16 @@ class Images:
         origin = start.origin
         assert origin is not None, start
         vault = Vault(start.papers)
-        self.store.fence(start.job, start.incarnation)
+        owner = start.aside.of if start.aside else start.job
+        if start.aside is None:
+            self.store.fence(start.job, start.incarnation)
         wanted = {rank: _holder(origin, rank) for rank in start.ranks}
         with self.layout.scratch.directory(
             f"{start.job}.{start.incarnation}.0", _share_bytes(wanted.values())
         ) as directory:
 
             def fetch(shard: ShardImage) -> None:
-                key = ImageKey(start.job, origin.incarnation, origin.cut, shard.node)
+                key = ImageKey(owner, origin.incarnation, origin.cut, shard.node)
                 targets = {r: directory / str(r) for r, held in wanted.items() if held is shard}
                 self.store.load(key, shard.digest, targets, vault)
 
@@ -137,7 +148,7 @@ class Images:
                     fetch(shard)
             for rank in start.ranks:
                 processors.check(directory / str(rank), self.processor)
-            yield restore
+            yield Fetched(directory, restore)
 
 
 def _label(ref: CutRef) -> str:

@@ -40,15 +40,23 @@ class Layout:
     def page(self, job: JobId, rank: int) -> Path:
         return self.run / job / f"rank-{rank}.page"
 
+    def job(self, job: JobId) -> Path:
+        """All that the volume keeps of a job but its images."""
+        return self.volume / "jobs" / job
+
     def log(self, job: JobId, rank: int) -> Path:
-        return self.volume / "jobs" / job / "logs" / f"rank-{rank}.log"
+        return self.job(job) / "logs" / f"rank-{rank}.log"
 
     def stacks(self, start: Start) -> Path:
-        return self.volume / "jobs" / start.job / "stacks" / str(start.incarnation)
+        return self.job(start.job) / "stacks" / str(start.incarnation)
+
+    def view(self, start: Start) -> Path:
+        """Where the copies are kept that ranks aside write to."""
+        return self.node_dir / "views" / f"{start.job}.{start.incarnation}"
 
     def rendezvous(self, start: Start, cut: int) -> Path:
         """The FileStore of one generation; never used twice."""
-        return self.volume / "jobs" / start.job / "rendezvous" / f"{start.incarnation}-{cut}"
+        return self.job(start.job) / "rendezvous" / f"{start.incarnation}-{cut}"
 
     def record(self, job: JobId, incarnation: int, cut: int) -> Path:
         return self.records / f"{job}.{incarnation}.{cut}.json"

@@ -91,9 +91,9 @@ def make_tools(settings: AgentSettings, layout: Layout, leads: Leads) -> Tools:
     network = open_network(settings.bridge, settings.subnet, settings.node_index)
     base = dict(os.environ)
 
-    def create(start: Start, rank: int) -> Sandbox:
+    def create(start: Start, rank: int, view: int | None) -> Sandbox:
         limits = Limits(memory_bytes=start.memory_bytes) if start.memory_bytes else None
-        return Sandbox.create(layout.sandbox(start, rank), network, limits)
+        return Sandbox.create(layout.sandbox(start, rank), network, limits, view)
 
     def launch(sandbox: Sandbox, start: Start, rank: int) -> None:
         env = environment(start, rank, layout, base, sandbox.address)

@@ -32,13 +32,18 @@ class Scratch:
     def directory(self, name: str, expected_bytes: int) -> Iterator[Path]:
         """An empty one, removed in the end."""
         found = self._home(expected_bytes) / name
-        for home in filter(None, (self.disk, self.memory)):  # what an agent that died has left
+        for home in self.homes:  # what an agent that died has left
             shutil.rmtree(home / name, ignore_errors=True)
         found.mkdir(parents=True)
         try:
             yield found
         finally:
             shutil.rmtree(found, ignore_errors=True)
+
+    @property
+    def homes(self) -> tuple[Path, ...]:
+        """Where its directories may lie."""
+        return (self.disk,) if self.memory is None else (self.disk, self.memory)
 
     def close(self) -> None:
         if self.memory is not None:

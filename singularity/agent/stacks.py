@@ -77,7 +77,7 @@ def _stack(sandbox: Sandbox) -> str:
     pid = sandbox.pid
     if pid is None:
         return "the rank does not run\n"
-    program = _py_spy()
+    program = py_spy()
     if program is None:
         return f"py-spy is not installed\n{_kernel(pid)}"
     argv = [program, "dump", "--pid", str(pid), "--subprocesses"]
@@ -101,7 +101,7 @@ def _kernel(pid: int) -> str:
     return "\n".join(x for x in lines if x.startswith(("Name:", "State:", "Threads:"))) + "\n"
 
 
-def _py_spy() -> str | None:
+def py_spy() -> str | None:
     """The one installed with us, else one on PATH."""
     own = Path(sysconfig.get_path("scripts")) / "py-spy"
     return str(own) if own.exists() else shutil.which("py-spy")

@@ -24,6 +24,7 @@ from singularity.primitives.model import (
     Intent,
     Job,
     JobId,
+    Kind,
     Node,
     NodeId,
     RegionId,
@@ -129,7 +130,7 @@ class SqlLedger:
             nodes = load_nodes(db, select(t.node))
             jobs = load_jobs(db, _NOT_ENDED)
             ids = {j.id for j in jobs}
-            if after := {a for j in jobs for a in j.spec.after} - ids:
+            if after := {a for j in jobs for a in j.spec.named} - ids:
                 jobs += load_jobs(db, t.job_state.c.id.in_(sorted(after)))
         return Snapshot.build(nodes, jobs, now_s)
 
@@ -139,7 +140,7 @@ class SqlLedger:
         with self._engine.begin() as db:
             if self._guard is not None:
                 self._guard(db)
-            jobs = _lock_jobs(db, {a.job for a in plan.actions})
+            jobs = _lock_jobs(db, _with_verified(db, {a.job for a in plan.actions}))
             placed = {s.node for a in plan.actions for s in a.placement}
             nodes = _lock_nodes(db, {n for j in jobs.values() for n in hosts(j)} | placed)
             books = Books(db, jobs, nodes)
@@ -176,7 +177,7 @@ class SqlLedger:
             job = found[0] if found else None
             if job is None or verbs.settle(job, report, now_s).job == job:
                 return verbs.settled(job, report)
-            jobs = _lock_jobs(db, {report.job})
+            jobs = _lock_jobs(db, {report.job, *job.spec.named})
             job = jobs[report.job]
             books = Books(db, jobs, _lock_nodes(db, set(hosts(job))))
             step = verbs.settle(job, report, now_s)
@@ -190,7 +191,7 @@ class SqlLedger:
         next epoch: every job believed there fails over and its log starts anew."""
         with self._engine.begin() as db:
             _make_place(db, register, now_s)
-            jobs = _lock_jobs(db, _jobs_on(db, register.node))
+            jobs = _lock_jobs(db, _with_verified(db, _jobs_on(db, register.node)))
             nodes = _lock_nodes(db, {n for j in jobs.values() for n in hosts(j)} | {register.node})
             if _jobs_on(db, register.node) - jobs.keys():
                 raise Conflict("a job was placed on the node meanwhile; register again")
@@ -201,8 +202,9 @@ class SqlLedger:
                 for job in sorted(jobs.values(), key=lambda j: j.id):
                     if job.state in ACTIVE and node.id in set(hosts(job)):
                         reason = f"node {node.id} started anew"
-                        step = verbs.failover(job, gone, now_s, reason)
-                        books.write(job, step, reason, now_s)
+                        now = books.jobs[job.id]  # one that was verified there is certified
+                        step = verbs.failover(now, gone, now_s, reason)
+                        books.write(now, step, reason, now_s)
                 books.flush()
                 db.execute(delete(t.outbox).where(t.outbox.c.node == node.id))
                 db.execute(delete(t.node_log).where(t.node_log.c.node == node.id))
@@ -271,6 +273,13 @@ class SqlLedger:
         with self._engine.connect() as db:
             return {j.id: j for j in load_jobs(db, t.job_state.c.id.in_(sorted(ids)))}
 
+    def shadows(self) -> list[Job]:
+        """The jobs of kind verify that have not ended."""
+        ended = [str(state) for state in TERMINAL]
+        with self._engine.connect() as db:
+            alive = t.job_state.c.state.not_in(ended) & (t.job.c.kind == str(Kind.VERIFY))
+            return load_jobs(db, alive)
+
     def jobs(self) -> dict[JobId, Job]:
         with self._engine.connect() as db:
             return {j.id: j for j in load_jobs(db, t.job_state.c.version >= 0)}
@@ -327,6 +336,13 @@ def _lock_jobs(db: Connection, ids: Iterable[JobId]) -> dict[JobId, Job]:
         .with_for_update(of=t.job_state)
     )
     return {job.id: job for job in (job_of(body, spec) for body, spec in db.execute(query))}
+
+
+def _with_verified(db: Connection, ids: Iterable[JobId]) -> set[JobId]:
+    """And the jobs that those of kind verify are about, for their end is written to both."""
+    mine = t.job.c.id.in_(sorted(ids)) & (t.job.c.kind == str(Kind.VERIFY))
+    found = db.execute(select(t.job.c.spec["aside"]["of"].astext).where(mine))
+    return {*ids, *(JobId(of) for (of,) in found if of is not None)}
 
 
 def _lock_nodes(db: Connection, ids: Iterable[NodeId]) -> dict[NodeId, Node]:

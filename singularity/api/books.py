@@ -23,6 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
 
+from singularity.primitives import asides
 from singularity.primitives.messages import Envelope, Report
 from singularity.primitives.model import (
     Checkpoint,
@@ -126,6 +127,11 @@ class Books:
         for line in tell(before, after, reason, self.nodes, now_s):
             self._note(after.id, line, now_s, node)
         self._timeline(before, after, reason, now_s)
+        aside = after.spec.aside
+        if aside is not None and asides.certifies(before, after) and aside.of in self.jobs:
+            told = asides.certified(self.jobs[aside.of], after, now_s)
+            why = told.certificate.reason if told.certificate else ""
+            self.write(self.jobs[aside.of], Step(told), why, now_s)
 
     def timed(self, before: Job, after: Job, report: Report) -> None:
         """Add the seconds that a report tells to the incarnation that it is about."""
@@ -230,7 +236,7 @@ class Books:
                 .where(mine, row.c.incarnation == after.incarnation)
                 .values(resizes=grown)
             )
-        if after.checkpoints != before.checkpoints:
+        if after.checkpoints != before.checkpoints and after.spec.aside is None:
             self._keep_checkpoints(before, after)
 
     def _keep_checkpoints(self, before: Job, after: Job) -> None:

@@ -18,9 +18,10 @@ from typing import Final
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from singularity.primitives.asides import STEPS, shadow
 from singularity.primitives.clock import Clock
 from singularity.primitives.errors import InvalidSpec, SingularityError, Unavailable, Unplaceable
-from singularity.primitives.model import Job, JobId, JobSpec, Node
+from singularity.primitives.model import Aside, Job, JobId, JobSpec, Node
 from singularity.scheduler.placement import allowed, pack, sizes
 from singularity.scheduler.snapshot import Snapshot
 
@@ -59,7 +60,8 @@ def digest(body: object) -> str:
 def entries(
     document: JobDocument, after: Sequence[JobId], key: str | None, body: object, now_s: float
 ) -> list[Entry]:
-    """One new job, or as many as the array has. Each of an array knows its own number."""
+    """One new job, or as many as the array has, each of which knows its own number; then those
+    that verify them, where the document asks for a preflight."""
     count = document.array or 1
     mark = digest(body)
     out = []
@@ -72,7 +74,16 @@ def entries(
         job = Job(id=id_, spec=spec, devices=spec.devices, submitted_at_s=now_s, since_s=now_s)
         named = key if key is None or document.array is None else f"{key}/{number}"
         out.append((job, Submission(named, mark if named is not None else None)))
+    if document.checkpoint.preflight:
+        out += [_preflight(job, known, now_s) for job, known in out]
     return out
+
+
+def _preflight(job: Job, known: Submission, now_s: float) -> Entry:
+    """A request that is repeated finds it as it finds the job."""
+    (id_,) = new_ids(1, now_s)
+    key = None if known.key is None else f"{known.key}/preflight"
+    return shadow(job, Aside(job.id, STEPS), id_, now_s), Submission(key, known.digest)
 
 
 def _with_env(spec: JobSpec, more: Sequence[tuple[str, str]]) -> JobSpec:

@@ -26,7 +26,8 @@ class Checkpointing(Document):
     and the files at `path` are kept once all are newer than it; a file without {rank} is written by
     rank 0; the program goes on afterwards, and when it is started again goes on from them), restart
     (nothing is kept). Without it: transparent, and then cooperative where signal and path are said.
-    `mode` auto is all there is."""
+    `mode` auto is all there is. `preflight`: one is taken soon after the first steps, restored
+    aside and compared; see the job's certificate."""
 
     mode: Literal["auto"] = "auto"
     every: Every = None
@@ -43,6 +44,7 @@ class Checkpointing(Document):
         Field(max_length=64),
     ] = ()
     within: Annotated[Duration, Field(le=_WITHIN_MOST_S)] | None = None
+    preflight: bool = False
 
     @model_validator(mode="after")
     def _makes_a_chain(self) -> Self:

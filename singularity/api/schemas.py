@@ -147,6 +147,10 @@ class JobDocument(Document):
         if isinstance(data, Mapping):
             if data.get("kind") == "serve":
                 raise ValueError("kind: serve is not run in this release; use train or batch")
+            if data.get("kind") == "verify":
+                raise ValueError(
+                    "kind: verify is not submitted; use POST /v1/jobs/JOB/verifications"
+                )
             if "memory" in data:
                 raise ValueError("memory: shares of a device are not given out in this release")
         return data

@@ -75,8 +75,9 @@ def tell(
 
 def _of_cuts(before: Job, after: Job) -> Iterator[tuple[str, dict[str, object]]]:
     """What became of checkpoints, and of what takes them."""
-    made = after.checkpoint
-    if made is not None and (before.checkpoint is None or made.at_s > before.checkpoint.at_s):
+    made, own = after.checkpoint, after.spec.aside is None  # who verifies has another's checkpoint
+    last_s = before.checkpoint.at_s if before.checkpoint else -1.0
+    if own and made is not None and made.at_s > last_s:
         raw, new = sum(i.raw_bytes for i in made.shards), sum(i.new_bytes for i in made.shards)
         found = {"cut": made.cut, "step": made.step, "raw_bytes": raw, "new_bytes": new}
         yield "checkpoint", {**found, "engine": str(made.engine)}
@@ -89,6 +90,8 @@ def _of_cuts(before: Job, after: Job) -> Iterator[tuple[str, dict[str, object]]]
         yield "checkpoint-failed", {"cut": after.cut}
     if after.engine is not before.engine and after.incarnation == before.incarnation:
         yield "engine", {"engine": str(after.engine or "none"), "why": engines.label(after)}
+    if (told := after.certificate) is not None and told != before.certificate:
+        yield "certified", {"finding": str(told.finding), "by": told.by}
 
 
 def resized(before: Job, after: Job) -> bool:

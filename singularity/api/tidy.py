@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from singularity.primitives.model import Job, JobId
+from singularity.primitives.model import JobId
 from singularity.primitives.transport import SigningKey
 from singularity.scheduler.policy import Policy
-from singularity.scheduler.retention import needed, outlived
+from singularity.scheduler.retention import lent, needed, outlived
 from singularity.store.blobs import Blobs
 from singularity.store.imagestore import ImageStore
 from singularity.store.manifest import MANIFESTS, key_of
@@ -57,7 +57,9 @@ class Janitor:
     def _drop(self, now_s: float) -> int:
         stored = self._stored()
         jobs = self._ledger.jobs_of(stored)  # after the store was listed: see `needed`
-        gone = {i for i, job in jobs.items() if outlived(job, now_s, self._policy)}
+        kept = lent(self._ledger.shadows())
+        lenders = {owner for owner, _, _ in kept}
+        gone = {i for i, job in jobs.items() if outlived(job, now_s, self._policy)} - lenders
         self._ledger.retire({i for i in gone if jobs[i].checkpoints}, now_s)
         dropped = 0
         for job in jobs.values():
@@ -65,14 +67,13 @@ class Janitor:
                 self._images.forget(job.id)
                 dropped += len(stored[job.id])
             else:
-                dropped += self._drop_old(job, stored[job.id])
+                old = {
+                    c for c in stored[job.id] if not needed(job, *c) and (job.id, *c) not in kept
+                }
+                for incarnation, cut in sorted(old):
+                    self._images.drop(job.id, incarnation, cut)
+                dropped += len(old)
         return dropped
-
-    def _drop_old(self, job: Job, cuts: set[tuple[int, int]]) -> int:
-        old = [c for c in sorted(cuts) if not needed(job, *c)]
-        for incarnation, cut in old:
-            self._images.drop(job.id, incarnation, cut)
-        return len(old)
 
     def _stored(self) -> dict[JobId, set[tuple[int, int]]]:
         found: dict[JobId, set[tuple[int, int]]] = defaultdict(set)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from singularity.primitives import engines
-from singularity.primitives.model import Checkpoint, Job, Node, NodeId, Scope
+from singularity.primitives.model import Certificate, Checkpoint, Job, Node, NodeId, Scope
 from singularity.scheduler.interval import Cadence, cadence
 from singularity.scheduler.policy import Policy
 
@@ -77,10 +77,15 @@ def job_view(job: Job, spec: Json, nodes: Mapping[NodeId, Node], outlook: Outloo
             "origin": found.origin,
             "pause_s": job.pause_s,
         },
+        "certificate": certificate_view(job.certificate) if job.certificate else None,
         "confine": scope_text(job.confine) if job.confine else None,
         "version": job.version,
         "spec": {**spec, "tier": job.tier.name.lower()},
     }
+
+
+def certificate_view(found: Certificate) -> Json:
+    return {**asdict(found), "finding": str(found.finding), "facts": dict(found.facts)}
 
 
 def checkpoint_view(checkpoint: Checkpoint) -> Json:

@@ -9,7 +9,7 @@ import typer
 from singularity.primitives.clock import SystemClock
 from singularity.primitives.errors import NotFound
 
-from .client import path_of
+from .client import Client, Json, path_of
 from .frame import CONTEXT, Commands, server
 from .jobs import JOBS, JobName
 from .output import (
@@ -26,7 +26,8 @@ from .output import (
     size,
     write,
 )
-from .views import CheckpointView, VerifyView
+from .submit import finished
+from .views import CheckpointView, JobView, VerifyView
 
 ckpt = typer.Typer(
     cls=Commands, context_settings=CONTEXT, no_args_is_help=True, help="The cuts of a job."
@@ -62,15 +63,22 @@ def verify(
     ctx: typer.Context,
     job: JobName,
     checkpoint: Annotated[str | None, typer.Argument(help="As `ls` names it; else newest.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Restore it aside, let it run so many, compare.")
+    ] = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """Read every chunk of a checkpoint and check its hash."""
+    """Read every chunk of a checkpoint and check its hash; with --steps, also see that what comes
+    back from it does the same as the job itself."""
     client = server(ctx)
     if checkpoint is None:
         found = client.items(path_of(job, "checkpoints"), limit=1)
         if not found:
             raise NotFound(f"{job} has no checkpoint", hint=f"singularity ckpt create {job}")
         checkpoint = CheckpointView.model_validate(found[0]).name
+    if steps is not None:
+        _aside(client, job, {"checkpoint": checkpoint, "steps": steps}, output)
+        return
     body = client.get(path_of(job, "checkpoints", checkpoint, "verify"))
     view = VerifyView.model_validate(body)
     if output in (Format.JSON, Format.YAML):
@@ -81,4 +89,34 @@ def verify(
     for fault in view.faults:
         say(fault)
     if not view.ok:
+        raise typer.Exit(ExitCode.ERROR)
+
+
+@ckpt.command("preflight")
+def preflight(
+    ctx: typer.Context,
+    job: JobName,
+    steps: Annotated[int | None, typer.Option(min=1, help="How many to compare.")] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Take a checkpoint now, restore it aside and compare: can this job be moved at all?"""
+    _aside(server(ctx), job, {} if steps is None else {"steps": steps}, output)
+
+
+def _aside(client: Client, job: str, asked: Json, output: Format) -> None:
+    """Ask, wait for the end, and show the certificate. ^C detaches: it goes on."""
+    body = client.post(path_of(job, "verifications"), asked)
+    shadow = JobView.model_validate(body).id
+    try:
+        ended = finished(client, shadow)
+    except KeyboardInterrupt:
+        say(f"detached: it goes on; `singularity describe {shadow}`")
+        raise typer.Exit(0) from None
+    if output in (Format.JSON, Format.YAML):
+        show_raw(client.get(path_of(shadow)), output)
+    found = ended.certificate
+    finding, reason = (found.finding, found.reason) if found else ("incomparable", ended.message)
+    if output not in (Format.JSON, Format.YAML):
+        write(f"{finding}  {reason}\n")
+    if finding != "identical":
         raise typer.Exit(ExitCode.ERROR)

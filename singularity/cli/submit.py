@@ -42,6 +42,9 @@ def run(
     env: Annotated[list[str] | None, typer.Option("-e", "--env", metavar="NAME=VALUE")] = None,
     workdir: Annotated[str | None, typer.Option(help="Where the ranks start.")] = None,
     every: Annotated[str | None, typer.Option(help="Between checkpoints: 30s, 5m.")] = None,
+    preflight: Annotated[
+        bool, typer.Option("--preflight", help="Restore its first steps aside, and compare.")
+    ] = False,
     key: Annotated[str | None, typer.Option(help="Idempotency key: submit at most once.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Exit as the job does.")] = False,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Print rank 0's output.")] = False,
@@ -69,6 +72,8 @@ def run(
         spec["env"] = {**spec.get("env", {}), **dict(_pair(text) for text in env)}
     if every is not None:
         spec["checkpoint"] = {**spec.get("checkpoint", {}), "every": every}
+    if preflight:
+        spec["checkpoint"] = {**spec.get("checkpoint", {}), "preflight": True}
     jobs = _submit(client, spec, key)
     if not (wait or follow):
         _show(jobs, output)
@@ -145,7 +150,7 @@ def _attend(client: Client, jobs: list[str], follow: bool) -> int:
         for job in jobs:
             if follow:
                 follow_logs(client, job, rank=0, tail=None)
-            code = code or _code(_finished(client, job))
+            code = code or _code(finished(client, job))
     except KeyboardInterrupt:
         rest = " ".join(jobs)
         say(f"detached: {rest} goes on; `singularity logs -f JOB`, `singularity cancel JOB`")
@@ -153,7 +158,7 @@ def _attend(client: Client, jobs: list[str], follow: bool) -> int:
     return code
 
 
-def _finished(client: Client, job: str) -> JobView:
+def finished(client: Client, job: str) -> JobView:
     """The job's last view. A server that is away meanwhile is waited for, PATIENCE_S at most."""
     clock, pause = SystemClock(), threading.Event()
     state, heard_s = "", clock.now_s()

@@ -32,6 +32,14 @@ class CheckpointView(View):
         return f"{self.incarnation}-{self.cut}"
 
 
+class CertificateView(View):
+    finding: str
+    reason: str
+    step: int = 0
+    steps: int = 0
+    facts: dict[str, str] = Field(default_factory=dict)
+
+
 class JobView(View):
     id: str
     name: str
@@ -54,6 +62,7 @@ class JobView(View):
     since_s: float = 0.0
     infra_failures: int = 0
     checkpoint: CheckpointView | None = None
+    certificate: CertificateView | None = None
 
     @property
     def held(self) -> int:

@@ -20,7 +20,9 @@ def backoff_s(failures: int) -> float:
     return min(BACKOFF_FIRST_S * 2.0 ** max(0, failures - 1), BACKOFF_MOST_S)
 
 
-def begin(job: Job, now_s: float, *, keep_running: bool) -> tuple[Job, tuple[Command, ...]]:
+def begin(
+    job: Job, now_s: float, *, keep_running: bool, note_after: int = 0
+) -> tuple[Job, tuple[Command, ...]]:
     job = replace(
         job,
         cut=job.cut + 1,
@@ -40,6 +42,7 @@ def begin(job: Job, now_s: float, *, keep_running: bool) -> tuple[Job, tuple[Com
                 cut=job.cut,
                 keep_running=keep_running,
                 engine=job.spec.engines[job.cutting],
+                note_after=note_after,
             )
             for s in job.placement
         ),

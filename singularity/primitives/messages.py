@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from .model import Cooperation, Engine, JobId, NodeId, ShardImage, Unable
+from .model import Aside, Certificate, Cooperation, Engine, JobId, NodeId, ShardImage, Unable
 
 PROTOCOL: Final = 1
 Phase = Literal["running", "hung", "dumped", "stopped", "exited", "lost", "refused"]
@@ -58,6 +58,8 @@ class Start(_Command):
     `gang` lists every node of the job, lead first. `slots[i]` is the device of `ranks[i]` on this
     node, 0-based; ranks with equal slots take turns. `secret` authenticates gang messages and
     `papers` authenticate images; both are added when the letter is sealed, and kept nowhere else.
+    With `aside`, `origin` is of another job: nothing of that may be touched, and the answer is
+    how they compare.
     """
 
     verb: Literal["start"] = "start"
@@ -73,18 +75,24 @@ class Start(_Command):
     hang_after_s: float | None = None
     origin: Origin | None = None
     project: str = "default"
+    aside: Aside | None = None
     secret: str = ""
     papers: Papers | None = None
     cooperation: Cooperation | None = None
 
 
 class Cut(_Command):
-    """Take checkpoint number `cut`; afterwards go on running, or release the devices."""
+    """Take checkpoint number `cut`; afterwards go on running, or release the devices.
+
+    `note_after`: when they have gone on for so many mini-batches, the ranks shall note the hash
+    of their parameters; 0: never.
+    """
 
     verb: Literal["cut"] = "cut"
     cut: Positive
     keep_running: bool
     engine: Engine = Engine.TRANSPARENT
+    note_after: Natural = 0
 
 
 class Stop(_Command):
@@ -142,6 +150,7 @@ class Report(Wire):
     seconds   how long each part took: barrier, dump, store, fetch, restore, reconnect, resize
     resize    the last change of slots this node has finished with, 0 for none; `devices` is what
               its ranks share since then, and `reason` says why that is not what was asked
+    certificate  how ranks that were restored aside compare, when they have ended
     """
 
     job: JobId
@@ -159,6 +168,7 @@ class Report(Wire):
     seconds: dict[str, float] = Field(default_factory=dict)
     resize: Natural = 0
     devices: Natural = 0
+    certificate: Certificate | None = None
 
 
 class Register(Wire):

@@ -25,6 +25,7 @@ class Tier(IntEnum):
 class Kind(StrEnum):
     TRAIN = "train"
     BATCH = "batch"
+    VERIFY = "verify"  # restores a cut of another job beside it and compares; see Aside
 
 
 class JobState(StrEnum):
@@ -229,6 +230,49 @@ class Cooperation:
 
 
 @dataclass(frozen=True, slots=True)
+class Aside:
+    """What a job of kind verify is about: a cut of the job `of`, restored beside it for `steps`
+    mini-batches. `cut` 0 is one that is taken for it, after which `of` notes the hash of its
+    parameters; others are told from each other by `incarnation` and `cut`."""
+
+    of: JobId
+    steps: int
+    incarnation: int = 0
+    cut: int = 0
+
+
+class Finding(StrEnum):
+    IDENTICAL = "identical"
+    DIFFERS = "differs"
+    INCOMPARABLE = "incomparable"
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What came of it. `steps` mini-batches were run after the one of the cut, `step`.
+
+    `files` output files were compared with those of the job itself, `bytes` in all, and so were
+    the hashes of the `parameters` ("identical" or "differ"; "" where they were not noted).
+    `differs_at` is the mini-batch after which the first difference was written. `facts` tell what
+    it was found with: engine, versions, processor.
+    """
+
+    finding: Finding
+    reason: str
+    incarnation: int = 0
+    cut: int = 0
+    step: int = 0
+    steps: int = 0
+    differs_at: int | None = None
+    files: int = 0
+    bytes: int = 0
+    parameters: str = ""
+    facts: tuple[tuple[str, str], ...] = ()
+    at_s: float = 0.0
+    by: str = ""  # the job that found it
+
+
+@dataclass(frozen=True, slots=True)
 class JobSpec:
     """What the owner asked for; never changes after submit.
 
@@ -262,6 +306,12 @@ class JobSpec:
     after: tuple[JobId, ...] = ()
     engines: tuple[Engine, ...] = (Engine.TRANSPARENT,)  # allowed, in this order
     cooperation: Cooperation | None = None
+    aside: Aside | None = None
+
+    @property
+    def named(self) -> tuple[JobId, ...]:
+        """Other jobs that this one cannot be judged without."""
+        return (*self.after, self.aside.of) if self.aside else self.after
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +332,7 @@ class Job:
     `fallen` is how far down its chain of engines the job has come, all the way when none works;
     `fallen_by` and `fallen_reason` say why. `cutting` is the place in the chain of the engine that
     takes the cut in flight. `unfit` are nodes whose processors cannot run its newest image.
+    `certificate` is the newest finding on a cut of it; of a job of kind verify, its own.
     """
 
     id: JobId
@@ -328,6 +379,7 @@ class Job:
     fallen_reason: str = ""
     cutting: int = 0
     unfit: frozenset[NodeId] = frozenset()
+    certificate: Certificate | None = None
 
     @property
     def engine(self) -> Engine | None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from . import cuts, engines, resizing
+from . import asides, cuts, engines, resizing
 from .cuts import backoff_s
 from .lifecycle import Event, advance
 from .messages import Command, Origin, Report, Start, Stop
@@ -69,10 +69,10 @@ def resume(job: Job, placement: Placement, now_s: float) -> Step:
     return Step(moved, tuple(commands))
 
 
-def checkpoint(job: Job, now_s: float) -> Step:
+def checkpoint(job: Job, now_s: float, note_after: int = 0) -> Step:
     assert job.state is JobState.RUNNING and not job.dumping and not job.resizing, job
     job = replace(job, version=job.version + 1, cutting=engines.first(job))
-    return Step(*cuts.begin(job, now_s, keep_running=True))
+    return Step(*cuts.begin(job, now_s, keep_running=True, note_after=note_after))
 
 
 def suspend(job: Job, now_s: float, target: Placement = ()) -> Step:
@@ -230,6 +230,7 @@ def _start(job: Job, shard: Shard, first: int) -> Start:
         origin=origin,
         project=spec.project,
         cooperation=spec.cooperation,
+        aside=spec.aside,
     )
 
 
@@ -321,6 +322,7 @@ def _exited(job: Job, report: Report, now_s: float) -> Job:
         resizing=frozenset(),
         exit_code=0,
         message="",
+        certificate=asides.found(job, report, now_s),
     )
 
 

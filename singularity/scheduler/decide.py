@@ -5,12 +5,12 @@ Passes run in a fixed order, each seeing what the earlier ones took.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from singularity.primitives import engines
-from singularity.primitives.model import TERMINAL, Engine, Intent, Job, JobState
+from singularity.primitives.model import TERMINAL, Engine, Intent, Job, JobId, JobState
 
-from . import elastic, evacuate
+from . import aside, elastic, evacuate
 from .explain import lacking
 from .interval import cadence
 from .placement import feasible, find, sizes
@@ -27,10 +27,11 @@ def decide(snapshot: Snapshot, policy: Policy) -> Plan:
     overdue(draft, policy)
     obey(draft)
     expire(draft)
+    aside.give_way(draft)
     evacuate.drain(draft, policy)
     blocked = place(draft, policy)
     elastic.grow(draft, blocked, policy)
-    checkpoint(draft, policy)
+    checkpoint(draft, aside.place(draft, blocked, policy), policy)
     return draft.plan()
 
 
@@ -143,8 +144,8 @@ def _place(draft: Draft, job: Job) -> bool:
     return False
 
 
-def checkpoint(draft: Draft, policy: Policy) -> None:
-    """Take the checkpoints that are due or asked for."""
+def checkpoint(draft: Draft, compared: Mapping[JobId, int], policy: Policy) -> None:
+    """Take the checkpoints that are due or asked for; `compared` by whom it is verified."""
     snapshot = draft.snapshot
     for job in draft.untouched(JobState.RUNNING):
         if not draft.can_cut(job):
@@ -153,7 +154,9 @@ def checkpoint(draft: Draft, policy: Policy) -> None:
         found = cadence(job, nodes, snapshot.now_s, policy)
         last_s = max(job.running_at_s or 0.0, job.cut_ended_s)
         due = found.every_s is not None and snapshot.now_s - last_s >= found.every_s
+        steps = compared.get(job.id, 0)
         wanted = job.checkpoint_wanted and engines.next_up(job) is not Engine.RESTART
-        if due or wanted:
-            reason = found.text if due else "its owner asked for one"
-            draft.take(Action(Verb.CHECKPOINT, job.id, job.version, reason))
+        if due or steps or wanted:
+            asked = "it is to be verified" if steps else "its owner asked for one"
+            reason = found.text if due else asked
+            draft.take(Action(Verb.CHECKPOINT, job.id, job.version, reason, note_after=steps))

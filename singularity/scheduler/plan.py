@@ -13,6 +13,7 @@ from singularity.primitives import verbs
 from singularity.primitives.model import (
     TERMINAL,
     WAITING,
+    Checkpoint,
     Goal,
     Intent,
     Job,
@@ -46,7 +47,8 @@ _CUTS = frozenset({Verb.CHECKPOINT, Verb.SUSPEND, Verb.MIGRATE, Verb.SCALE})
 @dataclass(frozen=True, slots=True)
 class Action:
     """One primitive applied to one job. `seen` is the row version it was decided on; `price` what
-    it costs, in device-seconds, where that was weighed."""
+    it costs, in device-seconds, where that was weighed. `note_after` is as in messages.Cut, and
+    `origin` what a job of kind verify restores, for it has no checkpoints of its own."""
 
     verb: Verb
     job: JobId
@@ -55,6 +57,8 @@ class Action:
     placement: Placement = ()
     lost: frozenset[NodeId] = frozenset()
     price: float | None = None
+    note_after: int = 0
+    origin: Checkpoint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,7 @@ class Draft:
         """May a checkpoint of the job begin now? One at a time, and of whole gangs only."""
         return (
             job.state is JobState.RUNNING
+            and job.spec.aside is None
             and not self.touched(job)
             and not job.dumping
             and not job.resizing
@@ -211,9 +216,11 @@ def perform(job: Job, action: Action, now_s: float) -> Step:
 def _dispatch(job: Job, action: Action, now_s: float) -> Step:
     match action.verb:
         case Verb.RESUME:
+            if action.origin is not None:
+                job = replace(job, checkpoints=(action.origin,))
             return verbs.resume(job, action.placement, now_s)
         case Verb.CHECKPOINT:
-            return verbs.checkpoint(job, now_s)
+            return verbs.checkpoint(job, now_s, action.note_after)
         case Verb.SUSPEND:
             return verbs.suspend(job, now_s)
         case Verb.MIGRATE:

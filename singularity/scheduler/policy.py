@@ -24,6 +24,9 @@ class Policy:
     checkpoint_most_s: float = 21600.0  # nobody likes to lose more than 6 hours
     node_mtbf_s: float = 3.6e6  # 42 days: 1,024 GPUs, 8 a node, fail every 7.9 h (arXiv 2410.21680)
     resize_deadline_s: float = 180.0  # agents give a resize up by themselves long before
+    aside_wait_s: float = 300.0  # for idle devices; whoever asked to verify wants an answer
+    aside_settle_s: float = 5.0  # from the start, or the last cut, to one that is to be compared
+    aside_cuts: int = 3  # failures in a row, after which a job counts as one that cannot be cut
 
     ended_kept_s: float = 3600.0  # checkpoints of a job that succeeded or was cancelled
     failed_kept_s: float = 7 * 86400.0  # of one that failed: somebody may want to see why

@@ -9,8 +9,10 @@ from .snapshot import Snapshot
 
 
 def queue(snapshot: Snapshot) -> list[Job]:
-    """Jobs that want devices: most urgent tier first, then the longest waiting."""
+    """Jobs that want devices: most urgent tier first, then the longest waiting. Those that verify
+    others do not queue."""
     waiting = [j for j in snapshot.jobs if j.state in WAITING and j.intent is Intent.RUN]
+    waiting = [j for j in waiting if j.spec.aside is None]
     return sorted(waiting, key=lambda j: (j.tier, j.submitted_at_s, j.id))
 
 

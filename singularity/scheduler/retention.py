@@ -7,7 +7,9 @@ every node has started. So a cut is needed while it is one of these or is being 
 
 from __future__ import annotations
 
-from singularity.primitives.model import TERMINAL, Job, JobState
+from collections.abc import Iterable
+
+from singularity.primitives.model import TERMINAL, Job, JobId, JobState
 
 from .policy import Policy
 
@@ -20,6 +22,16 @@ def needed(job: Job, incarnation: int, cut: int) -> bool:
     if job.state in TERMINAL:
         return False
     return cut > job.cut or (cut == job.cut and bool(job.dumping))
+
+
+def lent(shadows: Iterable[Job]) -> frozenset[tuple[JobId, int, int]]:
+    """Cuts that living jobs of kind verify have of others."""
+    return frozenset(
+        (job.spec.aside.of, c.incarnation, c.cut)
+        for job in shadows
+        if job.spec.aside is not None and job.state not in TERMINAL
+        for c in job.checkpoints
+    )
 
 
 def outlived(job: Job, now_s: float, policy: Policy) -> bool:

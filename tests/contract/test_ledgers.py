@@ -23,10 +23,15 @@ from sqlalchemy import Engine, select
 
 from singularity.api import tables as t
 from singularity.api.applier import SqlLedger
+from singularity.primitives.asides import shadow
 from singularity.primitives.errors import SingularityError
 from singularity.primitives.messages import Phase, Register, Report, Start
 from singularity.primitives.model import (
+    TERMINAL,
+    Aside,
+    Certificate,
     Duty,
+    Finding,
     Intent,
     Job,
     JobId,
@@ -73,6 +78,7 @@ CHAINS = (
     (Chain.TRANSPARENT, Chain.COOPERATIVE),
 )
 POLICY = Policy()
+FOUND = Certificate(Finding.DIFFERS, "differs", facts=(("engine", "none"),))
 
 
 class Ledgers(RuleBasedStateMachine):
@@ -154,7 +160,7 @@ class Ledgers(RuleBasedStateMachine):
                     self.tell(job, node, LIKELY.get(job.state, "running"), stored=True)
 
     @rule(
-        i=st.integers(0, 3),
+        i=st.integers(0, 6),
         which=st.integers(0, 3),
         phase=st.sampled_from(["dumped", "stopped", "exited", "lost", "refused", "hung"]),
         late=st.sampled_from([0, 0, 0, 1]),
@@ -163,7 +169,8 @@ class Ledgers(RuleBasedStateMachine):
     )
     def report(self, i: int, which: int, phase: Phase, late: int, stored: bool, code: int) -> None:
         """Anything may be reported: twice, late, by a node that the job left, of a former life."""
-        job = self.memory.jobs()[JOBS[i]]
+        jobs = self.memory.jobs()
+        job = jobs[sorted(jobs)[i % len(jobs)]]
         nodes = sorted(job.nodes) or NODES
         if job.incarnation > late:
             job = replace(job, incarnation=job.incarnation - late)
@@ -190,8 +197,19 @@ class Ledgers(RuleBasedStateMachine):
             seconds={"dump": 0.5 * (1 + job.cut % 3)},
             resize=job.resize if phase == "running" else 0,
             devices=next((s.devices for s in wanted if s.node == node), 0),
+            certificate=FOUND if job.spec.aside and stored and phase == "exited" else None,
         )
         self.same(methodcaller("record", said, self.now_s))
+
+    @rule(i=st.integers(0, 3), known=st.booleans())
+    def verify(self, i: int, known: bool) -> None:
+        """Of the newest checkpoint, or of one that is still to be taken; a few at a time."""
+        job = self.memory.jobs()[JOBS[i]]
+        last, number = job.checkpoint, len(self.memory.jobs())
+        if job.state not in TERMINAL and number < len(JOBS) + 3:
+            named = (last.incarnation, last.cut) if known and last else (0, 0)
+            made = shadow(job, Aside(job.id, 4, *named), JobId(f"{job.id}-v{number}"), self.now_s)
+            self.same(methodcaller("submit", made))
 
     @rule(node=st.sampled_from(NODES), epoch=st.integers(0, 1), seq=st.integers(0, 6))
     def hear(self, node: NodeId, epoch: int, seq: int) -> None:
@@ -283,7 +301,8 @@ class Ledgers(RuleBasedStateMachine):
                 cuts = select(t.checkpoint.c.incarnation, t.checkpoint.c.cut)
                 cuts = cuts.where(t.checkpoint.c.job == job.id, t.checkpoint.c.counts)
                 found = {(row.incarnation, row.cut) for row in db.execute(cuts)}
-                assert found == {(c.incarnation, c.cut) for c in job.checkpoints}
+                own = () if job.spec.aside else job.checkpoints  # who verifies has another's
+                assert found == {(c.incarnation, c.cut) for c in own}
             box = select(t.outbox.c.node, t.outbox.c.epoch, t.outbox.c.seq)
             waiting = sorted(tuple(row) for row in db.execute(box))
         assert waiting == [(x.node, x.epoch, x.seq) for x in self.memory.unsent()]

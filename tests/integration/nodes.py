@@ -152,6 +152,7 @@ class LocalNode:
         *,
         keep_running: bool,
         engine: Engine = Engine.TRANSPARENT,
+        note_after: int = 0,
     ) -> None:
         self.send(
             Cut(
@@ -161,6 +162,7 @@ class LocalNode:
                 cut=cut,
                 keep_running=keep_running,
                 engine=engine,
+                note_after=note_after,
             )
         )
 

@@ -7,8 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from sandboxes import small_disk
+
 from singularity.agent import checkpoint
 from singularity.agent.doctor import examine
+from singularity.agent.fitness import fitness
 
 
 def _verdicts(facts: dict[str, object]) -> dict[str, str]:
@@ -30,6 +33,38 @@ def test_a_criu_that_does_not_start_is_said_to_fail(monkeypatch, tmp_path: Path)
     facts = examine()
     assert facts["engine"] == "in-place"
     assert _verdicts(facts)["checkpoint"] == "failed"
+
+
+def test_a_disk_that_is_nearly_full_is_said_to_be(monkeypatch, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "volume", "16m") as volume:
+        monkeypatch.setenv("SINGULARITY_VOLUME", str(volume))
+        found = {check.name: check for check in fitness() if check.name.startswith("disk")}
+        assert list(volume.iterdir()) == []
+    assert {name: check.verdict for name, check in found.items()} == {
+        "disk": "missing",
+        "disk-speed": "missing",
+    }
+    assert "only 0.0 GiB free" in found["disk"].detail
+
+
+def test_a_limit_that_is_too_low_is_named_with_what_raises_it() -> None:
+    code = (
+        "from singularity.agent.fitness import fitness;"
+        "print(next(c.verdict + ' ' + c.detail for c in fitness() if c.name == 'limits'))"
+    )
+    argv = ["prlimit", "--nofile=200:200", sys.executable, "-c", code]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.startswith("failed at most 200 open files")
+    assert "ulimit -Hn" in done.stdout
+
+
+def test_what_a_user_would_ask_for_is_answered() -> None:
+    facts = examine()
+    asked = {"namespaces", "network", "cgroup", "checkpoint", "mem-track", "aside", "limits"}
+    asked |= {"disk", "disk-speed", "py-spy", "torch"}
+    verdicts = _verdicts(facts)
+    assert asked <= verdicts.keys() | ({"mem-track"} if facts["engine"] != "criu" else set())
+    assert verdicts["torch"] == "ok", "torch is installed with the tests"
 
 
 def test_the_command_prints_one_json_object_and_leaves_nothing() -> None:

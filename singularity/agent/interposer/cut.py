@@ -18,6 +18,7 @@ from typing import Any, Final
 import torch
 from torch.optim import Optimizer
 
+from . import digest
 from .descriptors import sockets
 from .groups import Links
 from .page import Command, Page, ParkRecord, State
@@ -38,6 +39,7 @@ class Rank:
         links.crossing = self.crossing
         self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._last_optimizer = 0
+        self._note_at = 0  # the step at which to note the hash of the parameters
 
     def boundary(self, optimizer: Optimizer, *_: object) -> None:
         """Count one mini-batch and stop here if told to. Called after every optimizer step.
@@ -50,6 +52,8 @@ class Rank:
         if id(optimizer) != self._last_optimizer:
             self._optimizers.add(optimizer)
             self._last_optimizer = id(optimizer)
+        if step == self._note_at:
+            digest.note(page, step, self._values())
         stop = page.stop
         if stop and step >= stop:
             self._hold(step)
@@ -135,6 +139,7 @@ class Rank:
         page.state = State.REBUILDING
         page.command = Command.RUN
         rendezvous = page.rendezvous
+        self._note_at = rendezvous.get("note", 0)
         if connected:
             self.links.connect(rendezvous)
         page.step, page.crossings = self._step, self._crossings
@@ -149,6 +154,16 @@ class Rank:
                     state = optimizer.state.get(parameter, {})
                     for value in (parameter, parameter.grad, *state.values()):
                         yield from _extent(value)
+
+    def _values(self) -> Iterator[torch.Tensor]:
+        """What the training has come to: parameters, and what their optimizer keeps of them."""
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    state = optimizer.state.get(parameter, {})
+                    for value in (parameter, *state.values()):
+                        if isinstance(value, torch.Tensor):
+                            yield value
 
 
 def _extent(value: Any) -> Iterator[tuple[int, int]]:

@@ -82,12 +82,16 @@ class Clock(IntEnum):
     STEPS = 2
 
 
-class Rendezvous(TypedDict):
-    """Where the gang meets: a FileStore file, never used before in any earlier attempt."""
-
+class _Meeting(TypedDict):
     store: str  # path on the volume; "" means that the rank connects as plain torch would
     generation: int
     ip: str  # this rank's own address; "" is 127.0.0.1
+
+
+class Rendezvous(_Meeting, total=False):
+    """Where the gang meets: a FileStore file, never used before in any earlier attempt."""
+
+    note: int  # the step at which to note the hash of the parameters
 
 
 NOWHERE: Final[Rendezvous] = {"store": "", "generation": 0, "ip": ""}
@@ -124,6 +128,11 @@ class ParkRecord:
         scratch = target.with_name(target.name + ".new")
         scratch.write_text(json.dumps(asdict(self)))
         scratch.replace(target)
+
+
+def note_path(job: Path, step: int, rank: str) -> Path:
+    """Where `rank`, by the name of its page, notes a hash: in the job's directory on the volume."""
+    return job / "digests" / f"{step}-{rank}.json"
 
 
 class Page:
@@ -195,9 +204,10 @@ class Page:
         """Boundaries that the rank has come to, by the clock it counts by now."""
         return self.step or self.crossings
 
-    def resume(self, rendezvous: Rendezvous) -> None:
-        """Tell a parked rank to reconnect and go on; the cut's own fields are cleared first."""
-        self.stop = 0
+    def resume(self, rendezvous: Rendezvous, stop: int = 0) -> None:
+        """Tell a parked rank to reconnect and go on, until `stop` where that is not 0; the cut's
+        own fields are cleared first."""
+        self.stop = stop
         self.commit = 0
         self.rendezvous = rendezvous
         self.command = Command.RESUME
@@ -290,11 +300,14 @@ class Page:
         if not length:
             return NOWHERE
         raw = json.loads(bytes(self._bytes[_TEXT : _TEXT + length]))
-        return {
+        found: Rendezvous = {
             "store": str(raw["store"]),
             "generation": int(raw["generation"]),
             "ip": str(raw["ip"]),
         }
+        if "note" in raw:
+            found["note"] = int(raw["note"])
+        return found
 
     @rendezvous.setter
     def rendezvous(self, value: Rendezvous) -> None:

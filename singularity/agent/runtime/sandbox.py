@@ -95,8 +95,15 @@ class Sandbox:
     # -- making and finding ----------------------------------------------------------------------
 
     @classmethod
-    def create(cls, directory: Path, network: Network, limits: Limits | None = None) -> Sandbox:
-        """A sandbox with nothing in it yet; some 50 ms. Raises SandboxFailed, leaving nothing."""
+    def create(
+        cls,
+        directory: Path,
+        network: Network,
+        limits: Limits | None = None,
+        view: int | None = None,
+    ) -> Sandbox:
+        """A sandbox with nothing in it yet; some 50 ms. It sees the files that the process `view`
+        sees, or this machine's. Raises SandboxFailed, leaving nothing."""
         directory = directory.resolve()
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
@@ -106,7 +113,7 @@ class Sandbox:
             cgroup, unlimited = make_cgroup(f"{directory.name}-{mark:08x}", limits)
         rootless = os.geteuid() != 0
         namespaces = ("-p", "-m", "-i", *(("-n",) if network.isolated else ()))
-        process = _start(directory, namespaces, rootless, cgroup)
+        process = _start(directory, namespaces, rootless, cgroup, view)
         try:
             _hear(process, directory)
             (pid,) = children(process.pid)
@@ -258,10 +265,15 @@ class Sandbox:
 
 
 def _start(
-    directory: Path, namespaces: Sequence[str], rootless: bool, cgroup: Cgroup | None
+    directory: Path,
+    namespaces: Sequence[str],
+    rootless: bool,
+    cgroup: Cgroup | None,
+    view: int | None,
 ) -> subprocess.Popen[bytes]:
     user = ["-U", "-r"] if rootless else []
-    argv = ["unshare", *user, *namespaces, "-f", "--propagation", "slave", "--mount-proc"]
+    files = ["nsenter", "-t", str(view), "-m", "--"] if view is not None else []
+    argv = [*files, "unshare", *user, *namespaces, "-f", "--propagation", "slave", "--mount-proc"]
     argv += [sys.executable, "-I", "-S", supervisor.__file__, str(directory)]
     with (directory / "supervisor.err").open("wb") as errors:
         return subprocess.Popen(

@@ -56,7 +56,8 @@ def submit(
     after = _predecessors(document, who, serving)
     new = entries(document, after, key, body, serving.clock.now_s())
     serving.gauge.must_fit(new[0][0])
-    jobs, ids = [job for job, _ in new], serving.intake.submit(new)
+    count = document.array or 1  # what verifies them comes after them
+    jobs, ids = [job for job, _ in new[:count]], serving.intake.submit(new)[:count]
     fresh = ids == [job.id for job in jobs]
     views = serving.store.shown(jobs) if fresh else serving.store.views(ids)
     return views[0] if document.array is None else {"items": views, "next": None}
@@ -120,7 +121,7 @@ def checkpoints(job: str, who: Viewer, serving: Serving, page: Paged) -> Json:
 @router.post("/jobs/{job}/checkpoints", status_code=202)
 def take_checkpoint(job: str, who: Submitter, serving: Serving) -> Json:
     """Take one now; the job goes on running."""
-    found = serving.store.find(who, job)
+    found = _own_master(serving.store.find(who, job))
     if found.state is not JobState.RUNNING:
         raise IllegalTransition(
             f"{found.spec.name} is {found.state}; only a running job can be checkpointed",
@@ -139,7 +140,7 @@ def take_checkpoint(job: str, who: Submitter, serving: Serving) -> Json:
 @router.post("/jobs/{job}/suspend", status_code=202)
 def suspend(job: str, who: Submitter, serving: Serving) -> Json:
     """Checkpoint, give the devices back, and wait for resume."""
-    return _intend(serving, serving.store.find(who, job), Intent.HOLD)
+    return _intend(serving, _own_master(serving.store.find(who, job)), Intent.HOLD)
 
 
 @router.post("/jobs/{job}/resume", status_code=202)
@@ -158,7 +159,7 @@ def cancel(job: str, who: Submitter, serving: Serving) -> Json:
 @router.post("/jobs/{job}/move", status_code=202)
 def move(job: str, body: Move, who: Submitter, serving: Serving) -> Json:
     """Confine the job to a place, which moves it there; null lets it go anywhere again."""
-    found = _living(serving.store.find(who, job))
+    found = _own_master(_living(serving.store.find(who, job)))
     scope = None if body.to is None else serving.store.scope(body.to)
     if scope is not None:
         there = [n for n in serving.store.fleet() if scope.holds(n)]
@@ -168,7 +169,7 @@ def move(job: str, body: Move, who: Submitter, serving: Serving) -> Json:
 
 @router.post("/jobs/{job}/resize", status_code=202)
 def resize(job: str, body: Resize, who: Submitter, serving: Serving) -> Json:
-    found = _living(serving.store.find(who, job))
+    found = _own_master(_living(serving.store.find(who, job)))
     spec, devices = found.spec, body.devices
     if not spec.devices_min <= devices <= spec.devices_max:
         raise InvalidSpec(
@@ -196,6 +197,14 @@ def _living(job: Job) -> Job:
             job=job.id,
             state=job.state,
         )
+    return job
+
+
+def _own_master(job: Job) -> Job:
+    """Raises IllegalTransition for a job that verifies another: all it can be told is to end."""
+    if job.spec.aside is not None:
+        detail = f"{job.spec.name} verifies another job: it can be cancelled, and nothing else"
+        raise IllegalTransition(detail, job=job.id, of=job.spec.aside.of)
     return job
 
 

@@ -32,7 +32,7 @@ from singularity.agent.core import (
 from singularity.primitives.messages import Envelope, Heartbeat, Register, Report, Start
 from singularity.primitives.model import JobId, Node
 
-from . import keeping
+from . import asides, keeping
 from .cuts import Cuts
 from .physics import Ranks
 
@@ -69,7 +69,9 @@ class Machine:
         self._life += 1
         for job, ranks in sorted(self.ranks.items()):
             life = self.state.live.get(job)
-            if life is None or life.start.incarnation != ranks.key[1] or not life.started:
+            beside = ranks.start.aside is not None  # whoever compared them is gone
+            stranger = life is None or life.start.incarnation != ranks.key[1]
+            if stranger or beside or (life is not None and not life.started):
                 self.vanish(job)
         self.handle(Boot(frozenset(r.key for r in self.ranks.values())))
         for ranks in list(self.ranks.values()):
@@ -325,7 +327,8 @@ class Machine:
         job, incarnation = ranks.key
         if self.ranks.get(job) is ranks:
             self.vanish(job)
-            self.handle(Ended(job, incarnation, exit_code=ranks.exit_code))
+            told = asides.compared(ranks)
+            self.handle(Ended(job, incarnation, exit_code=ranks.exit_code, certificate=told))
 
     def vanish(self, job: JobId) -> None:
         self.ranks.pop(job).gone = True

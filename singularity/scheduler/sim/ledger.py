@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from singularity.primitives import verbs
+from singularity.primitives import asides, verbs
 from singularity.primitives.errors import Conflict, NotFound
 from singularity.primitives.messages import Envelope, Register, Report
 from singularity.primitives.model import (
@@ -44,7 +44,7 @@ class MemoryLedger:
     def snapshot(self, now_s: float) -> Snapshot:
         jobs = {j.id: j for j in self._jobs.values() if j.state not in TERMINAL}
         for job in list(jobs.values()):
-            jobs |= {a: self._jobs[a] for a in job.spec.after if a in self._jobs}
+            jobs |= {a: self._jobs[a] for a in job.spec.named if a in self._jobs}
         return Snapshot.build(self._nodes.values(), jobs.values(), now_s)
 
     def commit(self, plan: Plan, now_s: float) -> dict[JobId, str]:
@@ -54,7 +54,7 @@ class MemoryLedger:
             if why_not := admissible(job, action, self._nodes):
                 rejected[job.id] = why_not
             else:
-                self._write(job, perform(job, action, now_s))
+                self._write(job, perform(job, action, now_s), now_s)
         return rejected
 
     def record(self, report: Report, now_s: float) -> bool:
@@ -62,7 +62,7 @@ class MemoryLedger:
         if job is None:
             return verbs.settled(job, report)
         step = verbs.settle(job, report, now_s)
-        self._write(job, step)
+        self._write(job, step, now_s)
         return verbs.settled(step.job, report)
 
     def register(self, register: Register, now_s: float) -> Node:
@@ -78,8 +78,10 @@ class MemoryLedger:
         if node.epoch == 0 or node.lost or node.epoch != register.epoch:
             for job in sorted(self._jobs.values(), key=lambda j: j.id):
                 if job.state in ACTIVE and node.id in set(hosts(job)):
+                    now = self._jobs[job.id]  # one that was verified there has been certified
                     reason = f"node {node.id} started anew"
-                    self._write(job, verbs.failover(job, frozenset({node.id}), now_s, reason))
+                    step = verbs.failover(now, frozenset({node.id}), now_s, reason)
+                    self._write(now, step, now_s)
             self._log = [letter for letter in self._log if letter.node != node.id]
             node = reborn(self._nodes[node.id])
         node = replace(node, address=register.address, heard_s=now_s, devices=register.devices)
@@ -128,7 +130,7 @@ class MemoryLedger:
     def retire(self, jobs: Collection[JobId], now_s: float) -> None:
         for job in sorted(jobs):
             if (found := self._jobs.get(job)) is not None and found.state in TERMINAL:
-                self._write(found, verbs.retire(found))
+                self._write(found, verbs.retire(found), now_s)
 
     def letters(self, node: NodeId, epoch: int, after: int) -> list[Envelope]:
         return [
@@ -158,8 +160,12 @@ class MemoryLedger:
         self._jobs[job_id] = job
         return job
 
-    def _write(self, before: Job, step: verbs.Step) -> None:
+    def _write(self, before: Job, step: verbs.Step, now_s: float) -> None:
         self._jobs[step.job.id] = step.job
+        aside = step.job.spec.aside
+        if aside is not None and asides.certifies(before, step.job) and aside.of in self._jobs:
+            subject = self._jobs[aside.of]
+            self._jobs[subject.id] = asides.certified(subject, step.job, now_s)
         old, new = holdings(before), holdings(step.job)
         for node_id in sorted(old.keys() | new.keys()):
             node = self._nodes[node_id]

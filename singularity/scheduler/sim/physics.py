@@ -6,7 +6,7 @@ The laws that the whole system is held to are asserted here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from singularity.primitives.messages import Start
 from singularity.primitives.model import Checkpoint, Engine, JobId, NodeId
@@ -112,7 +112,11 @@ class Physics:
             there = {r for i in origin.shards for r in self._image(i.digest, origin.step).ranks}
             assert set(start.ranks) <= there, f"{start.job}: ranks without an image"
         step = origin.step if origin else 0
-        ranks = gang[start.node] = Ranks(start, Program.read(start.run), step)
+        program = Program.read(start.run)
+        if start.aside is not None:  # runs a part of the program, and the answer is its end
+            most = min(step + start.aside.steps, program.steps)
+            program = replace(program, steps=most, code=0)
+        ranks = gang[start.node] = Ranks(start, program, step)
         if len(gang) == 1:
             self.lost_steps += max(0, self._furthest.get(start.job, 0) - step)
             self._furthest[start.job] = step

@@ -10,6 +10,7 @@ from singularity.primitives.model import ACTIVE, Engine, Job, JobId, JobSpec, No
 from singularity.scheduler.ledger import Ledger
 from singularity.scheduler.policy import Policy
 
+from . import asides
 from .ledger import MemoryLedger
 from .physics import Program
 from .world import Costs, World, fleet
@@ -26,6 +27,7 @@ _FAULTS = (
     ("drain", 3),
     ("kill", 4),
     ("hang", 6),
+    ("verify", 12),
 )
 _CHAINS = (
     (Engine.TRANSPARENT,),
@@ -59,8 +61,10 @@ def storm(seed: int, ledger: Ledger | None = None) -> World:
 def survive(world: World) -> None:
     """Run it to the end; raises AssertionError where a law is broken."""
     world.run(PATIENCE_S, jobs=JOBS)
-    left = {j.id: (j.state, j.message) for j in world.ledger.jobs().values() if not _as_meant(j)}
-    assert len(world.ledger.jobs()) == JOBS and not left, left
+    own = [j for j in world.ledger.jobs().values() if j.spec.aside is None]
+    left = {j.id: (j.state, j.message) for j in own if not _as_meant(j)}
+    assert len(own) == JOBS and not left, left
+    asides.all_told(world.ledger.jobs())
     assert all(n.used == 0 for n in world.ledger.nodes().values()), "devices were never given back"
 
 
@@ -144,6 +148,8 @@ def _fault(world: World, what: str) -> None:
             world.crash(node, seconds)
         case "restart":
             world.restart(node, seconds / 25)
+        case "verify":
+            asides.ask(world)
         case "isolate":
             world.isolate(node, seconds)
         case "drain":

@@ -123,7 +123,7 @@ class World:
     def run(self, until_s: float, jobs: int | None = None) -> None:
         """Run to `until_s`, or until `jobs` jobs have been submitted and all have ended."""
         while self._heap and self._heap[0][0] <= until_s:
-            if jobs is not None and len(self._durable) == jobs and self.finished():
+            if jobs is not None and len(self._durable) >= jobs and self.finished():
                 return
             when_s, _, what = heapq.heappop(self._heap)
             self.clock.advance_to(when_s)
@@ -226,7 +226,8 @@ class World:
             assert (job.id, job.incarnation) in self.rotten, f"{job.id} shrank {before} to {step}"
         self._durable[job.id] = step
         if last is not None:
-            self.physics.verify(job.id, last, job.spec.ranks)
+            owner = job.spec.aside.of if job.spec.aside else job.id
+            self.physics.verify(owner, last, job.spec.ranks)
         if job.state is JobState.SUCCEEDED:
             self.physics.verify_finished(job.id, job.incarnation)
 

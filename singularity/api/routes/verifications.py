@@ -1,0 +1,57 @@
+"""/v1/jobs/{job}/verifications: is a job that comes back from a checkpoint the same job?"""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+
+from singularity.api.applier import Submission
+from singularity.api.intake import new_ids
+from singularity.api.services import Serving, Submitter
+from singularity.api.views import Json
+from singularity.primitives.asides import STEPS, shadow
+from singularity.primitives.errors import IllegalTransition, NotFound
+from singularity.primitives.model import TERMINAL, Aside, Job
+
+router = APIRouter(prefix="/v1", tags=["jobs"])
+
+
+class Verification(BaseModel):
+    """Of `checkpoint`, as <incarnation>-<cut>; of one that is taken for it, without."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    checkpoint: str | None = Field(default=None, max_length=20)
+    steps: int = Field(default=STEPS, ge=1, le=10_000)
+
+
+@router.post("/jobs/{job}/verifications", status_code=202)
+def verify(job: str, body: Verification, who: Submitter, serving: Serving) -> Json:
+    """Restore it beside the job, on idle devices, let it run and compare what both write. The
+    answer is a job of kind verify; its certificate, and then the job's own, tell what came of it.
+    """
+    found, now_s = serving.store.find(who, job), serving.clock.now_s()
+    (id_,) = new_ids(1, now_s)
+    made = shadow(found, _aside(found, body), id_, now_s)
+    serving.gauge.must_fit(made)
+    ids = serving.intake.submit([(made, Submission())])
+    return serving.store.views(ids)[0]
+
+
+def _aside(job: Job, asked: Verification) -> Aside:
+    """Raises NotFound, IllegalTransition."""
+    if job.spec.aside is not None:
+        raise IllegalTransition(f"{job.spec.name} verifies another job", job=job.id)
+    if asked.checkpoint is None:
+        if job.state in TERMINAL:
+            raise IllegalTransition(
+                f"{job.spec.name} has {job.state}: no checkpoint of it can be taken; name one",
+                job=job.id,
+                state=job.state,
+            )
+        return Aside(job.id, asked.steps)
+    known = {f"{c.incarnation}-{c.cut}": c for c in job.checkpoints}
+    if (named := known.get(asked.checkpoint)) is None:
+        detail = f"{job.spec.name} has no checkpoint {asked.checkpoint}"
+        raise NotFound(detail, near=list(known))
+    return Aside(job.id, asked.steps, named.incarnation, named.cut)
