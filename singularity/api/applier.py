@@ -275,9 +275,8 @@ class SqlLedger:
 
     def shadows(self) -> list[Job]:
         """The jobs of kind verify that have not ended."""
-        ended = [str(state) for state in TERMINAL]
         with self._engine.connect() as db:
-            alive = t.job_state.c.state.not_in(ended) & (t.job.c.kind == str(Kind.VERIFY))
+            alive = _NOT_ENDED & (t.job.c.kind == str(Kind.VERIFY))
             return load_jobs(db, alive)
 
     def jobs(self) -> dict[JobId, Job]:

@@ -145,7 +145,7 @@ class Ordeal:
                 assert event["facts"]["step"] == last, (fault, event, last)
                 lives += event["seq"] > since
         self.faults.append(fault)
-        back = f"{lives} new life, from step {last}" if lives else "the same life"
+        back = f"new lives: {lives}, from step {last}" if lives else "the same life"
         self.record("fault", f"{fault} | {outcome} | {back} | 0 steps")
 
     def events(self) -> list[Any]:
@@ -421,7 +421,7 @@ def test_slow_disks_damaged_chunks_and_lesser_processors(
     damaged = start("a", 2, gone)
     assert (damaged.phase, damaged.corrupt) == ("refused", True)
     record_property(
-        "fault", "chunk damaged | refused, the cut before is taken | 1 new life | 0 steps"
+        "fault", "chunk damaged | refused, the cut before is taken | new lives: 1 | 0 steps"
     )
     refused = start("old", 3, later)
     assert (refused.phase, refused.unfit, refused.corrupt) == ("refused", True, False)
@@ -429,7 +429,7 @@ def test_slow_disks_damaged_chunks_and_lesser_processors(
     assert refused.reason.endswith(f"lack: {missing}")
     assert not world.node("old").layout.sandboxes.exists(), "before anything was restored"
     record_property(
-        "fault", "processor lacks a feature | refused before the restore | 1 new life | 0 steps"
+        "fault", "processor lacks a feature | refused before the restore | new lives: 1 | 0 steps"
     )
     assert start("a", 4, later).step == later.step
     assert ended(node).exit_code == 0
