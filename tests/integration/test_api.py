@@ -66,7 +66,7 @@ def test_why_tells_the_interval_in_force_and_where_it_comes_from(
     found = job["checkpointing"]
     assert found["origin"].startswith("auto, √(2 · 5 s assumed · 41.7 d") and found["every_s"] > 30
     reasons = api.ok("GET", f"/v1/jobs/{job['id']}/why")["reasons"]
-    assert [r["kind"] for r in reasons] == ["placed", "checkpoint"]
+    assert [r["kind"] for r in reasons] == ["placed", "checkpoint", "engine"]
     assert found["origin"] in reasons[1]["detail"]
 
 

@@ -86,7 +86,8 @@ def nothing_left(node: LocalNode) -> None:
     assert not node.layout.page(SHADOW, 0).parent.exists()
     assert not node.layout.job(SHADOW).exists()
     assert list(node.layout.sandboxes.iterdir()) == []
-    assert list(node.layout.scratch.iterdir()) == []
+    homes = [home for home in node.layout.scratch.homes if home.exists()]
+    assert [path for home in homes for path in home.iterdir()] == []
     assert list((node.layout.node_dir / "views").iterdir()) == []
 
 
