@@ -12,7 +12,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from subprocess import Popen
+from typing import Any
 
 import httpx
 import psycopg
@@ -243,12 +246,22 @@ def test_what_a_killed_up_left_running_is_taken_over(tmp_path: Path, standin: No
     assert not rank.alive()
 
 
+@contextmanager
+def killed_at_last(process: Popen[Any]) -> Iterator[Popen[Any]]:
+    """A failed assertion does not wait for what stays up until it is asked."""
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def test_up_says_where_it_is_and_ends_cleanly_when_asked(tmp_path: Path, standin: None) -> None:
     fleet, data = tmp_path / "fleet.yaml", tmp_path / "data"
     fleet.write_text("regions: {here: {clusters: {a: {nodes: 1}}}}")
     env = {**os.environ, "XDG_STATE_HOME": str(tmp_path)}
     argv = [sys.executable, "-c", UP + UP_AND_STAY, data, STANDIN, fleet]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=env) as up:
+    with killed_at_last(Popen(argv, stdout=subprocess.PIPE, text=True, env=env)) as up:
         assert up.stdout is not None
         url = up.stdout.readline().strip()
         session = json.loads((tmp_path / "singularity" / "session.json").read_text())
@@ -264,7 +277,7 @@ def test_an_interrupted_start_leaves_nothing(tmp_path: Path, standin: None) -> N
     fleet, data = tmp_path / "fleet.yaml", tmp_path / "data"
     fleet.write_text("regions: {here: {clusters: {a: {nodes: 1}}}}")
     argv = [sys.executable, "-c", UP + UP_AND_STAY, data, STANDIN, fleet]
-    with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as up:
+    with killed_at_last(Popen(argv, stderr=subprocess.DEVNULL)) as up:
         assert wait_until((data / "pids" / "postgres").exists, SOON_S)
         postgres = json.loads((data / "pids" / "postgres").read_text())["pid"]
         up.send_signal(signal.SIGINT)
