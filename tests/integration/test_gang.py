@@ -50,6 +50,8 @@ class Rank(threading.Thread):
 class Dump:
     """A dump that takes no time and succeeds, or does not."""
 
+    unable = None
+
     def __init__(self, ok: bool) -> None:
         self.ok, self.at = ok, 0
 
