@@ -1,7 +1,7 @@
 # `make check` before every commit, `make test` for everything; what a target needs it builds itself.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help venv criu format check static test demo storm bench bench-checkpoint golden lock clean
+.PHONY: help venv criu format check static test carry demo storm bench bench-checkpoint golden lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -12,7 +12,7 @@ FAST := tests/unit tests/properties tests/contract tests/golden
 PYTEST := $(BIN)/python -m pytest -q
 
 help:  ## what there is to make
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 venv: $(STAMP)  ## the pinned environment in .venv
 
@@ -46,11 +46,14 @@ static: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-check: static  ## format, lint, types, import contracts, fast tests (< 60 s)
+check: static  ## format, lint, types, import contracts, fast tests (two minutes)
 	$(PYTEST) $(FAST)
 
 test: static criu  ## everything: check, simulation, integration
 	$(PYTEST) tests
+
+carry: $(STAMP) criu  ## every way people run PyTorch, moved, to the bit
+	SINGULARITY_CARRY=all $(PYTEST) tests/integration/test_carry.py
 
 demo: $(STAMP) criu  ## a planet on this machine, a real training job, and what befalls it
 	$(BIN)/python examples/digits/demo.py
