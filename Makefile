@@ -47,10 +47,10 @@ static: $(STAMP)
 	$(BIN)/lint-imports --no-logo
 
 check: static  ## format, lint, types, import contracts, fast tests (two minutes)
-	$(PYTEST) $(FAST)
+	$(PYTEST) -n 2 --dist loadfile $(FAST)
 
 test: static criu  ## everything: check, simulation, integration
-	$(PYTEST) tests
+	$(PYTEST) -n 2 --dist loadfile tests
 
 carry: $(STAMP) criu  ## every way people run PyTorch, moved, to the bit
 	SINGULARITY_CARRY=all $(PYTEST) tests/integration/test_carry.py

@@ -26,7 +26,7 @@ from singularity.primitives.model import Engine, JobId, NodeId
 
 JOB = JobId("job")
 SCRIPT = Path(__file__).parent / "jobs" / "paced.py"
-PATIENCE_S = 60.0
+PATIENCE_S = 90.0
 
 
 class Planet:

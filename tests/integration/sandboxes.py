@@ -17,7 +17,7 @@ from singularity.agent.runtime.sandbox import RankSpec, Sandbox
 
 ROOT = Path(__file__).resolve().parents[2]
 NOBODY = "65534"
-PATIENCE_S = 20.0  # for what takes milliseconds, on a machine that is very busy
+PATIENCE_S = 90.0  # a failure takes so long to be believed: imports of torch on a busy machine
 
 # Counts in memory, and says so once a line; ends by itself after line LAST, with code 5.
 COUNT = """

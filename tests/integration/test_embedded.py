@@ -29,7 +29,7 @@ from singularity.cli.processes import Known, started_ticks, wait_until
 from singularity.cli.servers import Postgres, Valkey
 from singularity.primitives.errors import PlanetBusy, Unavailable
 
-SOON_S = 20.0
+SOON_S = 60.0
 FLEET = Fleet(regions={"here": Region(clusters={"a": Cluster(nodes=2)})})
 STANDIN = Path(__file__).parent / "standin"
 

@@ -29,7 +29,7 @@ from singularity.primitives.transport import Letterbox, SigningKey, VerifyKey, c
 from singularity.scheduler.plan import Action, Plan, Verb
 
 NODE = NodeId("n0")
-PATIENCE_S = 20.0  # of the tests with a machine that does other things too
+PATIENCE_S = 60.0  # of the tests with a machine that does other things too
 TAKEOVER_S = 5.0
 
 
