@@ -24,6 +24,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from singularity.primitives import asides
+from singularity.primitives.holdings import holdings
 from singularity.primitives.messages import Envelope, Report
 from singularity.primitives.model import (
     Checkpoint,
@@ -33,7 +34,6 @@ from singularity.primitives.model import (
     JobSpec,
     Node,
     NodeId,
-    holdings,
 )
 from singularity.primitives.verbs import Step
 

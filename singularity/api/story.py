@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from singularity.primitives import engines
-from singularity.primitives.model import ACTIVE, TERMINAL, Job, JobState, Node, NodeId, at_risk_s
+from singularity.primitives.holdings import at_risk_s
+from singularity.primitives.model import ACTIVE, TERMINAL, Job, JobState, Node, NodeId
 
 _CUTTABLE = (JobState.RUNNING, JobState.SUSPENDING)
 

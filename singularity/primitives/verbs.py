@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 
 from . import asides, cuts, engines, resizing
 from .cuts import backoff_s
+from .holdings import divide
 from .lifecycle import Event, advance
 from .messages import Command, Origin, Report, Start, Stop
 from .model import (
@@ -31,7 +32,6 @@ from .model import (
     NodeId,
     Placement,
     Shard,
-    divide,
 )
 
 

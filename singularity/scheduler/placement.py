@@ -6,7 +6,8 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from singularity.primitives.model import Job, JobSpec, Placement, Shard, holdings
+from singularity.primitives.holdings import holdings
+from singularity.primitives.model import Job, JobSpec, Placement, Shard
 from singularity.primitives.resizing import in_place
 
 from .plan import Draft
