@@ -31,14 +31,22 @@ class Scratch:
     @contextmanager
     def directory(self, name: str, expected_bytes: int) -> Iterator[Path]:
         """An empty one, removed in the end."""
-        found = self._home(expected_bytes) / name
-        for home in self.homes:  # what an agent that died has left
-            shutil.rmtree(home / name, ignore_errors=True)
-        found.mkdir(parents=True)
+        found = self.make(name, expected_bytes)
         try:
             yield found
         finally:
             shutil.rmtree(found, ignore_errors=True)
+
+    def make(self, name: str, expected_bytes: int) -> Path:
+        """An empty directory, until `remove`."""
+        found = self._home(expected_bytes) / name
+        self.remove(name)  # what an agent that died has left
+        found.mkdir(parents=True)
+        return found
+
+    def remove(self, name: str) -> None:
+        for home in self.homes:
+            shutil.rmtree(home / name, ignore_errors=True)
 
     @property
     def homes(self) -> tuple[Path, ...]:

@@ -210,7 +210,7 @@ class Books:
                 "cluster": first.cluster,
                 "nodes": [s.node for s in after.placement],
                 "devices": after.held,
-                "step_from": after.checkpoint.step if after.checkpoint else 0,
+                "step_from": after.origin.step if after.origin else 0,
                 "placed_at_s": now_s,
                 "reason": reason or after.message,
                 "seconds": {},

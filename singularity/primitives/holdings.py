@@ -28,6 +28,12 @@ def divide(placement: Placement, ranks: int) -> Placement:
     return tuple(out)
 
 
+def stays(job: Job, shard: Shard) -> tuple[int, ...]:
+    """Ranks of `shard` that the reserved target leaves on their node."""
+    there = {s.node: s.ranks for s in divide(job.target, job.spec.ranks)}
+    return tuple(sorted(set(shard.ranks) & set(there.get(shard.node, ()))))
+
+
 def holdings(job: Job) -> Counter[NodeId]:
     """Devices the job keeps from others, per node: its placement, plus a reserved target.
 
@@ -49,9 +55,12 @@ def hosts(job: Job) -> Iterator[NodeId]:
 
 
 def at_risk_s(job: Job, now_s: float) -> float:
-    """Seconds of progress that would be lost if every rank died at `now_s`."""
+    """Seconds of progress that would be lost if every node of the job died at `now_s`."""
+    if job.handover is not None:
+        return job.carried_s
     if job.running_at_s is None or job.state not in (JobState.RUNNING, JobState.SUSPENDING):
         return 0.0
     last = job.checkpoint
     own = last is not None and last.incarnation == job.incarnation
-    return max(0.0, now_s - max(job.running_at_s, last.at_s if last and own else 0.0))
+    since_s = max(job.running_at_s, last.at_s if last and own else 0.0)
+    return job.carried_s + max(0.0, now_s - since_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 from typing import NewType
@@ -164,10 +165,24 @@ Placement = tuple[Shard, ...]
 
 
 @dataclass(frozen=True, slots=True, order=True)
+class Held:
+    """Where a node keeps its part of a handover until the ranks run elsewhere: in memory, so that
+    it is gone with the agent. Whoever shows `token` at `address` is given it; a node of the same
+    `machine` finds it in `directory`. `standing` ranks were not dumped: they wait where they are.
+    """
+
+    address: str
+    token: str
+    machine: str
+    directory: str
+    standing: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, order=True)
 class ShardImage:
     """What one node stored for one cut, after `step` mini-batches. `digest` is the blake3 of
     its manifest. With the cooperative engine it holds files that the program wrote, and may hold
-    none: those of the whole job are with rank 0."""
+    none: those of the whole job are with rank 0. What is `held` is in no store."""
 
     node: NodeId
     ranks: tuple[int, ...]
@@ -176,11 +191,14 @@ class ShardImage:
     raw_bytes: int = 0
     new_bytes: int = 0
     engine: Engine = Engine.TRANSPARENT
+    held: Held | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A cut that every shard of one incarnation holds: the only thing a job resumes from."""
+    """A cut that every shard of one incarnation holds: the only thing a job resumes from. One
+    whose shards are in the store counts as a checkpoint; one whose shards are held in memory is a
+    handover, good for the one move that it was made for."""
 
     incarnation: int
     cut: int
@@ -191,6 +209,12 @@ class Checkpoint:
     @property
     def engine(self) -> Engine:
         return self.shards[0].engine
+
+    @property
+    def standing(self) -> Mapping[NodeId, tuple[int, ...]]:
+        """Ranks that have not left their node, where there are any."""
+        found = {i.node: i.held.standing for i in self.shards if i.held}
+        return {node: ranks for node, ranks in found.items() if ranks}
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +325,8 @@ class Job:
     it to hold (`held` is what it has); `confine` where its owner moved it to. `cut` numbers its
     checkpoints; while one is being taken, `dumping` are the nodes that have not answered and
     `gathered` the images that are durable. `checkpoints` are those that count, newest first.
+    `handover` is newer than all of them: what the life before left in the memory of its nodes for
+    the next, until that runs; `carried_s` is the progress that so came to this life unsaved.
     `awaiting` are the nodes still to report before the state can change, `exited` those whose
     ranks have all ended well, `corrupt_in` the incarnation that last found its checkpoint corrupt.
     `cut_ended_s` is when the last cut was over, well or not; `pausing_s` what the cut in flight has
@@ -336,6 +362,8 @@ class Job:
     dumping: frozenset[NodeId] = frozenset()
     gathered: tuple[ShardImage, ...] = ()
     checkpoints: tuple[Checkpoint, ...] = ()
+    handover: Checkpoint | None = None
+    carried_s: float = 0.0
     checkpoint_wanted: bool = False
     corrupt_in: int = 0
     step: int = 0
@@ -375,7 +403,13 @@ class Job:
 
     @property
     def checkpoint(self) -> Checkpoint | None:
+        """The newest that survives any node."""
         return self.checkpoints[0] if self.checkpoints else None
+
+    @property
+    def origin(self) -> Checkpoint | None:
+        """What its next life begins from."""
+        return self.handover or self.checkpoint
 
     @property
     def nodes(self) -> frozenset[NodeId]:

@@ -23,10 +23,10 @@ from nodes import LocalNode, Planet, origin, planet, resumed
 from sandboxes import until
 
 from singularity.agent.checkpoint import find_criu, probe
-from singularity.agent.hands import Tools
 from singularity.agent.interposer.page import Page
 from singularity.agent.processors import here
 from singularity.agent.runtime.sandbox import Sandbox
+from singularity.agent.tools import Tools
 from singularity.cli import embedded
 from singularity.cli.fleet import Cluster, Fleet, Region
 from singularity.primitives.messages import Report

@@ -147,6 +147,7 @@ class Cuts:
             cutting.dumped, (cutting.reason, cutting.unable) = Dumped.FAILED, found
             return
         cutting.image = keeping.image(cut, ranks, machine.node.id, self._world.physics)
+        machine.memory.keep(cut, cutting.image)
         cutting.dumped = Dumped.DURABLE
 
     def _obey(self, cutting: _Cutting, number: int, order: Order | None) -> None:
@@ -200,4 +201,5 @@ class Cuts:
         )
         if order.verdict is Verdict.FINISH and image is not None:
             done = Saved(cut.job, cut.incarnation, cut.cut, False, image)
+        self._machine.memory.let_go(cut.job, cut.incarnation)
         self._machine.handle(done)
