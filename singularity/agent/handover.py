@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from blake3 import blake3
+from pydantic import TypeAdapter, ValidationError
 
 from singularity.primitives.errors import ImageCorrupt
 from singularity.primitives.messages import Origin, Start
@@ -44,6 +45,7 @@ _FRAME_MOST_BYTES: Final = _FRAME_BYTES + 4096  # sealed
 _QUIET_S: Final = 20.0  # without a byte from the node that keeps it
 _TRIES: Final = 3
 _PAUSE_S: Final = 1.0
+_HEAD: Final = TypeAdapter(tuple[str, int])
 
 
 class _Source(Protocol):
@@ -215,11 +217,9 @@ def _received(source: _Source, ref: CutRef, rank: int, target: Path, vault: Vaul
     digests: dict[str, str] = {}
     frames = _Sealed(ref, rank, vault)
     while True:
-        name, size = json.loads(frames.unseal(_frame(source)))
+        name, size = _head(frames.unseal(_frame(source)))
         if not name:
             break
-        if Path(name).name != name:
-            raise ImageCorrupt(f"rank {rank} of cut {ref.cut} comes with a file named {name}")
         hasher = blake3()
         with (target / name).open("xb") as file:
             while file.tell() < size:
@@ -229,6 +229,17 @@ def _received(source: _Source, ref: CutRef, rank: int, target: Path, vault: Vaul
         digests[name] = hasher.hexdigest()
     if vault.read(Life(ref.job, ref.incarnation), _frame(source)) != _statement(ref, rank, digests):
         raise ImageCorrupt(f"rank {rank} of cut {ref.cut} was changed on its way")
+
+
+def _head(data: bytes) -> tuple[str, int]:
+    """The name and the size of the file that follows."""
+    try:
+        name, size = _HEAD.validate_json(data)
+    except ValidationError as error:
+        raise ImageCorrupt("the stream of a handover is out of order") from error
+    if Path(name).name != name:
+        raise ImageCorrupt(f"the stream of a handover names a file {name}")
+    return name, size
 
 
 class _Sealed:

@@ -143,6 +143,7 @@ class LocalNode:
             for hands in executor._hands.values():
                 for sandbox in hands._ranks.values():
                     sandbox.kill()
+            executor._tools.handovers.clear()
 
     def send(self, command: Command) -> None:
         self._seq += 1
