@@ -50,8 +50,9 @@ class Executor:
             self._hands[job] = hands
             hands.start()
             whole.add((job, life.start.incarnation))
+        known = {(job, life.start.incarnation) for job, life in live.items()}
+        self._tools.handovers.recall(known, found)
         for sandbox in found.values():
-            sandbox.kill()
             sandbox.remove()
         return frozenset(whole)
 

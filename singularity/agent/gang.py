@@ -115,7 +115,8 @@ def nothing_to_give(_path: str, _token: str) -> None:
 
 class GangServer:
     """Answers Views on `host`; `judge(ref, view, secret)` is None for a cut not known (yet) or a
-    secret that does not fit. `give(path, token)` is the stream behind a path, None for none."""
+    secret that does not fit. `give(path, token)` is the stream behind a path, None for none; it
+    raises NodeUnreachable to be asked again."""
 
     def __init__(
         self, host: str, judge: Judge, give: Give = nothing_to_give, port: int = 0
@@ -140,7 +141,11 @@ class GangServer:
 
             def do_GET(self) -> None:
                 token = self.headers.get("Authorization", "").removeprefix("Bearer ")
-                parts = give(self.path, token)
+                try:
+                    parts = give(self.path, token)
+                except NodeUnreachable:
+                    self._answer(HTTPStatus.SERVICE_UNAVAILABLE, b"{}")
+                    return
                 if parts is None:
                     self._answer(HTTPStatus.NOT_FOUND, b"{}")
                     return

@@ -4,7 +4,7 @@ The images of such a cut go into no store. Whoever has the token is given them, 
 of this machine by a link to each file, another as a stream over the agents' own line, sealed as a
 chunk in the store would be, signed at its end by the life that was dumped. Ranks that stay on the
 node are not dumped at all: they stand where they were parked until the gang's next life wakes them.
-All of it ends with the agent, and with the word that nobody needs it any more.
+All of it outlives the agent, and ends with the machine, or with the word that nobody needs it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
@@ -27,15 +27,16 @@ from typing import Final, Protocol
 from blake3 import blake3
 from pydantic import TypeAdapter, ValidationError
 
-from singularity.primitives.errors import ImageCorrupt
-from singularity.primitives.messages import Origin, Start
-from singularity.primitives.model import Held, JobId, ShardImage
+from singularity.primitives.errors import ImageCorrupt, NodeUnreachable, Unavailable
+from singularity.primitives.messages import Origin, Papers, Start
+from singularity.primitives.model import Held, JobId, NodeId, ShardImage
 from singularity.store.vault import Life, Vault
 
-from .gang import CutRef
+from .gang import CutRef, write_durably
 from .layout import Layout
 from .runtime.processes import boot_id
 from .runtime.sandbox import Sandbox
+from .scratch import KEPT
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +44,8 @@ _PATH: Final = "/handovers/"
 _FRAME_BYTES: Final = 4 << 20
 _FRAME_MOST_BYTES: Final = _FRAME_BYTES + 4096  # sealed
 _QUIET_S: Final = 20.0  # without a byte from the node that keeps it
-_TRIES: Final = 3
-_PAUSE_S: Final = 1.0
+_PATIENCE_S: Final = 30.0  # with an agent that is away: it may be starting again
+_PAUSE_S: Final = 0.5
 _HEAD: Final = TypeAdapter(tuple[str, int])
 
 
@@ -58,48 +59,83 @@ class Kept:
 
     ref: CutRef
     directory: Path  # holds the images of each rank in a directory of its number
-    vault: Vault
+    papers: Papers | None
     token: str
     standing: dict[int, Sandbox] = field(default_factory=dict)
 
 
-class Handovers:
-    """Of one node, one a job. Thread-safe. `address` is where peers reach `give`."""
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What the next agent must know of it. It lies with the images, as private as they are."""
 
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
+    ref: CutRef
+    papers: Papers | None
+    token: str
+    standing: Mapping[int, Path]
+
+
+_RECORD: Final = TypeAdapter(_Record)
+
+
+class Handovers:
+    """Of one node, one a job. Thread-safe. `address_of` finds where another node's agent listens,
+    as long as the control plane answers."""
+
+    def __init__(self, layout: Layout, address_of: Callable[[NodeId], str]) -> None:
+        self._layout, self._address_of = layout, address_of
         self._lock = threading.Lock()
         self._kept: dict[JobId, Kept] = {}
-        self.address = ""
+        self._recalled = not any(layout.scratch.kept())
+
+    def recall(self, live: Container[tuple[JobId, int]], found: dict[Path, Sandbox]) -> None:
+        """Take over what the agent before kept, and of the sandboxes `found` here those that stand
+        for it. One whose life is still `live` never came to its end: it is cut anew."""
+        for directory in list(self._layout.scratch.kept()):
+            record = _RECORD.validate_json((directory / KEPT).read_bytes())
+            ref = record.ref
+            if (ref.job, ref.incarnation) in live:
+                self._layout.scratch.remove(directory.name)
+                continue
+            standing = {r: found.pop(p) for r, p in record.standing.items() if p in found}
+            with self._lock:
+                self._kept[ref.job] = Kept(ref, directory, record.papers, record.token, standing)
+        self._recalled = True
 
     # -- at the node that ranks leave ------------------------------------------------------------
 
-    def room(self, ref: CutRef, vault: Vault, expected_bytes: int) -> Kept:
+    def room(self, ref: CutRef, papers: Papers | None, expected_bytes: int) -> Kept:
         """Somewhere to dump to. Of an earlier handover of the job nothing is left then."""
         self.let_go(ref.job, ref.incarnation)
         token = secrets.token_hex(16)
         # Nobody finds the directory of another handover by that name, on whatever machine.
         name = f"{ref.job}.{ref.incarnation}.{ref.cut}.{token}"
-        kept = Kept(ref, self._layout.scratch.make(name, expected_bytes), vault, token)
+        kept = Kept(ref, self._layout.scratch.make(name, expected_bytes), papers, token)
         with self._lock:
             self._kept[ref.job] = kept
         return kept
 
     def held(self, kept: Kept, standing: tuple[int, ...]) -> Held:
         """What a later life is told, to find it."""
-        return Held(self.address, kept.token, boot_id(), str(kept.directory), standing)
+        return Held(kept.token, boot_id(), str(kept.directory), standing)
 
     def stand(self, ref: CutRef, ranks: Mapping[int, Sandbox]) -> None:
-        """The cut is over, and `ranks` wait here for the next life of their gang."""
+        """The cut is over, and `ranks` wait here for the next life of their gang. From here on the
+        next agent finds it too."""
         with self._lock:
             kept = self._kept.get(ref.job)
             if kept is not None and kept.ref == ref:
                 kept.standing.update(ranks)
+                places = {rank: sandbox.directory for rank, sandbox in ranks.items()}
+                record = _Record(ref, kept.papers, kept.token, places)
+                write_durably(kept.directory / KEPT, _RECORD.dump_json(record))
                 return
         self._end(ref.job, ranks)  # the node began anew meanwhile
 
     def give(self, path: str, token: str) -> Iterator[bytes] | None:
-        """The stream that answers GET `path`; None where there is nothing for that token."""
+        """The stream that answers GET `path`; None where there is nothing for that token. Raises
+        NodeUnreachable while that is not known yet."""
+        if not self._recalled:
+            raise NodeUnreachable("this agent has only begun")
         rank = path.removeprefix(_PATH)
         with self._lock:
             found = [k for k in self._kept.values() if hmac.compare_digest(k.token, token)]
@@ -118,6 +154,26 @@ class Handovers:
             raise ImageCorrupt(f"rank {rank} was to wait on {start.node}, and is gone")
         found.rename(self._layout.sandbox(start, rank))
         return found
+
+    def fetch(self, ref: CutRef, image: ShardImage, rank: int, target: Path, vault: Vault) -> None:
+        """The images of `rank` into the absent directory `target`, whole and as they were made.
+
+        Raises ImageCorrupt where they are no more to be had, ImageForged where they are another's.
+        """
+        held = image.held
+        assert held is not None, image
+        if held.machine == boot_id() and _linked(Path(held.directory) / str(rank), target):
+            return None
+        deadline_s = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                return _download(self._address_of(image.node), held, ref, rank, target, vault)
+            except (OSError, HTTPException, EOFError, Unavailable) as error:
+                if time.monotonic() > deadline_s:
+                    raise ImageCorrupt(
+                        f"{image.node} does not give rank {rank}: {error}"
+                    ) from error
+            time.sleep(_PAUSE_S)
 
     # -- the end ---------------------------------------------------------------------------------
 
@@ -143,39 +199,27 @@ class Handovers:
             self._layout.page(job, rank).unlink(missing_ok=True)
 
 
-def fetch(ref: CutRef, image: ShardImage, rank: int, target: Path, vault: Vault) -> None:
-    """The images of `rank` into the absent directory `target`, whole and as they were made.
-
-    Raises ImageCorrupt where they are no longer to be had, ImageForged where they are another's.
-    """
-    held = image.held
-    assert held is not None, image
-    if held.machine == boot_id() and _linked(Path(held.directory) / str(rank), target):
-        return None
-    why = ""
-    for attempt in range(_TRIES):
-        if attempt:
-            time.sleep(_PAUSE_S)
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir(parents=True)
-        connection = HTTPConnection(*_address(held.address), timeout=_QUIET_S)
-        try:
-            known = {"Authorization": f"Bearer {held.token}"}
-            connection.request("GET", f"{_PATH}{rank}", headers=known)
-            response = connection.getresponse()
-            if response.status == HTTPStatus.NOT_FOUND:
-                raise ImageCorrupt(f"{image.node} keeps rank {rank} of cut {ref.cut} no more")
-            return _received(response, ref, rank, target, vault)
-        except (OSError, HTTPException, EOFError) as error:
-            why = f"{type(error).__name__}: {error}"
-        finally:
-            connection.close()
-    raise ImageCorrupt(f"{image.node} does not give rank {rank} of cut {ref.cut}: {why}")
-
-
 def reference(start: Start, origin: Origin) -> CutRef:
     """The cut that `origin` names, of the job itself."""
     return CutRef(start.job, origin.incarnation, origin.cut)
+
+
+def _download(address: str, held: Held, ref: CutRef, rank: int, target: Path, vault: Vault) -> None:
+    host, _, port = address.rpartition(":")
+    connection = HTTPConnection(host, int(port), timeout=_QUIET_S)
+    try:
+        known = {"Authorization": f"Bearer {held.token}"}
+        connection.request("GET", f"{_PATH}{rank}", headers=known)
+        response = connection.getresponse()
+        if response.status == HTTPStatus.NOT_FOUND:
+            raise ImageCorrupt(f"rank {rank} of cut {ref.cut} is kept no more")
+        if response.status != HTTPStatus.OK:
+            raise NodeUnreachable(f"the agent answers {response.status}")
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        _received(response, ref, rank, target, vault)
+    finally:
+        connection.close()
 
 
 def _linked(source: Path, target: Path) -> bool:
@@ -198,7 +242,8 @@ def _linked(source: Path, target: Path) -> bool:
 
 def _sent(kept: Kept, rank: int) -> Iterator[bytes]:
     digests: dict[str, str] = {}
-    frames = _Sealed(kept.ref, rank, kept.vault)
+    vault = Vault(kept.papers)
+    frames = _Sealed(kept.ref, rank, vault)
     for file in sorted((kept.directory / str(rank)).iterdir()):
         hasher = blake3()
         yield frames.seal(json.dumps([file.name, file.stat().st_size]).encode())
@@ -209,7 +254,7 @@ def _sent(kept: Kept, rank: int) -> Iterator[bytes]:
         digests[file.name] = hasher.hexdigest()
     yield frames.seal(json.dumps(["", 0]).encode())
     life = Life(kept.ref.job, kept.ref.incarnation)
-    yield _framed(kept.vault.sign(life, _statement(kept.ref, rank, digests)))
+    yield _framed(vault.sign(life, _statement(kept.ref, rank, digests)))
 
 
 def _received(source: _Source, ref: CutRef, rank: int, target: Path, vault: Vault) -> None:
@@ -284,8 +329,3 @@ def _exactly(source: _Source, amount: int) -> bytes:
         parts.append(part)
         amount -= len(part)
     return b"".join(parts)
-
-
-def _address(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host, int(port)

@@ -22,7 +22,7 @@ from singularity.store.vault import Vault
 from . import processors
 from .checkpoint import Checkpointer, SuspendInPlace
 from .gang import CutRef
-from .handover import Handovers, fetch, reference
+from .handover import Handovers, reference
 from .interposer.page import Page, ParkRecord, State
 from .layout import Layout
 from .runtime.sandbox import Sandbox
@@ -115,7 +115,7 @@ class Images:
         self._check()
         began_s = time.monotonic()
         expected_bytes = sum(resident_bytes(sandbox) for sandbox in ranks.values())
-        kept = self.handovers.room(ref, Vault(start.papers), expected_bytes)
+        kept = self.handovers.room(ref, start.papers, expected_bytes)
 
         def take(rank: int) -> int:
             images = self._dump(ref.job, rank, ranks[rank], kept.directory / str(rank))
@@ -177,7 +177,9 @@ class Images:
                     self.store.load(key, shard.digest, targets, vault)
                     return
                 ref = reference(start, origin)
-                _side_by_side(lambda r: fetch(ref, shard, r, targets[r], vault), targets)
+                _side_by_side(
+                    lambda r: self.handovers.fetch(ref, shard, r, targets[r], vault), targets
+                )
 
             def restore(rank: int, sandbox: Sandbox) -> None:
                 page = self.layout.page(start.job, rank)

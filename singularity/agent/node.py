@@ -60,10 +60,8 @@ def open_node(settings: AgentSettings) -> Iterator[tuple[Agent, Executor]]:
         control = ControlPlane(settings.api_url, token)
         stack.callback(control.close)
         leads = Leads(settings.node, layout, control.peer, settings.cut_deadline_s)
-        handovers = Handovers(layout)
-        stack.callback(handovers.clear)
+        handovers = Handovers(layout, control.peer)
         server = GangServer(settings.host, leads.judge, handovers.give)
-        handovers.address = server.address
         stack.callback(server.close)
         # A lambda, for `agent` is made only below.
         letterbox = LetterboxProcess(

@@ -166,12 +166,10 @@ Placement = tuple[Shard, ...]
 
 @dataclass(frozen=True, slots=True, order=True)
 class Held:
-    """Where a node keeps its part of a handover until the ranks run elsewhere: in memory, so that
-    it is gone with the agent. Whoever shows `token` at `address` is given it; a node of the same
-    `machine` finds it in `directory`. `standing` ranks were not dumped: they wait where they are.
-    """
+    """What a node keeps in memory as its part of a handover, until the ranks run elsewhere. Whoever
+    shows its agent the `token` is given it; a node of the same `machine` finds it in `directory`.
+    `standing` ranks were not dumped: they wait where they are."""
 
-    address: str
     token: str
     machine: str
     directory: str

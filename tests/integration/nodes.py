@@ -114,9 +114,8 @@ class LocalNode:
         leads = Leads(
             self.name, layout, self._planet.addresses.__getitem__, self._planet.cut_deadline_s
         )
-        handovers = Handovers(layout)
+        handovers = Handovers(layout, self._planet.addresses.__getitem__)
         self.server = GangServer("127.0.0.1", leads.judge, handovers.give)
-        handovers.address = self.server.address
         self._planet.addresses[self.name] = self.server.address
         self.layout, self._lock = layout, threading.RLock()
         self.tools = self._planet.fit(self.name, make_tools(settings, layout, leads, handovers))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -79,13 +79,18 @@ def pids(world: Planet, name: str, incarnation: int) -> dict[int, int | None]:
     return {rank: sandbox.pid for rank, sandbox in hands._ranks.items()}
 
 
+def apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No two nodes find that they share a machine."""
+    machines = itertools.count()
+    monkeypatch.setattr(handover, "boot_id", lambda: f"machine {next(machines)}")
+
+
 @pytest.mark.parametrize("far", [False, True], ids=["one machine", "two machines"])
 def test_a_gang_moves_to_other_nodes_past_the_store(
     world: Planet, reference: list[bytes], monkeypatch: pytest.MonkeyPatch, far: bool
 ) -> None:
-    machines = itertools.count()
-    if far:  # no two nodes find that they share a machine
-        monkeypatch.setattr(handover, "boot_id", lambda: f"machine {next(machines)}")
+    if far:
+        apart(monkeypatch)
     begin(world, SPREAD)
     found = hand_over(world, SPREAD, {})
     assert not list((world.root / "volume").glob("manifests/**/*.json"))
@@ -108,13 +113,13 @@ def kept(homes: tuple[Path, ...]) -> list[Path]:
 def test_a_rank_that_stays_is_not_dumped_and_lives_on(
     world: Planet, reference: list[bytes]
 ) -> None:
-    """One of two leaves, and comes back: the other is the same process all along."""
+    """One of two leaves: the other is the same process before and after."""
     begin(world, PAIR)
     before = pids(world, "a", 1)
     found = hand_over(world, PAIR, {"a": (0,)})
     (image,) = found.shards
     assert image.held is not None and image.held.standing == (0,)
-    inside = sorted(p.name for p in Path(image.held.directory).iterdir())
+    inside = [p.name for p in Path(image.held.directory).iterdir() if p.is_dir()]
     assert inside == ["1"], "only who leaves is dumped"
     go_on(world, HALVES, found)
     assert [world.node(name).report().phase for name in HALVES] == ["running"] * 2
@@ -125,16 +130,42 @@ def test_a_rank_that_stays_is_not_dumped_and_lives_on(
     assert not list(world.node("a").layout.sandboxes.iterdir()), "nothing is left behind"
 
 
-def test_what_an_agent_kept_is_gone_with_it_and_refused_as_such(world: Planet) -> None:
+@pytest.mark.parametrize("far", [False, True], ids=["one machine", "two machines"])
+def test_an_agent_that_dies_in_between_gives_what_it_kept_and_wakes_who_stood_there(
+    world: Planet,
+    reference: list[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
+    far: bool,
+) -> None:
+    if far:
+        apart(monkeypatch)
     begin(world, PAIR)
+    before = pids(world, "a", 1)
     found = hand_over(world, PAIR, {"a": (0,)})
     world.node("a").restart()
-    assert not list(world.node("a").layout.sandboxes.iterdir()), "nobody would wake who stood there"
     go_on(world, HALVES, found)
-    for name, what in (("a", "was to wait"), ("b", "rank 1 of cut 1")):
+    assert [world.node(name).report().phase for name in HALVES] == ["running"] * 2
+    assert pids(world, "a", 2) == {0: before[0]}
+    assert [ended(world, name).exit_code for name in HALVES] == [0, 0]
+    assert world.losses() == reference
+    told = f"agent killed that keeps a handover | the next one gives it | from step {found.step}"
+    record_property("fault", f"{told} | 0 steps")
+
+
+def test_what_was_in_the_memory_of_a_machine_that_died_is_refused_as_such(
+    world: Planet, record_property: Callable[[str, object], None]
+) -> None:
+    begin(world, PAIR)
+    found = hand_over(world, PAIR, {"a": (0,)})
+    world.node("a").executor.kill_all()
+    go_on(world, HALVES, found)
+    for name, what in (("a", "was to wait"), ("b", "is kept no more")):
         report = ended(world, name)
         assert (report.phase, report.corrupt) == ("refused", True)
         assert what in report.reason
+    told = "machine lost that keeps a handover | refused, the last checkpoint is taken"
+    record_property("fault", f"{told} | new lives: 2 | 0 steps")
 
 
 def test_a_handover_that_is_given_up_leaves_the_gang_running_and_nothing_in_memory(

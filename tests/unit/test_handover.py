@@ -68,7 +68,7 @@ def running(**spec: Any) -> Job:
 
 
 def dumped(job: Job, node: NodeId, stay: tuple[int, ...] = ()) -> Report:
-    image = ShardImage(node, RANKS[node], "", 30, held=Held("h:1", f"t-{node}", "m", "/d", stay))
+    image = ShardImage(node, RANKS[node], "", 30, held=Held(f"t-{node}", "m", "/d", stay))
     return said(job, node, "dumped", cut=job.cut, image=image, step=30)
 
 
@@ -252,7 +252,7 @@ def agent(*events: Any) -> tuple[AgentState, list[Any]]:
     return state, effects
 
 
-IMAGE = ShardImage(A, (0, 1), "", 30, held=Held("h:1", "t", "m", "/d"))
+IMAGE = ShardImage(A, (0, 1), "", 30, held=Held("t", "m", "/d"))
 CUT = Cut(job=JobId("j"), node=A, incarnation=1, cut=1, keep_running=False, handover=True)
 GONE = (start(1), Started(JobId("j"), 1), CUT, Saved(JobId("j"), 1, 1, True, IMAGE))
 LET_GO = LetGo(JobId("j"), 1)

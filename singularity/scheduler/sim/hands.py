@@ -89,10 +89,10 @@ class Machine:
         self.up = False
         self._life += 1
         self.cuts.restart()
-        self.memory.clear()
 
     def power_off(self) -> None:
         self.shut_down()
+        self.memory.clear()
         for job in sorted(self.ranks):
             self.vanish(job)
 

@@ -28,7 +28,7 @@ def obstacle(cut: Cut, program: Program, *, node_dumps: bool) -> tuple[str, Unab
 
 @dataclass(slots=True)
 class Memory:
-    """What an agent keeps of handovers, one a job; gone when it is."""
+    """What a machine keeps of handovers, one a job; gone when its power is."""
 
     _kept: dict[JobId, tuple[int, str]] = field(default_factory=dict)
 
@@ -59,5 +59,5 @@ def image(cut: Cut, ranks: Ranks, node: NodeId, physics: Physics) -> ShardImage:
     digest = f"{cut.job}.{cut.incarnation}.{cut.cut}.{node}.{ranks.step}"
     mine = ranks.start.ranks
     physics.images[digest] = Image(cut.job, mine, ranks.step, cut.engine)
-    held = Held("", digest, "", "", cut.stay) if cut.handover else None
+    held = Held(digest, "", "", cut.stay) if cut.handover else None
     return ShardImage(node, mine, digest, ranks.step, engine=cut.engine, held=held)

@@ -218,8 +218,9 @@ class World:
 
     def holds(self, job: JobId, image: ShardImage) -> bool:
         """Is that part of a handover still in the memory of its node, and can it be had?"""
-        reachable = image.node not in self.unreachable
-        return reachable and self.machines[image.node].memory.holds(job, image)
+        keeper = self.machines[image.node]
+        there = keeper.up and image.node not in self.unreachable
+        return there and keeper.memory.holds(job, image)
 
     # -- the laws --------------------------------------------------------------------------------
 
