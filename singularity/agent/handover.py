@@ -127,7 +127,10 @@ class Handovers:
                 kept.standing.update(ranks)
                 places = {rank: sandbox.directory for rank, sandbox in ranks.items()}
                 record = _Record(ref, kept.papers, kept.token, places)
-                write_durably(kept.directory / KEPT, _RECORD.dump_json(record))
+                try:
+                    write_durably(kept.directory / KEPT, _RECORD.dump_json(record))
+                except OSError as error:
+                    log.warning("an agent after this one will not find it: %s", error)
                 return
         self._end(ref.job, ranks)  # the node began anew meanwhile
 
@@ -136,9 +139,10 @@ class Handovers:
         NodeUnreachable while that is not known yet."""
         if not self._recalled:
             raise NodeUnreachable("this agent has only begun")
-        rank = path.removeprefix(_PATH)
+        rank, shown = path.removeprefix(_PATH), token.encode()
         with self._lock:
-            found = [k for k in self._kept.values() if hmac.compare_digest(k.token, token)]
+            kept = self._kept.values()
+            found = [k for k in kept if hmac.compare_digest(k.token.encode(), shown)]
         if not found or not rank.isdecimal() or not (found[0].directory / rank).is_dir():
             return None
         return _sent(found[0], int(rank))
@@ -162,17 +166,16 @@ class Handovers:
         """
         held = image.held
         assert held is not None, image
-        if held.machine == boot_id() and _linked(Path(held.directory) / str(rank), target):
-            return None
+        near = held.machine == boot_id() and _linked(Path(held.directory) / str(rank), target)
         deadline_s = time.monotonic() + _PATIENCE_S
-        while True:
+        while not near:
             try:
-                return _download(self._address_of(image.node), held, ref, rank, target, vault)
+                _download(self._address_of(image.node), held, ref, rank, target, vault)
+                break
             except (OSError, HTTPException, EOFError, Unavailable) as error:
                 if time.monotonic() > deadline_s:
-                    raise ImageCorrupt(
-                        f"{image.node} does not give rank {rank}: {error}"
-                    ) from error
+                    told = f"{image.node} does not give rank {rank}: {error}"
+                    raise ImageCorrupt(told) from error
             time.sleep(_PAUSE_S)
 
     # -- the end ---------------------------------------------------------------------------------

@@ -282,8 +282,9 @@ class Hands(threading.Thread):
         if finish and not cut.keep_running:
             if image is None:
                 raise CheckpointFailed(f"it was released, but not by us: {dumper.state()[1]}")
-            staying = {rank: self._ranks.pop(rank) for rank in cut.stay}
-            self._tools.handovers.stand(ref, staying)
+            if cut.handover:
+                staying = {rank: self._ranks.pop(rank) for rank in cut.stay}
+                self._tools.handovers.stand(ref, staying)
             return Saved(*name, True, image, dumper.seconds)
         if cut.handover:
             self._tools.handovers.let_go(ref.job, ref.incarnation)

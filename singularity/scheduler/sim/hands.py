@@ -334,7 +334,11 @@ class Machine:
 
     def _exited(self, ranks: Ranks) -> None:
         job, incarnation = ranks.key
-        if self.ranks.get(job) is ranks:
+        if self.ranks.get(job) is not ranks:
+            return
+        if self.cuts.outlives(ranks):
+            self.soon(_LOOK_S, partial(self._exited, ranks))
+        else:
             self.vanish(job)
             told = asides.compared(ranks)
             self.handle(Ended(job, incarnation, exit_code=ranks.exit_code, certificate=told))
