@@ -38,7 +38,7 @@ from singularity.primitives.model import (
 from singularity.primitives.verbs import Step
 
 from . import tables as t
-from .story import Happening, end_of, resized, tell
+from .story import Happening, end_of, resized, tell, with_seconds
 
 _JOB, _SPEC = TypeAdapter(Job), TypeAdapter(JobSpec)
 _SHARDS = TypeAdapter(Checkpoint)
@@ -139,12 +139,7 @@ class Books:
             row = t.incarnation
             mine = (row.c.job == report.job) & (row.c.incarnation == report.incarnation)
             known = self._db.execute(select(row.c.seconds).where(mine)).scalar() or {}
-            same = known.get("cut") == report.cut
-            merged = {
-                part: max(seconds, known.get(part, 0.0)) if same else seconds
-                for part, seconds in report.seconds.items()
-            }
-            found = {**known, **merged, "cut": report.cut}
+            found = with_seconds(known, report)
             self._db.execute(update(row).where(mine).values(seconds=found))
 
     def flush(self) -> None:

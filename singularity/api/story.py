@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from singularity.primitives import engines
 from singularity.primitives.holdings import at_risk_s
+from singularity.primitives.messages import Report
 from singularity.primitives.model import ACTIVE, TERMINAL, Job, JobState, Node, NodeId
 
-_CUTTABLE = (JobState.RUNNING, JobState.SUSPENDING)
+_PARTS_OF_A_CUT = ("barrier", "dump", "store")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,15 @@ def _of_cuts(before: Job, after: Job) -> Iterator[tuple[str, dict[str, object]]]
         yield "engine", {"engine": str(after.engine or "none"), "why": engines.label(after)}
     if (told := after.certificate) is not None and told != before.certificate:
         yield "certified", {"finding": str(told.finding), "by": told.by}
+
+
+def with_seconds(known: Mapping[str, float], report: Report) -> dict[str, float]:
+    """How long each part of a life's start and of its last cut took, by its slowest node; `known`
+    before the report. Parts of an earlier cut are not of this one, which may have none such."""
+    same = known.get("cut", 0) == report.cut
+    kept = {p: s for p, s in known.items() if same or p not in _PARTS_OF_A_CUT}
+    told = {p: max(s, known.get(p, 0.0)) if same else s for p, s in report.seconds.items()}
+    return {**kept, **told, "cut": report.cut}
 
 
 def resized(before: Job, after: Job) -> bool:
