@@ -45,6 +45,7 @@ from .books import (
     node_row,
     spec_to_json,
 )
+from .drains import SqlDrains, in_force
 
 _NOT_ENDED = t.job_state.c.state.not_in([str(s) for s in TERMINAL])
 
@@ -57,7 +58,7 @@ class Submission:
     digest: str | None = None
 
 
-class SqlLedger:
+class SqlLedger(SqlDrains):
     """scheduler.ledger.Ledger on Postgres. `guard` is asked inside the transaction of every
     commit whether its author still leads, and raises NotLeader."""
 
@@ -132,7 +133,7 @@ class SqlLedger:
             ids = {j.id for j in jobs}
             if after := {a for j in jobs for a in j.spec.named} - ids:
                 jobs += load_jobs(db, t.job_state.c.id.in_(sorted(after)))
-        return Snapshot.build(nodes, jobs, now_s)
+            return Snapshot.build(nodes, jobs, now_s, in_force(db))
 
     def commit(self, plan: Plan, now_s: float) -> dict[JobId, str]:
         """Carry out each action that is still admissible; the rest, with the reason why not."""
@@ -258,7 +259,7 @@ class SqlLedger:
     # -- operators -------------------------------------------------------------------------------
 
     def set_duty(self, scope: Scope, duty: Duty, now_s: float) -> list[NodeId]:
-        """Cordon, drain or put back what is in `scope`; the nodes that it concerns."""
+        """Cordon or put back what is in `scope`; the nodes that it concerns."""
         column = {"region": t.node.c.region, "cluster": t.node.c.cluster, "node": t.node.c.id}
         with self._engine.begin() as db:
             inside = select(t.node.c.id).where(column[scope.kind] == scope.id)

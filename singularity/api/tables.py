@@ -227,6 +227,12 @@ drain = Table(
     _text("actor"),
     _time("at_s"),
     _time("ended_at_s", null=True),
+    _text("leaving"),
+    _time("deadline_s", null=True),
+    Column("moves_most", Integer, nullable=True),
+    Column("paused", Boolean, nullable=False),
+    _text("reason"),
+    Column("jobs", JSONB, nullable=False),
     CheckConstraint("scope_kind IN ('region', 'cluster', 'node')", "scope_kind"),
 )
 

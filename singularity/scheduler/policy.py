@@ -16,6 +16,7 @@ class Policy:
     stop_deadline_s: float = 60.0  # then a Stop is sent again
     preemptions_per_tick_max: int = 8  # bounds the blast radius of one bad plan
     migrations_per_tick_max: int = 16  # bounds what a drain does to the store at once
+    drain_notice_s: float = 120.0  # before its deadline the rest is suspended, tier by tier
     grow_after_s: float = 5.0  # quiet time of a shrunk job before it grows: against thrash
     move_cost_s: float = 5.0  # dump + transfer + restore of a job never measured
     resize_cost_s: float = 0.1  # new turns from the next mini-batch on: measured 10 to 100 ms

@@ -18,6 +18,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from singularity.primitives.drains import Drain
 from singularity.primitives.holdings import holdings
 from singularity.primitives.model import Duty, Job, JobId, Node, NodeId
 
@@ -49,9 +50,16 @@ class Snapshot:
     fleet: Fleet
     jobs: tuple[Job, ...]
     by_id: Mapping[JobId, Job]
+    drains: tuple[Drain, ...]
 
     @classmethod
-    def build(cls, nodes: Iterable[Node], jobs: Iterable[Job], now_s: float) -> Snapshot:
+    def build(
+        cls,
+        nodes: Iterable[Node],
+        jobs: Iterable[Job],
+        now_s: float,
+        drains: Iterable[Drain] = (),
+    ) -> Snapshot:
         """Order is canonical (by id), so equal facts give equal snapshots."""
         rows = tuple(sorted(nodes, key=lambda n: n.id))
         todo = tuple(sorted(jobs, key=lambda j: j.id))
@@ -85,6 +93,7 @@ class Snapshot:
             fleet=Fleet.build(layout, open_to, int(total.max(initial=0))),
             jobs=todo,
             by_id={j.id: j for j in todo},
+            drains=tuple(sorted(drains, key=lambda d: d.id)),
         )
 
 

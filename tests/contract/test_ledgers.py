@@ -24,6 +24,7 @@ from sqlalchemy import Engine, select
 from singularity.api import tables as t
 from singularity.api.applier import SqlLedger
 from singularity.primitives.asides import shadow
+from singularity.primitives.drains import Drain, Leaving
 from singularity.primitives.errors import SingularityError
 from singularity.primitives.holdings import holdings
 from singularity.primitives.messages import Phase, Register, Report, Start
@@ -93,6 +94,7 @@ class Ledgers(RuleBasedStateMachine):
             db.exec_driver_sql(f"TRUNCATE {names} RESTART IDENTITY CASCADE")
         self.sql, self.memory = SqlLedger(self.engine), MemoryLedger()
         self.now_s = 1_000.0
+        self.orders = 0
         self.stale: Plan | None = None
         for node in NODES:
             self.register(node, 0)
@@ -226,6 +228,27 @@ class Ledgers(RuleBasedStateMachine):
     @rule(scope=st.sampled_from(SCOPES), duty=st.sampled_from([*Duty, Duty.READY, Duty.READY]))
     def set_duty(self, scope: Scope, duty: Duty) -> None:
         self.same(lambda x: x.set_duty(scope, duty, self.now_s))
+
+    @rule(
+        scope=st.sampled_from(SCOPES),
+        leaving=st.sampled_from(Leaving),
+        most=st.sampled_from([None, 1]),
+    )
+    def open_drain(self, scope: Scope, leaving: Leaving, most: int | None) -> None:
+        self.orders += 1
+        order = Drain(f"drain-{self.orders}", scope, self.now_s, leaving, None, most)
+        self.same(lambda x: x.open_drain(order, "somebody"))
+        self.same(lambda x: x.drains())
+
+    @rule(which=st.integers(0, 2), end=st.sampled_from(["pause", "resume", "close"]))
+    def change_drain(self, which: int, end: str) -> None:
+        known = [d.id for d in self.memory.drains()][which : which + 1]
+        for id_ in (*known, "unknown"):
+            if end == "close":
+                self.same(lambda x, id_=id_: x.close_drain(id_, self.now_s))
+            else:
+                self.same(lambda x, id_=id_: x.pause_drain(id_, paused=end == "pause"))
+        self.same(lambda x: x.drains())
 
     @rule(i=st.integers(0, 3), intent=st.sampled_from([Intent.RUN, Intent.RUN, *Intent]))
     def intend(self, i: int, intent: Intent) -> None:

@@ -156,6 +156,36 @@ def test_steering_sends_exactly_what_was_said(argv: list[str], path: str, body: 
     assert (planet.body() if planet.asked[0].content else None) == body
 
 
+def test_the_options_of_a_drain_are_sent_as_said() -> None:
+    view = {"id": "d1", "target": "region/us-east"}
+    planet = Planet({"POST /v1/drains": httpx.Response(201, json=view)})
+    line = "drain us-east --within 2h --policy stop-basic-first --moves 2 --reason switches"
+    assert planet.run(*line.split()).exit_code == 0
+    wanted = {"within": "2h", "policy": "stop-basic-first", "moves": 2, "reason": "switches"}
+    assert planet.body() == {"target": "us-east", **wanted}
+
+
+def test_a_plan_of_a_drain_lists_departures_and_sums_them_up() -> None:
+    goes = {"job": "j1", "name": "train", "tier": "premium", "devices": 4, "how": "move"}
+    goes |= {"to": ["eu-north"], "bytes": 2_000_000, "begins_s": 0.0, "pause_s": 3.0, "why": "so"}
+    body = {"target": "region/us-east", "departures": [goes], "ends_s": 3.0, "bytes": 2_000_000}
+    planet = Planet({"POST /v1/drains": httpx.Response(200, json=body)})
+    result = planet.run("drain", "us-east", "--plan")
+    assert planet.body()["plan"] is True
+    assert "eu-north" in result.stdout and "train" in result.stdout
+    assert "empty after 3.0s" in result.stderr
+
+
+def test_a_drain_is_paused_by_its_target() -> None:
+    view = {"id": "d1", "target": "node/n0", "paused": True}
+    planet = Planet(
+        {"GET /v1/drains": items(view), "POST /v1/drains/d1/pause": httpx.Response(200, json=view)}
+    )
+    result = planet.run("drains", "n0", "--pause")
+    assert result.exit_code == 0 and "paused" in result.stdout
+    assert planet.run("drains", "--pause").exit_code != 0, "of which?"
+
+
 def test_a_drain_is_undone_by_its_target() -> None:
     drains = items({"id": "d1", "target": "node/n0"}, {"id": "d2", "target": "region/us-east"})
     planet = Planet({"GET /v1/drains": drains, "DELETE /v1/drains/d2": httpx.Response(204)})
