@@ -65,7 +65,7 @@ bench: $(STAMP)  ## the figures, with their ranges and the runs they came from
 	@for figure in overhead elastic splice store plane; do echo "== bench/$$figure.py"; $(BIN)/python bench/$$figure.py || exit 1; done
 
 bench-checkpoint: $(STAMP) criu  ## what a cut, a move and shared devices cost
-	@for figure in overhead elastic splice store faults "plane --submits 0"; do \
+	@for figure in overhead elastic splice store migration faults "plane --submits 0"; do \
 	  echo "== bench/$$figure"; set -- $$figure; script=$$1; shift; \
 	  $(BIN)/python bench/$$script.py "$$@" || exit 1; done
 

@@ -68,6 +68,8 @@ def slicing(gang: Gang, turns: int, seconds: float) -> None:
 class NoDump:
     """Says at once that there will be no image, so that all go on."""
 
+    unable = None
+
     def begin(self, step: int) -> None:
         self.step = step
 

@@ -1,4 +1,4 @@
-"""The fault table: every fault of tests/integration/test_faults.py, as its run tells it.
+"""The fault table: every fault of the tests named below, as their runs tell it.
 
 The tests inject each fault by real means and hold the outcome to the law: the numbers are those of
 a run that nothing befell, and no work is lost that a cut had committed. What they saw is printed.
@@ -13,7 +13,8 @@ import time
 import xml.etree.ElementTree as Tree
 from pathlib import Path
 
-TESTS = Path(__file__).resolve().parents[1] / "tests" / "integration" / "test_faults.py"
+ROOT = Path(__file__).resolve().parents[1]
+TESTS = [f"tests/integration/test_{name}.py" for name in ("faults", "node_faults", "handover")]
 
 
 def main() -> int:
@@ -21,8 +22,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.xml"
         began_s = time.monotonic()
-        argv = [sys.executable, "-m", "pytest", "-q", str(TESTS), f"--junitxml={report}", *legacy]
-        done = subprocess.run(argv, cwd=TESTS.parents[2], check=False)
+        argv = [sys.executable, "-m", "pytest", "-q", *TESTS, f"--junitxml={report}", *legacy]
+        done = subprocess.run(argv, cwd=ROOT, check=False)
         took_s = time.monotonic() - began_s
         found = [
             p.attrib["value"]

@@ -21,7 +21,7 @@ import httpx
 from singularity.cli.embedded import Planet
 
 TRAIN = Path(__file__).resolve().parents[1] / "examples" / "digits" / "train.py"
-PARTS = ("barrier", "dump", "store", "fetch", "restore", "reconnect")
+PARTS = ("barrier", "dump", "fetch", "restore", "reconnect")
 Json = dict[str, Any]
 
 
@@ -115,9 +115,6 @@ class Bench:
         for part in PARTS:
             found = [life["seconds"][part] for life in lives if part in life["seconds"]]
             print(f"        {part:<10} {spread(found)}")
-        made = self.call("GET", f"jobs/{job}")["checkpoint"]
-        raw, new = made["raw_bytes"] / 1e6, made["new_bytes"] / 1e6
-        print(f"        last image {raw:.0f} MB, of which {new:.0f} MB were new to the store")
         self.call("POST", f"jobs/{job}/cancel")
 
 

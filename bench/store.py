@@ -52,15 +52,14 @@ class Training:
                 return dict(made)
             time.sleep(0.05)
 
-    def move(self) -> Json:
-        """To another region; the checkpoint it went by."""
-        here = self._bench.until(self.id, "running")["region"]
-        regions = [r["id"] for r in self._bench.call("GET", "regions")["items"]]
-        away = next(region for region in regions if region != here)
-        self._bench.call("POST", f"jobs/{self.id}/move", {"to": f"region/{away}"})
-        while self._bench.until(self.id, "running")["region"] == here:
-            time.sleep(0.05)
-        return dict(self._bench.call("GET", f"jobs/{self.id}")["checkpoint"])
+    def rest(self) -> Json:
+        """Be suspended, and go on; the checkpoint it went by."""
+        self._bench.until(self.id, "running")
+        self._bench.call("POST", f"jobs/{self.id}/suspend")
+        made = self._bench.until(self.id, "suspended")["checkpoint"]
+        self._bench.call("POST", f"jobs/{self.id}/resume")
+        self._bench.until(self.id, "running")
+        return dict(made)
 
     def seconds(self, part: str) -> list[float]:
         lives = self._bench.call("GET", f"jobs/{self.id}/incarnations")["items"]
@@ -74,7 +73,7 @@ class Training:
         return self._log.read_bytes().count(b"\n") if self._log.exists() else 0
 
 
-def measure(bench: Bench, hidden: int, moves: int) -> None:
+def measure(bench: Bench, hidden: int, rests: int) -> None:
     tensors = tensor_bytes(hidden)
     print(f"tensors of a rank: {tensors / 1e6:.0f} MB")
     alone = Training(bench, 1, hidden)
@@ -91,15 +90,15 @@ def measure(bench: Bench, hidden: int, moves: int) -> None:
         f" {ratio:.2f} of one rank (goal: at most 1.2)"
     )
     later = []
-    for _ in range(moves):
+    for _ in range(rests):
         gang.progress(3)
-        later.append(gang.move())
+        later.append(gang.rest())
     for made in later:
         share = made["new_bytes"] / tensors
         print(f"a later one: {made['new_bytes'] / 1e6:.1f} MB, {share:.3f} of its changed tensors")
     raw = later[0]["raw_bytes"] / 1e6
     for part in ("dump", "store", "fetch"):
-        found = gang.seconds(part)[-moves:]
+        found = gang.seconds(part)[-rests:]
         rates = sorted(raw / seconds for seconds in found)
         print(f"{part:<6} {spread(found)}, {rates[0]:.0f} to {rates[-1]:.0f} MB/s")
     gang.cancel()
@@ -108,13 +107,13 @@ def measure(bench: Bench, hidden: int, moves: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--hidden", type=int, default=65536, help="width of the network")
-    parser.add_argument("--moves", type=int, default=4)
+    parser.add_argument("--rests", type=int, default=4, help="suspensions of the gang")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="singularity-bench-") as scratch:
         root = Path(scratch)
         root.chmod(0o755)
         with Planet(root / "planet") as planet:
-            measure(Bench(planet), args.hidden, args.moves)
+            measure(Bench(planet), args.hidden, args.rests)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,16 @@ class Kill:
     stacks: bool = False
 
 
-Effect = Launch | TakeCut | TakeSlots | Kill
+@dataclass(frozen=True, slots=True)
+class LetGo:
+    """Free what is kept here of lives of the job up to `incarnation`, for others to begin from:
+    they have, or never will. Not answered; mostly there is nothing."""
+
+    job: JobId
+    incarnation: int
+
+
+Effect = Launch | TakeCut | TakeSlots | Kill | LetGo
 
 # -- what the hands answer ------------------------------------------------------------------------
 
@@ -209,7 +218,7 @@ def react(state: AgentState, event: Event) -> Outcome:
             )
             return AgentState(node=state.node, epoch=event.epoch), kills, ()
         case Forget():
-            return _forget(state, event), (), ()
+            return _forget(state, event)
         case _:
             return _done(state, event)
 
@@ -232,7 +241,16 @@ def _letter(state: AgentState, letter: Envelope) -> Outcome:
 
 def _start(state: AgentState, start: Start) -> Outcome:
     assert start.job not in state.live, "the ledger waits for 'stopped' before it restarts"
-    return _with(state, start.job, Life(start)), (Launch(start),), ()
+    effects: tuple[Effect, ...] = (Launch(start),)
+    if start.job in state.last and not _begins_here(start):
+        effects = (LetGo(start.job, start.incarnation - 1), *effects)
+    return _with(state, start.job, Life(start)), effects, ()
+
+
+def _begins_here(start: Start) -> bool:
+    """From what an earlier life has left in the memory of this very node?"""
+    shards = start.origin.shards if start.origin else ()
+    return any(image.held and image.node == start.node for image in shards)
 
 
 def _cut(state: AgentState, cut: Cut) -> Outcome:
@@ -273,6 +291,9 @@ def _done(state: AgentState, done: Done) -> Outcome:
             found: dict[str, object] = {"step": done.step, "seconds": dict(done.seconds)}
             found |= {"reason": done.reason, "unable": Unable.NODE if done.reason else None}
             report = report.model_copy(update=found)
+            if _begins_here(life.start):  # its gang has met, so every node has what it needs
+                state, _, told = _tell(state, report)
+                return state, (LetGo(done.job, done.incarnation - 1),), told
         case Saved():
             report = _report(state, done, "dumped" if done.released else "running")
             found = {"cut": done.cut, "image": done.image, "step": done.image.step}
@@ -342,14 +363,15 @@ def _boot(state: AgentState, boot: Boot) -> Outcome:
     return state, tuple(effects), ()
 
 
-def _forget(state: AgentState, forget: Forget) -> AgentState:
-    gone = set(forget.reports)
-    kept = {
+def _forget(state: AgentState, forget: Forget) -> Outcome:
+    gone = {
         job: report
         for job, report in state.last.items()
-        if job in state.live or (job, report.incarnation) not in gone
+        if job not in state.live and (job, report.incarnation) in set(forget.reports)
     }
-    return replace(state, last=kept)
+    kept = {job: report for job, report in state.last.items() if job not in gone}
+    let_go = tuple(LetGo(job, report.incarnation) for job, report in sorted(gone.items()))
+    return replace(state, last=kept), let_go, ()
 
 
 def _report(state: AgentState, done: Done, phase: str) -> Report:

@@ -6,11 +6,10 @@ are stopped, and start again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from singularity.primitives.messages import Start
+from singularity.primitives.messages import Cut, Start
 from singularity.primitives.model import Engine, ShardImage
 
 from .cooperative import Cooperative
@@ -50,6 +49,22 @@ class Transparent:
 
 
 @dataclass(frozen=True, slots=True)
+class HandedOver:
+    """The same, but only those that leave the node, and into its memory."""
+
+    images: Images
+    stay: tuple[int, ...]
+    held: Final = True
+
+    def deadline_s(self, start: Start) -> float | None:
+        return None
+
+    def save(self, taking: Taking) -> ShardImage:
+        leaving = {r: sandbox for r, sandbox in taking.ranks.items() if r not in self.stay}
+        return self.images.hold(taking.start, taking.ref, taking.step, leaving, taking.seconds)
+
+
+@dataclass(frozen=True, slots=True)
 class SelfSaved:
     """What the program writes when it is signalled."""
 
@@ -63,5 +78,7 @@ class SelfSaved:
         return self.cooperative.save(taking)
 
 
-def keepers(images: Images, cooperative: Cooperative) -> Mapping[Engine, Keeper]:
-    return {Engine.TRANSPARENT: Transparent(images), Engine.COOPERATIVE: SelfSaved(cooperative)}
+def keeper(images: Images, cooperative: Cooperative, cut: Cut) -> Keeper:
+    if cut.engine is Engine.COOPERATIVE:
+        return SelfSaved(cooperative)
+    return HandedOver(images, cut.stay) if cut.handover else Transparent(images)

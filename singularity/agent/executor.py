@@ -10,9 +10,10 @@ from pathlib import Path
 from singularity.primitives.model import JobId
 
 from . import aside
-from .core import Effect, Ended, Kill, Launch, Life
-from .hands import Answer, Hands, Tools
+from .core import Effect, Ended, Kill, Launch, LetGo, Life
+from .hands import Hands
 from .runtime.sandbox import Sandbox
+from .tools import Answer, Tools
 
 log = logging.getLogger(__name__)
 
@@ -49,13 +50,17 @@ class Executor:
             self._hands[job] = hands
             hands.start()
             whole.add((job, life.start.incarnation))
+        known = {(job, life.start.incarnation) for job, life in live.items()}
+        self._tools.handovers.recall(known, found)
         for sandbox in found.values():
-            sandbox.kill()
             sandbox.remove()
         return frozenset(whole)
 
     def perform(self, effect: Effect) -> None:
         with self._lock:
+            if isinstance(effect, LetGo):
+                self._let_go(effect)
+                return
             if isinstance(effect, Kill):
                 self._kill(effect)
                 return
@@ -81,6 +86,7 @@ class Executor:
             hands.kill()
         for hands in list(self._hands.values()):
             hands.join()
+        self._tools.handovers.clear()
 
     def abandon(self) -> None:
         """Let go of every rank without touching it, as an agent that dies does."""
@@ -101,6 +107,12 @@ class Executor:
             return
         done = Ended(kill.job, kill.incarnation, killed=True)
         threading.Thread(target=self._answer, args=(done, _nothing), daemon=True).start()
+
+    def _let_go(self, effect: LetGo) -> None:
+        """Beside the caller: to end ranks that stood here takes a while."""
+        found = (effect.job, effect.incarnation)
+        let_go = self._tools.handovers.let_go
+        threading.Thread(target=let_go, args=found, name="let-go", daemon=True).start()
 
     def _alive(self) -> list[Hands]:
         with self._lock:

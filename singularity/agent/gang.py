@@ -1,5 +1,6 @@
-"""How the nodes of one gang talk during a cut: each sends its View to the lead and is answered
-with the lead's Order. Plain HTTP between agents; the gang's secret proves membership."""
+"""How the nodes of one gang talk: in a cut each sends its View to the lead and is answered with the
+lead's Order; after a handover each fetches what it was left. Plain HTTP between agents; the gang's
+secret proves membership, and the handover's token a claim to it."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ import hmac
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
@@ -104,13 +106,21 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 Judge = Callable[[CutRef, View, str], Order | None]
+Give = Callable[[str, str], Iterator[bytes] | None]
+
+
+def nothing_to_give(_path: str, _token: str) -> None:
+    """What a node answers that keeps no handovers."""
 
 
 class GangServer:
     """Answers Views on `host`; `judge(ref, view, secret)` is None for a cut not known (yet) or a
-    secret that does not fit."""
+    secret that does not fit. `give(path, token)` is the stream behind a path, None for none; it
+    raises NodeUnreachable to be asked again."""
 
-    def __init__(self, host: str, judge: Judge, port: int = 0) -> None:
+    def __init__(
+        self, host: str, judge: Judge, give: Give = nothing_to_give, port: int = 0
+    ) -> None:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
@@ -128,6 +138,26 @@ class GangServer:
                 if order is None:
                     return self._answer(HTTPStatus.NOT_FOUND, b"{}")
                 return self._answer(HTTPStatus.OK, _ORDER.dump_json(order))
+
+            def do_GET(self) -> None:
+                token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+                try:
+                    parts = give(self.path, token)
+                except NodeUnreachable:
+                    self._answer(HTTPStatus.SERVICE_UNAVAILABLE, b"{}")
+                    return
+                if parts is None:
+                    self._answer(HTTPStatus.NOT_FOUND, b"{}")
+                    return
+                self.close_connection = True
+                self.send_response(HTTPStatus.OK)
+                self.send_header("Content-Type", "application/octet-stream")
+                self.send_header("Connection", "close")
+                self.end_headers()
+                # Whoever let go of it meanwhile, or of us, leaves a stream without an end.
+                with suppress(OSError):
+                    for part in parts:
+                        self.wfile.write(part)
 
             def _answer(self, status: HTTPStatus, body: bytes) -> None:
                 self.send_response(status)

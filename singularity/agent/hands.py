@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -24,11 +23,10 @@ from singularity.primitives.errors import (
     RestoreFailed,
 )
 from singularity.primitives.messages import Cut, Reslot, Start
-from singularity.primitives.model import NodeId
 
 from . import stacks
 from .barrier import Verdict
-from .cooperative import Cooperative, begins_from_files
+from .cooperative import begins_from_files
 from .core import (
     CutFailed,
     Done,
@@ -46,42 +44,19 @@ from .core import (
 from .cutting import Broken, CutLoop
 from .dumping import Dumping
 from .endings import ended_well, endings, post_mortem
-from .engines import keepers
+from .engines import keeper
 from .gang import CutRef
-from .images import Fetched, Images
+from .images import Fetched
 from .interposer.page import Page, Rendezvous, State
-from .layout import Layout, generation, slot
-from .leads import Leads
-from .runtime.network import Network
+from .layout import generation, slot
 from .runtime.sandbox import Sandbox
+from .tools import Answer, Tools
 
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S: Final = 0.05
 _GRACE_S: Final = 0.4  # between the first crash and the verdict on what caused it
 _POLL_S: Final = 0.003
-
-
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What the hands of every job share. `create` makes the sandbox of one rank, which sees the
-    files that the process of the given number sees, or the node's; `launch` starts the program."""
-
-    node: NodeId
-    layout: Layout
-    images: Images
-    cooperative: Cooperative
-    leads: Leads
-    network: Network
-    create: Callable[[Start, int, int | None], Sandbox]
-    launch: Callable[[Sandbox, Start, int], None]
-    reconnect_deadline_s: float
-    reslot_deadline_s: float
-    first_step_s: float
-
-
-# Journals what was done; `then` runs once that is durable, and before anybody is told.
-Answer = Callable[[Done, Callable[[], None]], None]
 
 
 class Hands(threading.Thread):
@@ -242,9 +217,11 @@ class Hands(threading.Thread):
             view = self._view(found)
 
             def revive(rank: int) -> None:
-                sandbox = self._tools.create(start, rank, view)
-                self._ranks[rank] = sandbox
-                found.restore(rank, sandbox)
+                if rank in found.standing:
+                    self._ranks[rank] = found.adopt(rank)
+                else:
+                    sandbox = self._ranks[rank] = self._tools.create(start, rank, view)
+                    found.restore(rank, sandbox)
                 self._pages[rank] = Page(self._page_path(rank))
 
             self._each(revive)
@@ -290,13 +267,13 @@ class Hands(threading.Thread):
     def _take_cut(self, cut: Cut) -> Done | None:
         start, name = self.start_command, (cut.job, cut.incarnation, cut.cut)
         ref = CutRef(*name)
-        keeper = keepers(self._tools.images, self._tools.cooperative)[cut.engine]
-        dumper = Dumping(keeper.save, start, ref, self._ranks, self.step)
-        membership = self._tools.leads.join(start, ref, keeper.deadline_s(start))
-        check = self._check if keeper.held else self._check_orders
+        engine = keeper(self._tools.images, self._tools.cooperative, cut)
+        dumper = Dumping(engine.save, start, ref, self._ranks, self.step)
+        membership = self._tools.leads.join(start, ref, engine.deadline_s(start))
+        check = self._check if engine.held else self._check_orders
         try:
             loop = CutLoop(start.node, self._pages, membership.ask, dumper, check)
-            outcome = loop.run(free=not keeper.held or self._is_free())
+            outcome = loop.run(free=not engine.held or self._is_free())
         finally:
             membership.close()
             dumper.give_up()
@@ -305,7 +282,12 @@ class Hands(threading.Thread):
         if finish and not cut.keep_running:
             if image is None:
                 raise CheckpointFailed(f"it was released, but not by us: {dumper.state()[1]}")
+            if cut.handover:
+                staying = {rank: self._ranks.pop(rank) for rank in cut.stay}
+                self._tools.handovers.stand(ref, staying)
             return Saved(*name, True, image, dumper.seconds)
+        if cut.handover:
+            self._tools.handovers.let_go(ref.job, ref.incarnation)
         self._note_at = outcome.step + cut.note_after if cut.note_after else 0
         if parked := [r for r, p in self._pages.items() if p.state is State.PARKED]:
             began_s = time.monotonic()

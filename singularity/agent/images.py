@@ -1,4 +1,5 @@
-"""From parked ranks to a durable shard image and back: dump, store, fetch, restore."""
+"""From parked ranks to a durable shard image and back: dump, store, fetch, restore; or past the
+store, to be handed over."""
 
 from __future__ import annotations
 
@@ -21,6 +22,7 @@ from singularity.store.vault import Vault
 from . import processors
 from .checkpoint import Checkpointer, SuspendInPlace
 from .gang import CutRef
+from .handover import Handovers, reference
 from .interposer.page import Page, ParkRecord, State
 from .layout import Layout
 from .runtime.sandbox import Sandbox
@@ -33,11 +35,14 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """The images of every rank, in a directory of its number below `directory`. `restore` brings
-    one into a sandbox, its control page first."""
+    """The images of every rank that does not stand here already, in a directory of its number below
+    `directory`. `restore` brings one into a sandbox, its control page first; `adopt` is the sandbox
+    of one that is `standing`."""
 
     directory: Path
     restore: Callable[[int, Sandbox], None]
+    standing: frozenset[int]
+    adopt: Callable[[int], Sandbox]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,7 @@ class Images:
     checkpointer: Checkpointer
     store: Store
     layout: Layout
+    handovers: Handovers
     restore_deadline_s: float
     processor: processors.Processor
 
@@ -72,8 +78,7 @@ class Images:
         Raises CheckpointFailed (CannotCarry when it will never be otherwise) or StoreFull; the
         ranks run on (parked) and nothing is half there.
         """
-        if self.obstacle:
-            raise CannotCarry(f"this node cannot move ranks: {self.obstacle}", here=True)
+        self._check()
         key, vault = ImageKey(ref.job, ref.incarnation, ref.cut, start.node), Vault(start.papers)
         if (found := self.store.find(key, vault)) is not None:
             return found
@@ -96,6 +101,39 @@ class Images:
         seconds["dump"] = max(dumped_s) - began_s
         seconds["store"] = time.monotonic() - max(dumped_s)
         return image
+
+    def hold(
+        self,
+        start: Start,
+        ref: CutRef,
+        step: int,
+        ranks: Mapping[int, Sandbox],
+        seconds: dict[str, float],
+    ) -> ShardImage:
+        """Dump `ranks` into this node's memory, for the next life to begin from; the other ranks of
+        `start` are to stand. It is there until it is let go of. Raises as `save` does."""
+        self._check()
+        began_s = time.monotonic()
+        expected_bytes = sum(resident_bytes(sandbox) for sandbox in ranks.values())
+        kept = self.handovers.room(ref, start.papers, expected_bytes)
+
+        def take(rank: int) -> int:
+            images = self._dump(ref.job, rank, ranks[rank], kept.directory / str(rank))
+            return sum(file.stat().st_size for file in images.path.iterdir())
+
+        try:
+            dumped_bytes = _side_by_side(take, ranks)
+        except BaseException:
+            self.handovers.let_go(ref.job, ref.incarnation)
+            raise
+        seconds["dump"] = time.monotonic() - began_s
+        held = self.handovers.held(kept, tuple(sorted(set(start.ranks) - set(ranks))))
+        raw_bytes = sum(dumped_bytes.values())
+        return ShardImage(start.node, start.ranks, "", step, raw_bytes=raw_bytes, held=held)
+
+    def _check(self) -> None:
+        if self.obstacle:
+            raise CannotCarry(f"this node cannot move ranks: {self.obstacle}", here=True)
 
     def _dump(self, job: JobId, rank: int, sandbox: Sandbox, target: Path) -> RankImages:
         try:
@@ -125,30 +163,40 @@ class Images:
         owner = start.aside.of if start.aside else start.job
         if start.aside is None:
             self.store.fence(start.job, start.incarnation)
-        wanted = {rank: _holder(origin, rank) for rank in start.ranks}
+        holders = {rank: _holder(origin, rank) for rank in start.ranks}
+        standing = frozenset(r for r, held in holders.items() if _stands(held, r, start))
+        wanted = {rank: held for rank, held in holders.items() if rank not in standing}
         with self.layout.scratch.directory(
             f"{start.job}.{start.incarnation}.0", _share_bytes(wanted.values())
         ) as directory:
 
-            def fetch(shard: ShardImage) -> None:
-                key = ImageKey(owner, origin.incarnation, origin.cut, shard.node)
+            def bring(shard: ShardImage) -> None:
                 targets = {r: directory / str(r) for r, held in wanted.items() if held is shard}
-                self.store.load(key, shard.digest, targets, vault)
+                if shard.held is None:
+                    key = ImageKey(owner, origin.incarnation, origin.cut, shard.node)
+                    self.store.load(key, shard.digest, targets, vault)
+                    return
+                ref = reference(start, origin)
+                _side_by_side(
+                    lambda r: self.handovers.fetch(ref, shard, r, targets[r], vault), targets
+                )
 
             def restore(rank: int, sandbox: Sandbox) -> None:
                 page = self.layout.page(start.job, rank)
                 page.unlink(missing_ok=True)
-                shutil.move(directory / str(rank) / _PAGE, page)
+                shutil.copyfile(directory / str(rank) / _PAGE, page)  # others may begin from it too
                 page.chmod(0o600)  # CRIU insists on the mode that the rank mapped it with
                 images = directory / str(rank)
                 self.checkpointer.restore(sandbox, images, self.restore_deadline_s)
 
             for shard in origin.shards:
                 if shard in wanted.values():
-                    fetch(shard)
-            for rank in start.ranks:
+                    bring(shard)
+            for rank in wanted:
                 processors.check(directory / str(rank), self.processor)
-            yield Fetched(directory, restore)
+            yield Fetched(
+                directory, restore, standing, lambda rank: self.handovers.adopt(start, rank)
+            )
 
 
 def _label(ref: CutRef) -> str:
@@ -160,6 +208,10 @@ def _holder(origin: Origin, rank: int) -> ShardImage:
         if rank in shard.ranks:
             return shard
     raise RestoreFailed(f"no image of cut {origin.cut} holds rank {rank}")
+
+
+def _stands(shard: ShardImage, rank: int, start: Start) -> bool:
+    return shard.held is not None and shard.node == start.node and rank in shard.held.standing
 
 
 def _share_bytes(shards: Iterable[ShardImage]) -> int:

@@ -18,7 +18,7 @@ from .client import ControlPlane
 from .cooperative import Cooperative
 from .executor import Executor
 from .gang import GangServer
-from .hands import Tools
+from .handover import Handovers
 from .images import Images
 from .interposer.inject import prepare
 from .journal import Journal
@@ -32,6 +32,7 @@ from .runtime.network import open_network
 from .runtime.sandbox import RankSpec, Sandbox
 from .scratch import open_scratch
 from .settings import AgentSettings
+from .tools import Tools
 from .worker import Agent
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,8 @@ def open_node(settings: AgentSettings) -> Iterator[tuple[Agent, Executor]]:
         control = ControlPlane(settings.api_url, token)
         stack.callback(control.close)
         leads = Leads(settings.node, layout, control.peer, settings.cut_deadline_s)
-        server = GangServer(settings.host, leads.judge)
+        handovers = Handovers(layout, control.peer)
+        server = GangServer(settings.host, leads.judge, handovers.give)
         stack.callback(server.close)
         # A lambda, for `agent` is made only below.
         letterbox = LetterboxProcess(
@@ -82,11 +84,13 @@ def open_node(settings: AgentSettings) -> Iterator[tuple[Agent, Executor]]:
         if settings.splice and (reason := splicing.begin()):
             log.warning("ranks share no memory: %s", reason)
         agent = Agent(register, control, journal, refresh)
-        executor = Executor(make_tools(settings, layout, leads), agent.done)
+        executor = Executor(make_tools(settings, layout, leads, handovers), agent.done)
         yield agent, executor
 
 
-def make_tools(settings: AgentSettings, layout: Layout, leads: Leads) -> Tools:
+def make_tools(
+    settings: AgentSettings, layout: Layout, leads: Leads, handovers: Handovers
+) -> Tools:
     """What every job's hands share, on a node with these settings."""
     network = open_network(settings.bridge, settings.subnet, settings.node_index)
     base = dict(os.environ)
@@ -115,6 +119,7 @@ def make_tools(settings: AgentSettings, layout: Layout, leads: Leads) -> Tools:
         checkpointer=choose_checkpointer(settings.criu),
         store=store,
         layout=layout,
+        handovers=handovers,
         restore_deadline_s=settings.restore_deadline_s,
         processor=processors.here(),
     )
@@ -122,6 +127,7 @@ def make_tools(settings: AgentSettings, layout: Layout, leads: Leads) -> Tools:
         node=settings.node,
         layout=layout,
         images=images,
+        handovers=handovers,
         cooperative=Cooperative(store, layout),
         leads=leads,
         network=network,

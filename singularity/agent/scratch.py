@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import shutil
+import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,7 @@ from typing import Final
 from .runtime.processes import descendants
 from .runtime.sandbox import Sandbox
 
+KEPT: Final = "kept.json"  # in a directory that is to outlive the agent
 _MEMORY: Final = Path("/dev/shm")
 _SPARE: Final = 2.0  # times what is expected must be free: others need memory meanwhile
 
@@ -31,23 +33,47 @@ class Scratch:
     @contextmanager
     def directory(self, name: str, expected_bytes: int) -> Iterator[Path]:
         """An empty one, removed in the end."""
-        found = self._home(expected_bytes) / name
-        for home in self.homes:  # what an agent that died has left
-            shutil.rmtree(home / name, ignore_errors=True)
-        found.mkdir(parents=True)
+        found = self.make(name, expected_bytes)
         try:
             yield found
         finally:
             shutil.rmtree(found, ignore_errors=True)
+
+    def make(self, name: str, expected_bytes: int) -> Path:
+        """An empty directory, until `remove`."""
+        found = self._home(expected_bytes) / name
+        self.remove(name)  # what an agent that died has left
+        found.mkdir(parents=True)
+        return found
+
+    def remove(self, name: str) -> None:
+        for home in self.homes:
+            shutil.rmtree(home / name, ignore_errors=True)
 
     @property
     def homes(self) -> tuple[Path, ...]:
         """Where its directories may lie."""
         return (self.disk,) if self.memory is None else (self.disk, self.memory)
 
+    def kept(self) -> Iterator[Path]:
+        """Directories that an agent means to find again."""
+        for home in self.homes:
+            for mark in home.glob(f"*/{KEPT}"):
+                yield mark.parent
+
+    def clear(self) -> None:
+        """Nothing is left but those."""
+        found = list(self.disk.glob("*.[0-9]*.[0-9]*"))
+        found += self.memory.iterdir() if self.memory is not None else ()
+        for directory in found:
+            if not (directory / KEPT).exists():
+                shutil.rmtree(directory, ignore_errors=True)
+
     def close(self) -> None:
+        self.clear()
         if self.memory is not None:
-            shutil.rmtree(self.memory, ignore_errors=True)
+            with suppress(OSError):  # what is kept is in it
+                self.memory.rmdir()
 
     def _home(self, expected_bytes: int) -> Path:
         if self.memory is None or not os.path.ismount(_MEMORY):
@@ -57,23 +83,28 @@ class Scratch:
 
 
 def open_scratch(node_dir: Path, configured: Path | None) -> Scratch:
-    """As configured, or both; whatever an earlier agent of this node has left is removed."""
-    if configured is not None:
-        return _cleared(Scratch(configured))
+    """As configured, or both. What an earlier agent of this node has left is removed, but for what
+    it kept."""
     mark = zlib.crc32(str(node_dir.resolve()).encode())
     memory = _MEMORY / f"singularity-{os.getuid()}-{mark:08x}"
-    shutil.rmtree(memory, ignore_errors=True)
+    if configured is not None:
+        found = Scratch(configured)
+    else:
+        found = Scratch(node_dir / "images", memory if _is_ours(memory) else None)
+    found.clear()
+    return found
+
+
+def _is_ours(directory: Path) -> bool:
+    """Made now, or by an agent before: anybody may have put something there."""
+    with suppress(FileExistsError):
+        directory.mkdir(mode=0o700)
     try:
-        memory.mkdir(mode=0o700)  # never one that is there: anybody may have put it there
+        found = directory.lstat()
     except OSError:
-        return _cleared(Scratch(node_dir / "images"))
-    return _cleared(Scratch(node_dir / "images", memory))
-
-
-def _cleared(scratch: Scratch) -> Scratch:
-    for leftover in scratch.disk.glob("*.[0-9]*.[0-9]*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    return scratch
+        return False
+    private = stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o077
+    return private and found.st_uid == os.getuid()
 
 
 def resident_bytes(sandbox: Sandbox) -> int:

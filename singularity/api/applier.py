@@ -15,6 +15,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from singularity.primitives import verbs
 from singularity.primitives.errors import Conflict, IdempotencyMismatch, NotFound
+from singularity.primitives.holdings import hosts
 from singularity.primitives.messages import Envelope, Register, Report
 from singularity.primitives.model import (
     ACTIVE,
@@ -29,7 +30,6 @@ from singularity.primitives.model import (
     NodeId,
     RegionId,
     Scope,
-    hosts,
     reborn,
 )
 from singularity.scheduler.plan import Plan, admissible, perform

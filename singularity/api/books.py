@@ -24,6 +24,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from singularity.primitives import asides
+from singularity.primitives.holdings import holdings
 from singularity.primitives.messages import Envelope, Report
 from singularity.primitives.model import (
     Checkpoint,
@@ -33,12 +34,11 @@ from singularity.primitives.model import (
     JobSpec,
     Node,
     NodeId,
-    holdings,
 )
 from singularity.primitives.verbs import Step
 
 from . import tables as t
-from .story import Happening, end_of, resized, tell
+from .story import Happening, end_of, resized, tell, with_seconds
 
 _JOB, _SPEC = TypeAdapter(Job), TypeAdapter(JobSpec)
 _SHARDS = TypeAdapter(Checkpoint)
@@ -139,12 +139,7 @@ class Books:
             row = t.incarnation
             mine = (row.c.job == report.job) & (row.c.incarnation == report.incarnation)
             known = self._db.execute(select(row.c.seconds).where(mine)).scalar() or {}
-            same = known.get("cut") == report.cut
-            merged = {
-                part: max(seconds, known.get(part, 0.0)) if same else seconds
-                for part, seconds in report.seconds.items()
-            }
-            found = {**known, **merged, "cut": report.cut}
+            found = with_seconds(known, report)
             self._db.execute(update(row).where(mine).values(seconds=found))
 
     def flush(self) -> None:
@@ -210,7 +205,7 @@ class Books:
                 "cluster": first.cluster,
                 "nodes": [s.node for s in after.placement],
                 "devices": after.held,
-                "step_from": after.checkpoint.step if after.checkpoint else 0,
+                "step_from": after.origin.step if after.origin else 0,
                 "placed_at_s": now_s,
                 "reason": reason or after.message,
                 "seconds": {},

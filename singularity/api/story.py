@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from singularity.primitives import engines
-from singularity.primitives.model import ACTIVE, TERMINAL, Job, JobState, Node, NodeId, at_risk_s
+from singularity.primitives.holdings import at_risk_s
+from singularity.primitives.messages import Report
+from singularity.primitives.model import ACTIVE, TERMINAL, Job, JobState, Node, NodeId
 
-_CUTTABLE = (JobState.RUNNING, JobState.SUSPENDING)
+_PARTS_OF_A_CUT = ("barrier", "dump", "store")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ def tell(
             cluster=first.cluster,
             nodes=[s.node for s in after.placement],
             devices=after.held,
-            step=after.checkpoint.step if after.checkpoint else 0,
+            step=after.origin.step if after.origin else 0,
         )
     elif ending is not None:
         add(str(after.state), after.state, step=ending.step, lost_s=round(ending.lost_s, 3))
@@ -81,6 +83,13 @@ def _of_cuts(before: Job, after: Job) -> Iterator[tuple[str, dict[str, object]]]
         raw, new = sum(i.raw_bytes for i in made.shards), sum(i.new_bytes for i in made.shards)
         found = {"cut": made.cut, "step": made.step, "raw_bytes": raw, "new_bytes": new}
         yield "checkpoint", {**found, "engine": str(made.engine)}
+    if (handed := after.handover) is not None and handed != before.handover:
+        raw = sum(i.raw_bytes for i in handed.shards)
+        stay = sum(map(len, handed.standing.values()))
+        found = {"cut": handed.cut, "step": handed.step, "raw_bytes": raw}
+        yield "handover", {**found, "stay": stay}
+    if before.handover and not after.handover and after.state is not JobState.RUNNING:
+        yield "handover-discarded", {"cut": before.handover.cut, "step": before.handover.step}
     if before.state in TERMINAL and before.checkpoints and not after.checkpoints:
         yield "checkpoints-retired", {"checkpoints": len(before.checkpoints)}
     elif len(after.checkpoints) < len(before.checkpoints):
@@ -94,6 +103,15 @@ def _of_cuts(before: Job, after: Job) -> Iterator[tuple[str, dict[str, object]]]
         yield "certified", {"finding": str(told.finding), "by": told.by}
 
 
+def with_seconds(known: Mapping[str, float], report: Report) -> dict[str, float]:
+    """How long each part of a life's start and of its last cut took, by its slowest node; `known`
+    before the report. Parts of an earlier cut are not of this one, which may have none such."""
+    same = known.get("cut", 0) == report.cut
+    kept = {p: s for p, s in known.items() if same or p not in _PARTS_OF_A_CUT}
+    told = {p: max(s, known.get(p, 0.0)) if same else s for p, s in report.seconds.items()}
+    return {**kept, **told, "cut": report.cut}
+
+
 def resized(before: Job, after: Job) -> bool:
     """Did the job take on other devices without a cut?"""
     same_life = after.incarnation == before.incarnation and after.state is JobState.RUNNING
@@ -104,13 +122,13 @@ def end_of(before: Job, after: Job, nodes: Mapping[NodeId, Node], now_s: float) 
     """How the incarnation of `before` ended in this change; None if it did not.
 
     It ends when it is told to stop, or has left its devices. Progress made since the last cut that
-    counts is lost, unless it ended by a cut or by finishing.
+    counts is lost, unless it ended by a cut or by finishing, or its images wait for another try.
     """
     lives = before.state in ACTIVE and before.state is not JobState.STOPPING
     goes_on = after.state in ACTIVE and after.state is not JobState.STOPPING
     if not lives or (goes_on and after.incarnation == before.incarnation):
         return None
-    saved = after.checkpoint
+    saved = after.origin
     own = saved is not None and saved.incarnation == before.incarnation
     if after.state is JobState.SUCCEEDED:
         return Ending(before.incarnation, "finished", after.step, 0.0)
@@ -120,4 +138,5 @@ def end_of(before: Job, after: Job, nodes: Mapping[NodeId, Node], now_s: float) 
     heard_s = [nodes[s.node].heard_s for s in before.placement if nodes[s.node].lost]
     until_s = min(now_s, *heard_s) if heard_s else now_s
     end = "failed" if after.state is JobState.FAILED else "stopped"
-    return Ending(before.incarnation, end, saved.step if saved else 0, at_risk_s(before, until_s))
+    lost_s = 0.0 if after.handover else at_risk_s(before, until_s)
+    return Ending(before.incarnation, end, saved.step if saved else 0, lost_s)

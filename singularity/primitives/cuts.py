@@ -1,4 +1,8 @@
-"""A checkpoint in the making: asked of every node of the gang, counted when all hold the same."""
+"""A cut in the making: asked of every node of the gang, counted when all hold the same.
+
+It comes to a checkpoint, or, where the ranks go on elsewhere at once, to a handover: that skips the
+store, leaves alone who stays, and is no checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,10 @@ from dataclasses import replace
 from typing import Final
 
 from . import engines
+from .holdings import at_risk_s, stays
 from .lifecycle import Event, advance
 from .messages import Command, Cut, Report
-from .model import Checkpoint, Job, JobState
+from .model import Checkpoint, Engine, Job, JobState
 
 BACKOFF_FIRST_S: Final = 2.0  # a flaky start or dump is tried again soon, a broken one rarely
 BACKOFF_MOST_S: Final = 300.0
@@ -23,6 +28,8 @@ def backoff_s(failures: int) -> float:
 def begin(
     job: Job, now_s: float, *, keep_running: bool, note_after: int = 0
 ) -> tuple[Job, tuple[Command, ...]]:
+    engine = job.spec.engines[job.cutting]
+    handed = bool(job.target) and not keep_running and engine is Engine.TRANSPARENT
     job = replace(
         job,
         cut=job.cut + 1,
@@ -41,8 +48,10 @@ def begin(
                 incarnation=job.incarnation,
                 cut=job.cut,
                 keep_running=keep_running,
-                engine=job.spec.engines[job.cutting],
+                engine=engine,
                 note_after=note_after,
+                handover=handed,
+                stay=stays(job, s) if handed else (),
             )
             for s in job.placement
         ),
@@ -77,17 +86,12 @@ def gather(job: Job, report: Report, now_s: float) -> Job:
         return job
     job = engines.kept(job, gathered)
     made = Checkpoint(job.incarnation, job.cut, step, job.cut_at_s, gathered)
+    job = replace(job, gathered=(), step=step, cut_ended_s=now_s, dump_failures=0, infra_failures=0)
+    if any(image.held for image in gathered):
+        return replace(job, handover=made, carried_s=at_risk_s(job, job.cut_at_s))
     kept = (made, *job.checkpoints)[: job.spec.checkpoint_keep]
-    return replace(
-        job,
-        gathered=(),
-        checkpoints=kept,
-        step=step,
-        cut_ended_s=now_s,
-        pause_s=_smoothed(job.pause_s, job.pausing_s),
-        dump_failures=0,
-        infra_failures=0,
-    )
+    pause_s = _smoothed(job.pause_s, job.pausing_s)
+    return replace(job, checkpoints=kept, carried_s=0.0, pause_s=pause_s)
 
 
 def aborted(job: Job, reason: str, now_s: float) -> Job:
@@ -107,16 +111,28 @@ def aborted(job: Job, reason: str, now_s: float) -> Job:
 
 
 def distrusting(job: Job, report: Report) -> Job:
-    """Without the checkpoint that this incarnation could not be restored from. Its peers may find
-    the same, before or after: it goes once."""
+    """Without the checkpoint, or the handover, that this incarnation could not be restored from.
+    Its peers may find the same, before or after: it goes once."""
     if job.corrupt_in == report.incarnation:
         return job
+    left = job.checkpoints if job.handover else job.checkpoints[1:]
     return replace(
         job,
-        checkpoints=job.checkpoints[1:],
+        handover=None,
+        checkpoints=left,
         corrupt_in=report.incarnation,
         unfit=frozenset(),  # those before may ask for less
         version=job.version + 1,
+    )
+
+
+def keeps_for(job: Job, report: Report) -> bool:
+    """Does that node still keep a part of what the job's next life begins from?"""
+    kept = job.handover
+    return (
+        kept is not None
+        and report.incarnation >= kept.incarnation
+        and any(image.node == report.node for image in kept.shards)
     )
 
 

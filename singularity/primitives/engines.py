@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from .holdings import at_risk_s
 from .messages import Report
-from .model import Checkpoint, Engine, Job, Shard, ShardImage, Unable, at_risk_s
+from .model import Checkpoint, Engine, Job, Shard, ShardImage, Unable
 
 
 def first(job: Job) -> int:

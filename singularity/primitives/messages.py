@@ -84,6 +84,8 @@ class Start(_Command):
 class Cut(_Command):
     """Take checkpoint number `cut`; afterwards go on running, or release the devices.
 
+    `handover`: the ranks go on elsewhere at once, so keep their images in memory and store none;
+    the ranks that `stay` go on here, and wait undumped.
     `note_after`: when they have gone on for so many mini-batches, the ranks shall note the hash
     of their parameters; 0: never.
     """
@@ -93,6 +95,8 @@ class Cut(_Command):
     keep_running: bool
     engine: Engine = Engine.TRANSPARENT
     note_after: Natural = 0
+    handover: bool = False
+    stay: tuple[int, ...] = ()
 
 
 class Stop(_Command):

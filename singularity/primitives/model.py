@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 from typing import NewType
@@ -165,31 +164,23 @@ class Shard:
 Placement = tuple[Shard, ...]
 
 
-def divide(placement: Placement, ranks: int) -> Placement:
-    """Give the `ranks` of a gang to its shards, in order: rank r sits on device r·d // ranks.
+@dataclass(frozen=True, slots=True, order=True)
+class Held:
+    """What a node keeps in memory as its part of a handover, until the ranks run elsewhere. Whoever
+    shows its agent the `token` is given it; a node of the same `machine` finds it in `directory`.
+    `standing` ranks were not dumped: they wait where they are."""
 
-    World size is constant; with fewer devices than ranks, neighbours share a device. With
-    more, a rank owns d // ranks of them and its devices never straddle two nodes.
-    Raises AssertionError when the shards cannot be divided so (placement must not make such).
-    """
-    devices = sum(s.devices for s in placement)
-    assert devices <= ranks or devices % ranks == 0, (devices, ranks)
-    first, out = 0, []
-    for shard in placement:
-        mine = tuple(
-            r for r in range(ranks) if first <= r * devices // ranks < first + shard.devices
-        )
-        assert mine, (placement, ranks)
-        out.append(Shard(shard.node, shard.devices, mine))
-        first += shard.devices
-    return tuple(out)
+    token: str
+    machine: str
+    directory: str
+    standing: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class ShardImage:
     """What one node stored for one cut, after `step` mini-batches. `digest` is the blake3 of
     its manifest. With the cooperative engine it holds files that the program wrote, and may hold
-    none: those of the whole job are with rank 0."""
+    none: those of the whole job are with rank 0. What is `held` is in no store."""
 
     node: NodeId
     ranks: tuple[int, ...]
@@ -198,11 +189,14 @@ class ShardImage:
     raw_bytes: int = 0
     new_bytes: int = 0
     engine: Engine = Engine.TRANSPARENT
+    held: Held | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A cut that every shard of one incarnation holds: the only thing a job resumes from."""
+    """A cut that every shard of one incarnation holds: the only thing a job resumes from. One
+    whose shards are in the store counts as a checkpoint; one whose shards are held in memory is a
+    handover, good for the one move that it was made for."""
 
     incarnation: int
     cut: int
@@ -213,6 +207,12 @@ class Checkpoint:
     @property
     def engine(self) -> Engine:
         return self.shards[0].engine
+
+    @property
+    def standing(self) -> Mapping[NodeId, tuple[int, ...]]:
+        """Ranks that have not left their node, where there are any."""
+        found = {i.node: i.held.standing for i in self.shards if i.held}
+        return {node: ranks for node, ranks in found.items() if ranks}
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,6 +323,8 @@ class Job:
     it to hold (`held` is what it has); `confine` where its owner moved it to. `cut` numbers its
     checkpoints; while one is being taken, `dumping` are the nodes that have not answered and
     `gathered` the images that are durable. `checkpoints` are those that count, newest first.
+    `handover` is newer than all of them: what the life before left in the memory of its nodes for
+    the next, until that runs; `carried_s` is the progress that so came to this life unsaved.
     `awaiting` are the nodes still to report before the state can change, `exited` those whose
     ranks have all ended well, `corrupt_in` the incarnation that last found its checkpoint corrupt.
     `cut_ended_s` is when the last cut was over, well or not; `pausing_s` what the cut in flight has
@@ -358,6 +360,8 @@ class Job:
     dumping: frozenset[NodeId] = frozenset()
     gathered: tuple[ShardImage, ...] = ()
     checkpoints: tuple[Checkpoint, ...] = ()
+    handover: Checkpoint | None = None
+    carried_s: float = 0.0
     checkpoint_wanted: bool = False
     corrupt_in: int = 0
     step: int = 0
@@ -397,37 +401,14 @@ class Job:
 
     @property
     def checkpoint(self) -> Checkpoint | None:
+        """The newest that survives any node."""
         return self.checkpoints[0] if self.checkpoints else None
+
+    @property
+    def origin(self) -> Checkpoint | None:
+        """What its next life begins from."""
+        return self.handover or self.checkpoint
 
     @property
     def nodes(self) -> frozenset[NodeId]:
         return frozenset(s.node for s in self.placement)
-
-
-def at_risk_s(job: Job, now_s: float) -> float:
-    """Seconds of progress that would be lost if every rank died at `now_s`."""
-    if job.running_at_s is None or job.state not in (JobState.RUNNING, JobState.SUSPENDING):
-        return 0.0
-    last = job.checkpoint
-    own = last is not None and last.incarnation == job.incarnation
-    return max(0.0, now_s - max(job.running_at_s, last.at_s if last and own else 0.0))
-
-
-def holdings(job: Job) -> Counter[NodeId]:
-    """Devices the job keeps from others, per node: its placement, plus a reserved target.
-
-    A target on a node that the job already sits on reserves only what it holds beyond that:
-    the dump frees the rest before the ranks come back.
-    """
-    counts: Counter[NodeId] = Counter()
-    if job.state in ACTIVE:
-        for shard in job.placement:
-            counts[shard.node] += shard.devices
-    for shard in job.target:
-        counts[shard.node] = max(counts[shard.node], shard.devices)
-    return counts
-
-
-def hosts(job: Job) -> Iterator[NodeId]:
-    """Every node the job sits on or has reserved, in id order."""
-    return iter(sorted({s.node for s in (*job.placement, *job.target)}))

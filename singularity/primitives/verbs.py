@@ -1,10 +1,11 @@
 """The primitives. Three of them are real, the rest are compositions:
 
-    resume             place, from the newest checkpoint that counts
+    resume             place, from what a move left in memory, or the newest checkpoint that counts
     checkpoint         cut, dump, go on
     suspend            cut, dump, release
-    migrate, scale     suspend with a reserved `target`, then resume there; a scale that leaves
-                       every rank on its node needs no cut, see resizing.py
+    migrate, scale     suspend with a reserved `target`, then resume there, past the store where
+                       the engine allows (a handover, see cuts.py); a scale that leaves every rank
+                       on its node needs no cut, see resizing.py
     stop, failover     stop the survivors of a broken gang, then resume, fail or cancel; so is a
                        job suspended of which nothing can be kept, see engines.py
     settle             fold one agent report into the job
@@ -18,12 +19,14 @@ from dataclasses import dataclass, replace
 
 from . import asides, cuts, engines, resizing
 from .cuts import backoff_s
+from .holdings import divide
 from .lifecycle import Event, advance
 from .messages import Command, Origin, Report, Start, Stop
 from .model import (
     ACTIVE,
     TERMINAL,
     WAITING,
+    Checkpoint,
     Engine,
     Goal,
     Job,
@@ -31,7 +34,6 @@ from .model import (
     NodeId,
     Placement,
     Shard,
-    divide,
 )
 
 
@@ -47,6 +49,7 @@ class Step:
 def resume(job: Job, placement: Placement, now_s: float) -> Step:
     shards = divide(placement, job.spec.ranks)
     assert len({s.node for s in shards}) == len(shards), "one shard per node"
+    handover = job.handover if _all_stand(job, shards) else None
     moved = advance(
         job,
         Event.PLACED,
@@ -60,6 +63,8 @@ def resume(job: Job, placement: Placement, now_s: float) -> Step:
         running_at_s=None,
         exit_code=None,  # of an earlier life; it must not be taken for the cause of a later stop
         resize_refused=False,
+        handover=handover,
+        carried_s=job.carried_s if handover else 0.0,
         **engines.anew(job),
     )
     first, commands = 0, []
@@ -110,6 +115,7 @@ def stop(
     A job already stopping is told again: the second letter costs nothing.
     """
     kept = tuple(s for s in job.placement if s.node not in lost)
+    goal = _goal(job, goal)
     moved = advance(
         job,
         Event.LOST,
@@ -120,8 +126,9 @@ def stop(
         dumping=frozenset(),
         gathered=(),
         resizing=frozenset(),
-        goal=_goal(job, goal),
+        goal=goal,
         message=message,
+        handover=_still_good(job.handover, goal),
     )
     if not kept:
         return Step(_stopped(moved, now_s))
@@ -152,7 +159,8 @@ def overdue(job: Job, now_s: float, message: str) -> Step:
 
 def cancel(job: Job, now_s: float) -> Step:
     if job.state in WAITING:
-        return Step(advance(job, Event.CANCELLED, now_s, message="cancelled by its owner"))
+        told = "cancelled by its owner"
+        return Step(advance(job, Event.CANCELLED, now_s, message=told, handover=None))
     return stop(job, now_s, Goal.CANCEL, "cancelled by its owner")
 
 
@@ -201,6 +209,8 @@ def settle(job: Job, report: Report, now_s: float) -> Step:
 def settled(job: Job | None, report: Report) -> bool:
     """May the agent forget this report? True when repeating it can never matter again."""
     gone = report.phase not in ("running", "hung")
+    if job is not None and cuts.keeps_for(job, report):
+        return False
     if job is None or report.incarnation < job.incarnation or job.state not in ACTIVE:
         return gone
     return gone and report.node not in job.nodes
@@ -208,7 +218,7 @@ def settled(job: Job | None, report: Report) -> bool:
 
 def _start(job: Job, shard: Shard, first: int) -> Start:
     """The command for `shard`, whose first device is number `first` of the gang's."""
-    spec, last = job.spec, job.checkpoint
+    spec, last = job.spec, job.origin
     origin = None
     if last is not None:
         shards = engines.images_for(last, shard)
@@ -262,6 +272,7 @@ def _started(job: Job, report: Report, now_s: float) -> Job:
         step=report.step,
         running_at_s=now_s,
         started_at_s=now_s if job.started_at_s is None else job.started_at_s,
+        handover=None,  # the next failure goes back to what is in the store
     )
 
 
@@ -269,7 +280,24 @@ def _dumped(job: Job, node: NodeId, now_s: float) -> Step:
     if left := job.awaiting - {node}:
         return Step(replace(job, awaiting=left, version=job.version + 1))
     done = advance(job, Event.DUMPED, now_s, awaiting=left, placement=(), running_at_s=None)
-    return resume(done, done.target, now_s) if done.target else Step(done)
+    if done.target:
+        return resume(done, done.target, now_s)
+    if done.handover and done.handover.standing:  # the target is gone, and some never left
+        return resume(done, job.placement, now_s)
+    return Step(done)
+
+
+def _all_stand(job: Job, shards: Placement) -> bool:
+    """Do the ranks that were not dumped go on where they are?"""
+    standing = job.handover.standing if job.handover else {}
+    there = {s.node: set(s.ranks) for s in shards}
+    return all(set(ranks) <= there.get(node, set()) for node, ranks in standing.items())
+
+
+def _still_good(handover: Checkpoint | None, goal: Goal) -> Checkpoint | None:
+    """A life that could not begin from it begins again, elsewhere: images may be read twice, but
+    ranks that never left have been woken."""
+    return handover if goal is Goal.RETRY and handover and not handover.standing else None
 
 
 def _goal(job: Job, wanted: Goal) -> Goal:
@@ -320,6 +348,7 @@ def _exited(job: Job, report: Report, now_s: float) -> Job:
         dumping=frozenset(),
         gathered=(),
         resizing=frozenset(),
+        handover=None,
         exit_code=0,
         message="",
         certificate=asides.found(job, report, now_s),

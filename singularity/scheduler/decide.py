@@ -136,7 +136,7 @@ def _ahead(draft: Draft, job: Job, blocked: Sequence[Job]) -> Job | None:
 def _place(draft: Draft, job: Job) -> bool:
     for devices in sizes(job):
         if placement := find(draft, job, devices):
-            last = job.checkpoint
+            last = job.origin
             what = f"resumes from step {last.step}" if last else "starts"
             reason = f"{what}: {devices} of {job.devices} {job.spec.device} fit"
             draft.take(Action(Verb.RESUME, job.id, job.version, reason, placement))
@@ -152,7 +152,7 @@ def checkpoint(draft: Draft, compared: Mapping[JobId, int], policy: Policy) -> N
             continue
         nodes = [snapshot.nodes[snapshot.row[n]] for n in sorted(job.nodes)]
         found = cadence(job, nodes, snapshot.now_s, policy)
-        last_s = max(job.running_at_s or 0.0, job.cut_ended_s)
+        last_s = max(job.running_at_s or 0.0, job.cut_ended_s) - job.carried_s
         due = found.every_s is not None and snapshot.now_s - last_s >= found.every_s
         steps = compared.get(job.id, 0)
         wanted = job.checkpoint_wanted and engines.next_up(job) is not Engine.RESTART

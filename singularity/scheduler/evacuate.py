@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from singularity.primitives import engines
-from singularity.primitives.model import ACTIVE, Job, JobState, hosts
+from singularity.primitives.holdings import hosts
+from singularity.primitives.model import ACTIVE, Job, JobState
 
 from .placement import find, sizes
 from .plan import Action, Draft, Reason, Verb

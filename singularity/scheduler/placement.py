@@ -6,7 +6,8 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from singularity.primitives.model import Job, JobSpec, Placement, Shard, holdings
+from singularity.primitives.holdings import holdings
+from singularity.primitives.model import Job, JobSpec, Placement, Shard
 from singularity.primitives.resizing import in_place
 
 from .plan import Draft
@@ -128,7 +129,7 @@ def _fewest(rows: Ints, room: Ints, units: int) -> list[tuple[int, int]]:
 
 def _near(snapshot: Snapshot, cluster: int, job: Job) -> bool:
     """Is the cluster in the region where the job runs, or where its last images were made?"""
-    last = job.checkpoint
+    last = job.origin
     nodes = job.nodes or (frozenset(s.node for s in last.shards) if last else frozenset())
     rows = [snapshot.row[n] for n in sorted(nodes) if n in snapshot.row]
     if not rows:

@@ -10,6 +10,7 @@ from enum import StrEnum
 import numpy as np
 
 from singularity.primitives import verbs
+from singularity.primitives.holdings import holdings
 from singularity.primitives.model import (
     TERMINAL,
     WAITING,
@@ -22,7 +23,6 @@ from singularity.primitives.model import (
     Node,
     NodeId,
     Placement,
-    holdings,
 )
 from singularity.primitives.verbs import Step
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from singularity.primitives.engines import keeps_nothing, loss
-from singularity.primitives.model import Job, JobState, NodeId, Placement, at_risk_s
+from singularity.primitives.holdings import at_risk_s
+from singularity.primitives.model import Job, JobState, NodeId, Placement
 from singularity.primitives.resizing import is_in_place
 
 from .placement import feasible, find, pack, sizes, stay

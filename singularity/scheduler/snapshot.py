@@ -17,7 +17,8 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from singularity.primitives.model import Duty, Job, JobId, Node, NodeId, holdings
+from singularity.primitives.holdings import holdings
+from singularity.primitives.model import Duty, Job, JobId, Node, NodeId
 
 Ints = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int32]

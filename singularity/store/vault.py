@@ -126,6 +126,19 @@ class Vault:
         except (InvalidTag, ValueError) as error:
             raise ImageCorrupt(f"the manifest of {life.job} cannot be unpacked") from error
 
+    # -- what goes from node to node -------------------------------------------------------------
+
+    def seal(self, label: str, data: bytes) -> bytes:
+        """Readable inside the project only, and only as what `label` says."""
+        return self._close(label, data)
+
+    def unseal(self, label: str, data: bytes) -> bytes:
+        """Raises ImageCorrupt when that was not sealed so."""
+        try:
+            return self._opened(label, data)
+        except (InvalidTag, ValueError) as error:
+            raise ImageCorrupt(f"what came as {label} was sealed as something else") from error
+
     # -- small things ----------------------------------------------------------------------------
 
     def _close(self, label: str, data: bytes) -> bytes:

@@ -25,6 +25,7 @@ from singularity.api import tables as t
 from singularity.api.applier import SqlLedger
 from singularity.primitives.asides import shadow
 from singularity.primitives.errors import SingularityError
+from singularity.primitives.holdings import holdings
 from singularity.primitives.messages import Phase, Register, Report, Start
 from singularity.primitives.model import (
     TERMINAL,
@@ -43,7 +44,6 @@ from singularity.primitives.model import (
     ShardImage,
     Tier,
     Unable,
-    holdings,
 )
 from singularity.primitives.model import Engine as Chain
 from singularity.scheduler.decide import decide

@@ -13,13 +13,14 @@ from pathlib import Path
 from singularity.agent.core import AgentState, Boot, Done, Event, react
 from singularity.agent.executor import Executor
 from singularity.agent.gang import GangServer
-from singularity.agent.hands import Tools
+from singularity.agent.handover import Handovers
 from singularity.agent.interposer.inject import prepare
 from singularity.agent.layout import Layout
 from singularity.agent.leads import Leads
 from singularity.agent.node import make_tools
 from singularity.agent.scratch import open_scratch
 from singularity.agent.settings import AgentSettings
+from singularity.agent.tools import Tools
 from singularity.primitives.engines import moment
 from singularity.primitives.messages import Command, Cut, Envelope, Origin, Report, Reslot, Start
 from singularity.primitives.model import Engine, JobId, NodeId
@@ -113,10 +114,11 @@ class LocalNode:
         leads = Leads(
             self.name, layout, self._planet.addresses.__getitem__, self._planet.cut_deadline_s
         )
-        self.server = GangServer("127.0.0.1", leads.judge)
+        handovers = Handovers(layout, self._planet.addresses.__getitem__)
+        self.server = GangServer("127.0.0.1", leads.judge, handovers.give)
         self._planet.addresses[self.name] = self.server.address
         self.layout, self._lock = layout, threading.RLock()
-        self.tools = self._planet.fit(self.name, make_tools(settings, layout, leads))
+        self.tools = self._planet.fit(self.name, make_tools(settings, layout, leads, handovers))
         self.executor = Executor(self.tools, self._done)
 
     def restart(self) -> None:
@@ -140,6 +142,7 @@ class LocalNode:
             for hands in executor._hands.values():
                 for sandbox in hands._ranks.values():
                     sandbox.kill()
+            executor._tools.handovers.clear()
 
     def send(self, command: Command) -> None:
         self._seq += 1
@@ -153,7 +156,9 @@ class LocalNode:
         keep_running: bool,
         engine: Engine = Engine.TRANSPARENT,
         note_after: int = 0,
+        stay: tuple[int, ...] | None = None,
     ) -> None:
+        """A handover, where it is said which ranks `stay`."""
         self.send(
             Cut(
                 job=JOB,
@@ -163,6 +168,8 @@ class LocalNode:
                 keep_running=keep_running,
                 engine=engine,
                 note_after=note_after,
+                handover=stay is not None,
+                stay=stay or (),
             )
         )
 

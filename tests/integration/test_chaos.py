@@ -97,9 +97,12 @@ def elsewhere(region: str) -> str:
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     """The same job under plain torchrun."""
-    out = tmp_path_factory.mktemp("reference")
-    options = ("--steps", str(STEPS), "--pause-s", "0", "--out", str(out))
-    run_plain(out, RANKS, str(SCRIPT), *options)
+    return reference_of(tmp_path_factory.mktemp("reference"), STEPS)
+
+
+def reference_of(directory: Path, steps: int) -> list[bytes]:
+    out = directory / "reference"
+    run_plain(out, RANKS, str(SCRIPT), "--steps", str(steps), "--pause-s", "0", "--out", str(out))
     return results(out)
 
 

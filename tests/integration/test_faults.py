@@ -11,31 +11,29 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from nodes import LocalNode, Planet, origin, planet, resumed
 from sandboxes import until
 
 from singularity.agent.checkpoint import find_criu, probe
-from singularity.agent.hands import Tools
 from singularity.agent.interposer.page import Page
-from singularity.agent.processors import here
 from singularity.agent.runtime.sandbox import Sandbox
 from singularity.cli import embedded
 from singularity.cli.fleet import Cluster, Fleet, Region
-from singularity.primitives.messages import Report
-from singularity.primitives.model import NodeId, ShardImage
-from singularity.store.imagestore import RankImages, Saving, Store
-from singularity.store.manifest import ImageKey
-from singularity.store.vault import Vault
-from tests.integration.plain import run_plain
-from tests.integration.test_chaos import SCRIPT, Story, elsewhere, lines, results, runs
+from tests.integration.test_chaos import (
+    SCRIPT,
+    Story,
+    elsewhere,
+    lines,
+    reference_of,
+    results,
+    runs,
+)
 
 RANKS = 2
 PAUSE_S = 0.02
@@ -45,13 +43,6 @@ pytestmark = pytest.mark.skipif(
     not probe(find_criu(os.environ.get("SINGULARITY_CRIU", ""))).ok, reason="CRIU does not run here"
 )
 Record = Callable[[str, object], None]
-
-
-def reference(directory: Path, steps: int) -> list[bytes]:
-    """The same steps under plain torchrun."""
-    out = directory / "reference"
-    run_plain(out, RANKS, str(SCRIPT), "--steps", str(steps), "--pause-s", "0", "--out", str(out))
-    return results(out)
 
 
 # -- on a planet -----------------------------------------------------------------------------------
@@ -137,15 +128,22 @@ class Ordeal:
         self.story.until(f"running after {fault}", lambda job: runs(job) and not busy(job))
         self.story.progress(10)
         events = self.events()
-        last, lives = 0, 0
+        last, handed, lives = 0, None, 0
         for event in events:
-            if event["event"] == "checkpoint":
-                last = event["facts"]["step"]
-            if event["event"] == "placed":
-                assert event["facts"]["step"] == last, (fault, event, last)
-                lives += event["seq"] > since
+            match event["event"]:
+                case "checkpoint":
+                    last = event["facts"]["step"]
+                case "handover":
+                    handed = event["facts"]["step"]
+                case "handover-discarded" | "running":
+                    handed = None
+                case "placed":
+                    expected = last if handed is None else handed
+                    assert event["facts"]["step"] == expected, (fault, event, expected)
+                    lives += event["seq"] > since
+                    came_from = expected
         self.faults.append(fault)
-        back = f"new lives: {lives}, from step {last}" if lives else "the same life"
+        back = f"new lives: {lives}, from step {came_from}" if lives else "the same life"
         self.record("fault", f"{fault} | {outcome} | {back} | 0 steps")
 
     def events(self) -> list[Any]:
@@ -238,7 +236,8 @@ def test_a_job_outlives_what_befalls_it_in_every_phase(ordeal: Ordeal, tmp_path:
     ordeal.commit()
     _full_disk(ordeal)
     _killed_ranks(ordeal)
-    for phase in ("barrier", "dump", "store", "fetch", "restore"):
+    _killed_in_the_store(ordeal)
+    for phase in ("barrier", "dump", "fetch", "restore"):
         _killed_agent(ordeal, phase)
     for node in (ordeal.node(), ordeal.other()):
         left = list(ordeal.scratch(node).glob(f"{ordeal.story.id}.*"))
@@ -246,7 +245,7 @@ def test_a_job_outlives_what_befalls_it_in_every_phase(ordeal: Ordeal, tmp_path:
     over.touch()
     ordeal.story.until("succeeded", lambda job: job["state"] == "succeeded")
     found = results(ordeal.story.out)
-    assert found == reference(tmp_path, lines(ordeal.story.out / "loss-0.csv"))
+    assert found == reference_of(tmp_path, lines(ordeal.story.out / "loss-0.csv"))
     assert len(ordeal.faults) == 9, ordeal.faults
 
 
@@ -282,6 +281,15 @@ def _killed_ranks(ordeal: Ordeal) -> None:
     ordeal.outlived("rank killed in the restore", since, "it is restored again")
 
 
+def _killed_in_the_store(ordeal: Ordeal) -> None:
+    since, node = ordeal.now(), ordeal.node()
+    ordeal.ask_for_cut()
+    ordeal.until_found("*/0/outputs.json", node, ordeal.life())
+    ordeal.story.planet.kill(f"agent-{node}")
+    ordeal.tells("checkpoint", since)
+    ordeal.outlived("agent killed in the store", since, "the next agent takes the cut up")
+
+
 def _killed_agent(ordeal: Ordeal, phase: str) -> None:
     """In the middle of a move: on the node it leaves, or on that to which it comes."""
     since, here_, there = ordeal.now(), ordeal.node(), ordeal.other()
@@ -292,145 +300,12 @@ def _killed_agent(ordeal: Ordeal, phase: str) -> None:
             ordeal.until_barrier()
         case "dump":
             ordeal.until_found("*/0/dump.log", here_, life)
-        case "store":
-            ordeal.until_found("*/0/outputs.json", here_, life)
         case "fetch":
             ordeal.until_found("0", there, life + 1)
         case "restore":
             ordeal.until_found("0/0/restore.log", there, life + 1)
-    leaving = phase in ("barrier", "dump", "store")
+    leaving = phase in ("barrier", "dump")
     ordeal.story.planet.kill(f"agent-{here_ if leaving else there}")
     ordeal.story.until(f"in {away}", lambda job: runs(job) and job["region"] == away)
     outcome = "the next agent takes the cut up" if leaving else "it is restored again"
     ordeal.outlived(f"agent killed in the {phase}", since, outcome)
-
-
-# -- what a node alone decides --------------------------------------------------------------------
-
-
-@dataclass
-class SlowSaving:
-    inner: Saving
-    delay_s: float
-
-    def take(self, rank: int, images: RankImages) -> None:
-        self.inner.take(rank, images)
-
-    def commit(self, step: int) -> ShardImage:
-        time.sleep(self.delay_s)
-        return self.inner.commit(step)
-
-
-@dataclass
-class SlowStore:
-    """A store on a disk that takes `delay_s` longer for each save."""
-
-    inner: Store
-    delay_s: float = 0.0
-
-    @contextmanager
-    def saving(self, key: ImageKey, vault: Vault) -> Iterator[Saving]:
-        with self.inner.saving(key, vault) as saving:
-            yield SlowSaving(saving, self.delay_s)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[Planet]:
-    with planet(tmp_path, f"sgf{os.getpid() % 0xFFFFFF:x}") as made:
-        yield made
-
-
-def flip(path: Path) -> None:
-    """One bit in the middle."""
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.chmod(0o600)
-    path.write_bytes(data)
-
-
-def ended(node: LocalNode) -> Report:
-    while (report := node.report()).phase == "running":
-        pass
-    return report
-
-
-def test_slow_disks_damaged_chunks_and_lesser_processors(
-    world: Planet, tmp_path: Path, record_property: Record
-) -> None:
-    disk = SlowStore(None)  # type: ignore[arg-type]
-    older = replace(here(), features=frozenset(sorted(here().features)[1:]))
-
-    def fit(node: NodeId, tools: Tools) -> Tools:
-        if node == "old":
-            return replace(tools, images=replace(tools.images, processor=older))
-        disk.inner = tools.images.store
-        return replace(tools, images=replace(tools.images, store=disk))  # type: ignore[arg-type]
-
-    world.fit = fit
-    node, steps, all_ = world.node("a"), 1500, (0, 1)
-
-    def progress(more: int = 10) -> None:
-        goal = world.steps() + more
-        until(lambda: world.steps() >= goal, f"step {goal}", 60.0)
-
-    def start(name: str, incarnation: int, *kept: Report) -> Report:
-        made = world.start({name: all_}, incarnation, steps)
-        made = resumed(made, origin(*kept)) if kept else made
-        world.node(name).send(made[name])
-        return world.node(name).report()
-
-    def cut(number: int, *, keep_running: bool = True) -> Report:
-        node.cut(1, number, keep_running=keep_running)
-        return node.report()
-
-    assert start("a", 1).phase == "running"
-    progress()
-    first = cut(1)
-    assert first.image is not None
-    world.cut_deadline_s = CUT_DEADLINE_S
-    node.restart()
-    disk.delay_s = CUT_DEADLINE_S + 1.0
-    slow = cut(2)
-    assert (slow.phase, slow.image) == ("running", None) and "within 12 s" in slow.reason
-    record_property("fault", "slow disk, past the deadline | given up | the same life | 0 steps")
-    rank = Sandbox.adopt(node.layout.sandbox(world.start({"a": all_}, 1, steps)["a"], 1))
-    assert rank is not None and rank.pid is not None
-    os.kill(rank.pid, signal.SIGSTOP)
-    late = cut(3)
-    os.kill(rank.pid, signal.SIGCONT)
-    assert (late.phase, late.image) == ("running", None) and "came to no further" in late.reason
-    record_property(
-        "fault", "a rank is stopped past the deadline | given up | the same life | 0 steps"
-    )
-    disk.delay_s = 1.0
-    progress()
-    later = cut(4)
-    assert later.image is not None and later.seconds["store"] >= 1.0
-    record_property("fault", "slow disk, in time | the cut takes longer | the same life | 0 steps")
-    disk.delay_s = 0.0
-    chunks = world.root / "volume" / "chunks"
-    before = set(chunks.glob("*/*"))
-    progress()
-    gone = cut(5, keep_running=False)
-    assert gone.phase == "dumped"
-    new = max(set(chunks.glob("*/*")) - before, key=lambda path: path.stat().st_size)
-    flip(new)
-    damaged = start("a", 2, gone)
-    assert (damaged.phase, damaged.corrupt) == ("refused", True)
-    record_property(
-        "fault", "chunk damaged | refused, the cut before is taken | new lives: 1 | 0 steps"
-    )
-    refused = start("old", 3, later)
-    assert (refused.phase, refused.unfit, refused.corrupt) == ("refused", True, False)
-    missing = sorted(here().features)[0]
-    assert refused.reason.endswith(f"lack: {missing}")
-    assert not world.node("old").layout.sandboxes.exists(), "before anything was restored"
-    record_property(
-        "fault", "processor lacks a feature | refused before the restore | new lives: 1 | 0 steps"
-    )
-    assert start("a", 4, later).step == later.step
-    assert ended(node).exit_code == 0
-    assert world.losses() == reference(tmp_path, steps)

@@ -16,6 +16,7 @@ from sqlalchemy import Engine, select
 from singularity.api import tables as t
 from singularity.api.applier import SqlLedger
 from singularity.primitives.errors import Conflict
+from singularity.primitives.holdings import holdings
 from singularity.primitives.messages import Phase, Register, Report
 from singularity.primitives.model import (
     Job,
@@ -25,7 +26,6 @@ from singularity.primitives.model import (
     NodeId,
     ShardImage,
     Tier,
-    holdings,
 )
 from singularity.scheduler.decide import decide
 from singularity.scheduler.policy import Policy

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from fleets import Planet
 
-from singularity.primitives.model import divide
+from singularity.primitives.holdings import divide
 from singularity.scheduler.placement import pack
 
 FREE = st.lists(st.integers(0, 4), min_size=1, max_size=6)

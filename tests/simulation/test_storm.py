@@ -11,7 +11,7 @@ import pytest
 from singularity.scheduler.sim.storm import storm, survive
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(13))
 def test_no_law_is_broken_and_everything_finishes(seed: int) -> None:
     survive(storm(seed))
 

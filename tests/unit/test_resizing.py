@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from singularity.primitives import resizing, verbs
+from singularity.primitives.holdings import divide, holdings
 from singularity.primitives.messages import Report, Reslot
 from singularity.primitives.model import (
     Goal,
@@ -19,8 +20,6 @@ from singularity.primitives.model import (
     NodeId,
     Placement,
     Shard,
-    divide,
-    holdings,
 )
 
 A, B = NodeId("a"), NodeId("b")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from singularity.agent.scratch import Scratch, open_scratch
+from singularity.agent.scratch import KEPT, Scratch, open_scratch
 
 FAR_TOO_MUCH = 1 << 60
 
@@ -47,3 +47,20 @@ def test_what_the_operator_says_counts(tmp_path: Path) -> None:
     found = open_scratch(tmp_path, tmp_path / "here")
     with found.directory("a", FAR_TOO_MUCH) as directory:
         assert directory == tmp_path / "here" / "a"
+
+
+def test_what_an_agent_keeps_is_there_for_the_next_and_only_that(
+    both: Scratch, tmp_path: Path
+) -> None:
+    assert both.memory is not None
+    for home in (both.memory, both.disk):
+        for name in ("j.1.1.kept", "j.2.1"):
+            (home / name).mkdir(parents=True)
+        (home / "j.1.1.kept" / KEPT).write_text("{}")
+    both.close()
+    found = open_scratch(tmp_path, None)
+    assert sorted(found.kept()) == sorted(home / "j.1.1.kept" for home in found.homes)
+    assert not list(both.disk.glob("j.2.1")) and not list(both.memory.glob("j.2.1"))
+    found.remove("j.1.1.kept")
+    found.close()
+    assert not both.memory.exists()

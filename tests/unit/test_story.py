@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from singularity.api.story import end_of, tell
+from singularity.api.story import end_of, tell, with_seconds
 from singularity.primitives import resizing, verbs
 from singularity.primitives.messages import Phase, Report
 from singularity.primitives.model import (
@@ -137,3 +137,19 @@ def test_a_hang_is_told_before_the_stop_and_costs_what_came_after_the_last_cut()
         ("stopping", "rank 1 hangs"),
     ]
     assert lines[-1].facts["lost_s"] == 80.0
+
+
+def test_the_seconds_of_a_life_are_of_its_start_and_its_last_cut_by_its_slowest_node() -> None:
+    job = running()
+    known: dict[str, float] = {}
+    told = [
+        (0, {"fetch": 1.0, "restore": 2.0}),
+        (0, {"fetch": 3.0, "restore": 1.0}),
+        (1, {"dump": 4.0, "store": 5.0}),
+        (1, {"dump": 2.0, "store": 6.0}),
+        (2, {"dump": 1.0}),  # a handover: it stores nothing
+    ]
+    for cut, seconds in told:
+        report = said(job, A, "running").model_copy(update={"cut": cut, "seconds": seconds})
+        known = with_seconds(known, report)
+    assert known == {"fetch": 3.0, "restore": 2.0, "dump": 1.0, "cut": 2}

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from singularity.primitives import cuts, verbs
+from singularity.primitives.holdings import at_risk_s, holdings
 from singularity.primitives.messages import Cut, Report, Start, Stop
 from singularity.primitives.model import (
     Goal,
@@ -18,8 +19,6 @@ from singularity.primitives.model import (
     NodeId,
     Shard,
     ShardImage,
-    at_risk_s,
-    holdings,
 )
 
 A, B, C = NodeId("a"), NodeId("b"), NodeId("c")

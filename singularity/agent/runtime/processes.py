@@ -31,14 +31,14 @@ class Identity:
     def of(cls, pid: int) -> Identity | None:
         """None when there is no such process (any more)."""
         stat = _stat(pid)
-        return None if stat is None else cls(pid, int(stat[_START]), _boot())
+        return None if stat is None else cls(pid, int(stat[_START]), boot_id())
 
     def alive(self) -> bool:
         """Whether it runs; a process that has ended and waits to be reaped does not."""
         stat = _stat(self.pid)
         if stat is None or stat[_STATE] in _DEAD or int(stat[_START]) != self.started_ticks:
             return False
-        return self.boot == _boot()
+        return self.boot == boot_id()
 
     def kill(self, deadline_s: float) -> bool:
         """SIGKILL, and wait until the kernel is done with it: for PID 1 of a namespace that
@@ -123,5 +123,6 @@ def _stat(pid: int) -> list[str] | None:
 
 
 @cache
-def _boot() -> str:
+def boot_id() -> str:
+    """Of this machine, until it starts again."""
     return (_PROC / "sys/kernel/random/boot_id").read_text().strip()

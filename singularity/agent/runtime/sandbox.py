@@ -260,6 +260,13 @@ class Sandbox:
         self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
 
+    def rename(self, directory: Path) -> None:
+        """Be found at `directory` from now on, by this agent and by those after it. Whatever is
+        inside does not notice."""
+        shutil.rmtree(directory, ignore_errors=True)
+        self.directory.rename(directory)
+        self.directory = directory.resolve()
+
     def _processes(self) -> tuple[int, ...]:
         return tuple(descendants(self._state.supervisor.pid)) if self.alive() else ()
 

@@ -10,7 +10,7 @@ from singularity.agent.barrier import CutState, Dumped, Order, Verdict, View, gi
 from singularity.agent.barrier import react as hear
 from singularity.agent.core import CutFailed, Done, Ended, Saved, TakeCut
 from singularity.primitives.messages import Cut
-from singularity.primitives.model import JobId, ShardImage, Unable
+from singularity.primitives.model import Engine, JobId, ShardImage, Unable
 
 from . import keeping
 from .physics import Ranks
@@ -75,6 +75,17 @@ class Cuts:
         cutting = self._cuttings.get(ranks.start.job)
         return cutting is not None and cutting.begun and cutting.dumped is Dumped.NOT_YET
 
+    def outlives(self, ranks: Ranks) -> bool:
+        """Is a cut in flight that goes on to its end though the ranks have come to theirs? What a
+        program saved itself is good without it; its peers, released first, may have taken it along.
+        """
+        cutting = self._cuttings.get(ranks.start.job)
+        return cutting is not None and cutting.cut.engine is Engine.COOPERATIVE
+
+    def _broken(self, cutting: _Cutting) -> bool:
+        ranks = self._machine.ranks[cutting.cut.job]
+        return ranks.gone and not self.outlives(ranks)
+
     def take(self, effect: TakeCut) -> None:
         start, cut = effect.start, effect.cut
         cutting = self._cuttings[start.job] = _Cutting(cut)
@@ -86,7 +97,7 @@ class Cuts:
     def _round(self, cutting: _Cutting) -> None:
         """Look at the pages, tell the lead, do what it orders; again until it has decided."""
         job = cutting.cut.job
-        if self._cuttings.get(job) is not cutting or self._machine.ranks[job].gone:
+        if self._cuttings.get(job) is not cutting or self._broken(cutting):
             return
         view = self._look(cutting, self._machine.ranks[job])
         cutting.asked += 1
@@ -137,7 +148,10 @@ class Cuts:
         )
 
     def _dumped(self, cutting: _Cutting, ranks: Ranks) -> None:
-        if ranks.gone or self._cuttings.get(cutting.cut.job) is not cutting:
+        if self._cuttings.get(cutting.cut.job) is not cutting:
+            return
+        if ranks.gone:
+            cutting.dumped, cutting.reason = Dumped.FAILED, "the ranks have ended"
             return
         if self._world.chance(self._world.costs.disk_full):
             cutting.dumped, cutting.reason = Dumped.FAILED, "the disk is full"
@@ -147,6 +161,7 @@ class Cuts:
             cutting.dumped, (cutting.reason, cutting.unable) = Dumped.FAILED, found
             return
         cutting.image = keeping.image(cut, ranks, machine.node.id, self._world.physics)
+        machine.memory.keep(cut, cutting.image)
         cutting.dumped = Dumped.DURABLE
 
     def _obey(self, cutting: _Cutting, number: int, order: Order | None) -> None:
@@ -155,7 +170,7 @@ class Cuts:
             return
         cutting.asked += 1
         ranks = self._machine.ranks[job]
-        if ranks.gone:
+        if self._broken(cutting):
             return
         if order is not None:
             aimed = (order.stop, order.commit) != (cutting.order.stop, cutting.order.commit)
@@ -200,4 +215,5 @@ class Cuts:
         )
         if order.verdict is Verdict.FINISH and image is not None:
             done = Saved(cut.job, cut.incarnation, cut.cut, False, image)
+        self._machine.memory.let_go(cut.job, cut.incarnation)
         self._machine.handle(done)

@@ -22,6 +22,7 @@ from singularity.agent.core import (
     Hung,
     Kill,
     Launch,
+    LetGo,
     Refused,
     Resized,
     Started,
@@ -56,6 +57,7 @@ class Machine:
         self.up = False
         self.frozen = False
         self.ranks: dict[JobId, Ranks] = {}
+        self.memory = keeping.Memory()
         self._life = 0  # of the agent process: whatever an earlier one began is void
         self._admitted = False
         self._asked = 0
@@ -90,6 +92,7 @@ class Machine:
 
     def power_off(self) -> None:
         self.shut_down()
+        self.memory.clear()
         for job in sorted(self.ranks):
             self.vanish(job)
 
@@ -147,6 +150,7 @@ class Machine:
             for job in sorted(self.ranks):
                 self.vanish(job)
             self.cuts.clear()
+            self.memory.clear()
             self.handle(Admitted(epoch))
         self._admitted = True
         self._heard(began_s)
@@ -220,6 +224,8 @@ class Machine:
             case TakeSlots():
                 took_s = self.world.spread(self.world.costs.reslot_s)
                 self.soon(took_s, partial(self._take_slots, effect))
+            case LetGo():
+                self.memory.let_go(effect.job, effect.incarnation)
             case Kill():
                 ranks = self.ranks.get(effect.job)
                 if ranks is not None and ranks.start.incarnation == effect.incarnation:
@@ -241,7 +247,10 @@ class Machine:
         if ranks.gone:
             return
         start, costs = ranks.start, self.world.costs
-        if start.origin is not None and self.world.chance(costs.rot):
+        if not all(self.world.holds(start.job, image) for image in keeping.needed(start)):
+            self.world.note("handover lost", start.job)
+            self._refuse(start, "nobody keeps it any more", corrupt=True)
+        elif start.origin is not None and self.world.chance(costs.rot):
             self.world.rotten.add(ranks.key)
             self.world.note("rotten", start.job)
             self._refuse(start, "the image does not verify", corrupt=True)
@@ -325,7 +334,11 @@ class Machine:
 
     def _exited(self, ranks: Ranks) -> None:
         job, incarnation = ranks.key
-        if self.ranks.get(job) is ranks:
+        if self.ranks.get(job) is not ranks:
+            return
+        if self.cuts.outlives(ranks):
+            self.soon(_LOOK_S, partial(self._exited, ranks))
+        else:
             self.vanish(job)
             told = asides.compared(ranks)
             self.handle(Ended(job, incarnation, exit_code=ranks.exit_code, certificate=told))

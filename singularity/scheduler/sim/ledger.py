@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from singularity.primitives import asides, verbs
 from singularity.primitives.errors import Conflict, NotFound
+from singularity.primitives.holdings import holdings, hosts
 from singularity.primitives.messages import Envelope, Register, Report
 from singularity.primitives.model import (
     ACTIVE,
@@ -21,8 +22,6 @@ from singularity.primitives.model import (
     NodeId,
     RegionId,
     Scope,
-    holdings,
-    hosts,
     reborn,
 )
 from singularity.scheduler.plan import Plan, admissible, perform

@@ -29,6 +29,7 @@ from singularity.primitives.model import (
     NodeId,
     Scope,
     ScopeKind,
+    ShardImage,
 )
 from singularity.scheduler.decide import decide
 from singularity.scheduler.ledger import Ledger
@@ -215,6 +216,12 @@ class World:
     def letters(self, node: NodeId, epoch: int, after: int) -> list[Envelope]:
         return self.ledger.letters(node, epoch, after)
 
+    def holds(self, job: JobId, image: ShardImage) -> bool:
+        """Is that part of a handover still in the memory of its node, and can it be had?"""
+        keeper = self.machines[image.node]
+        there = keeper.up and image.node not in self.unreachable
+        return there and keeper.memory.holds(job, image)
+
     # -- the laws --------------------------------------------------------------------------------
 
     def _watch_over(self, job: Job) -> None:
@@ -228,6 +235,10 @@ class World:
         if last is not None:
             owner = job.spec.aside.of if job.spec.aside else job.id
             self.physics.verify(owner, last, job.spec.ranks)
+        assert not any(i.held for made in job.checkpoints for i in made.shards), job.id
+        if job.handover is not None:
+            assert job.state not in TERMINAL and job.state is not JobState.RUNNING, job.id
+            self.physics.verify(job.id, job.handover, job.spec.ranks)
         if job.state is JobState.SUCCEEDED:
             self.physics.verify_finished(job.id, job.incarnation)
 

@@ -1,0 +1,41 @@
+"""What the hands of every job on a node share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from singularity.primitives.messages import Start
+from singularity.primitives.model import NodeId
+
+from .cooperative import Cooperative
+from .core import Done
+from .handover import Handovers
+from .images import Images
+from .layout import Layout
+from .leads import Leads
+from .runtime.network import Network
+from .runtime.sandbox import Sandbox
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """`create` makes the sandbox of one rank, which sees the
+    files that the process of the given number sees, or the node's; `launch` starts the program."""
+
+    node: NodeId
+    layout: Layout
+    images: Images
+    handovers: Handovers
+    cooperative: Cooperative
+    leads: Leads
+    network: Network
+    create: Callable[[Start, int, int | None], Sandbox]
+    launch: Callable[[Sandbox, Start, int], None]
+    reconnect_deadline_s: float
+    reslot_deadline_s: float
+    first_step_s: float
+
+
+# Journals what was done; `then` runs once that is durable, and before anybody is told.
+Answer = Callable[[Done, Callable[[], None]], None]
