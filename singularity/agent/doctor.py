@@ -9,7 +9,6 @@ does not work.
 from __future__ import annotations
 
 import ctypes
-import importlib.metadata
 import os
 import platform
 import tempfile
@@ -22,6 +21,7 @@ from typing import Final
 
 from singularity.primitives.errors import SandboxFailed
 
+from . import gpu
 from .checkpoint import find_criu, probe
 from .fitness import Check, dirty_tracking, fitness
 from .runtime.cgroup import Limits, make_cgroup
@@ -34,7 +34,6 @@ _SUBNET: Final = "10.254.0.0/16"  # of a bridge nothing else is on, for a moment
 _DRIVER: Final = Path("/proc/driver/nvidia/version")
 # The first driver whose checkpoint moves a process from one GPU to another.
 _DRIVER_LEAST: Final = 570
-_BINDINGS_LEAST: Final = 13
 
 
 def examine() -> dict[str, object]:
@@ -132,7 +131,7 @@ def _gpu() -> Iterator[Check]:
     else:
         yield Check("gpu-driver", "ok", _DRIVER.read_text().split("\n")[0].strip())
     yield _nvml()
-    yield _bindings()
+    yield _moves_off_gpus()
 
 
 def _nvml() -> Check:
@@ -160,13 +159,10 @@ def _nvml() -> Check:
     return Check("gpu-nvml", "ok", seen)
 
 
-def _bindings() -> Check:
+def _moves_off_gpus() -> Check:
+    """Does the driver take a process off its GPU and put it back? Found out by doing it."""
     try:
-        version = importlib.metadata.version("cuda-bindings")
-    except importlib.metadata.PackageNotFoundError:
-        detail = "cuda-bindings is not installed: no checkpoints of GPU jobs"
-        return Check("gpu-bindings", "missing", detail)
-    if int(version.partition(".")[0]) < _BINDINGS_LEAST:
-        detail = f"cuda-bindings {version}: checkpoints need {_BINDINGS_LEAST} or later"
-        return Check("gpu-bindings", "failed", detail)
-    return Check("gpu-bindings", "ok", f"cuda-bindings {version}")
+        took_s = gpu.prove(gpu.CudaDriver.open())
+    except gpu.DriverRefused as error:
+        return Check("gpu-checkpoint", "missing", f"{error}: no checkpoints of GPU jobs")
+    return Check("gpu-checkpoint", "ok", f"a process was off its GPU and back in {took_s:.2f} s")

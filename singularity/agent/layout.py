@@ -99,6 +99,9 @@ def environment(
     return {
         **{k: v for k, v in base.items() if not k.startswith(_NOT_FOR_RANKS)},
         "OMP_NUM_THREADS": "1",
+        # What the driver cannot take off a GPU: multicast memory, and host memory of its own kind.
+        "NCCL_NVLS_ENABLE": "0",
+        "NCCL_CUMEM_HOST_ENABLE": "0",
         # Equal in all ranks, or the same strings lie elsewhere in each, and little of their memory
         # is stored once. Still another number for every job.
         "PYTHONHASHSEED": str(zlib.crc32(start.job.encode())),

@@ -18,6 +18,7 @@ from .client import ControlPlane
 from .cooperative import Cooperative
 from .executor import Executor
 from .gang import GangServer
+from .gpu import CudaDriver, DriverRefused, GpuCheckpointer
 from .handover import Handovers
 from .images import Images
 from .interposer.inject import prepare
@@ -144,6 +145,10 @@ def choose_checkpointer(configured: str) -> Checkpointer:
     criu = find_criu(configured)
     verdict = probe(criu)
     if criu is not None and verdict.ok:
-        return CriuCheckpointer(criu)
+        try:
+            return GpuCheckpointer(criu, CudaDriver.open())
+        except DriverRefused as error:
+            log.info("ranks that use GPUs cannot be moved: %s", error)
+            return CriuCheckpointer(criu)
     log.warning("jobs cannot be suspended or moved: %s", verdict.reason)
     return SuspendInPlace(verdict.reason)

@@ -1,17 +1,21 @@
-"""Where can a gang go? Feasible nodes, then the tightest cluster, then the fewest nodes."""
+"""Where can a gang go? What a job says, in the terms of fleet.gangs, which finds the place."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
 import numpy as np
 
 from singularity.primitives.holdings import holdings
-from singularity.primitives.model import Job, JobSpec, Placement, Shard
+from singularity.primitives.model import Job, JobSpec, Placement, ScopeKind, Shard
 from singularity.primitives.resizing import in_place
 
+from .fleet.gangs import Fleet, Gang
+from .fleet.layout import Level
+from .fleet.reference import Ranks
 from .plan import Draft
-from .snapshot import Flags, Ints, Snapshot
+from .snapshot import Codes, Flags, Ints, Snapshot
 
 
 def sizes(job: Job, most: int | None = None) -> list[int]:
@@ -33,17 +37,15 @@ def feasible(snapshot: Snapshot, job: Job) -> Flags:
 
 
 def allowed(snapshot: Snapshot, spec: JobSpec) -> Flags:
-    regions = np.array(
-        [
-            (not spec.regions or any(fnmatchcase(name, glob) for glob in spec.regions))
-            and not any(fnmatchcase(name, glob) for glob in spec.avoid)
-            for name in snapshot.region_names
-        ],
-        dtype=np.bool_,
-    )
+    regions = np.array([_may(spec, name) for name in snapshot.region_names], dtype=np.bool_)
     kinds = np.array([name == spec.device for name in snapshot.device_names], dtype=np.bool_)
     found: Flags = regions[snapshot.region] & kinds[snapshot.device]
     return found
+
+
+def _may(spec: JobSpec, region: str) -> bool:
+    wanted = not spec.regions or any(fnmatchcase(region, glob) for glob in spec.regions)
+    return wanted and not any(fnmatchcase(region, glob) for glob in spec.avoid)
 
 
 def _confined(snapshot: Snapshot, job: Job) -> Flags:
@@ -56,9 +58,17 @@ def find(draft: Draft, job: Job, devices: int, free: Ints | None = None) -> Plac
     """Where `devices` of the job fit on nodes that take new work; () if nowhere.
 
     What the job itself holds counts as free to it: its dump frees it before it comes back. Among
-    clusters that fit, its own region comes first, then the tightest.
+    clusters that fit, its own region comes first, then where it needs the fewest nodes, then the
+    tightest. `free` int64[N] in place of what the draft has left.
     """
     snapshot = draft.snapshot
+    pinned = job.confine is not None and job.confine.kind is ScopeKind.NODE
+    if free is None and not pinned:
+        own = {snapshot.row[n]: held for n, held in sorted(holdings(job).items())}
+        own = {row: held for row, held in own.items() if snapshot.ready[row]}
+        apart = tuple(snapshot.row[n] for n in sorted(job.unfit) if n in snapshot.row)
+        wanted = gang(job.spec, devices, own, apart)
+        return _placed(draft.fleet, snapshot, wanted, _ranks(snapshot, job))
     room = (draft.free if free is None else free).copy()
     for node, held in sorted(holdings(job).items()):
         room[snapshot.row[node]] += held
@@ -87,52 +97,61 @@ def stay(draft: Draft, job: Job, devices: int) -> Placement:
 
 
 def pack(snapshot: Snapshot, room: Ints, job: Job, devices: int) -> Placement:
-    """The gang on the fewest nodes of one cluster with `room` int64[N] devices; () if none fits.
+    """The gang on the fewest nodes of one cluster with `room` int64[N] devices, which is 0 where
+    the job may not go; () if none fits."""
+    fleet, distance = snapshot.fleet.of(room), _distance(snapshot, job)
+    return _placed(fleet, snapshot, gang(job.spec, devices), distance)
+
+
+def gang(
+    spec: JobSpec,
+    devices: int,
+    own: Mapping[int, int] | None = None,
+    apart: tuple[int, ...] = (),
+) -> Gang | None:
+    """What is to be placed; None if `devices` cannot be divided among the ranks.
 
     Devices go in units of d // ranks when the job has more devices than ranks, so that no rank's
-    devices straddle two nodes. Greedy is exact: inside one cluster nodes differ only in room.
+    devices straddle two nodes.
     """
-    spec = job.spec
     if devices < 1 or (devices > spec.ranks and devices % spec.ranks):
-        return ()
+        return None
     unit = max(1, devices // spec.ranks)
-    units, room = devices // unit, room // unit
-    per_cluster = np.bincount(snapshot.cluster, weights=room, minlength=len(snapshot.cluster_names))
-    if spec.same_node:
-        per_cluster = np.zeros_like(per_cluster)
-        np.maximum.at(per_cluster, snapshot.cluster, room)
-    fits = np.flatnonzero(per_cluster >= units)
-    if fits.size == 0:
-        return ()
-    away = np.array([not _near(snapshot, int(c), job) for c in fits])
-    cluster = fits[np.lexsort((per_cluster[fits], away))[0]]
-    rows = np.flatnonzero((snapshot.cluster == cluster) & (room > 0))
-    return tuple(
-        Shard(snapshot.nodes[row].id, taken * unit) for row, taken in _fewest(rows, room, units)
-    )
+    within = Level.NODE if spec.same_node else Level.CLUSTER
+    return Gang(devices // unit, unit, within, apart=apart, own=own or {})
 
 
-def _fewest(rows: Ints, room: Ints, units: int) -> list[tuple[int, int]]:
-    """The tightest single node that holds all, else the roomiest first; in id order."""
-    whole = rows[room[rows] >= units]
-    if whole.size:
-        return [(int(whole[np.argmin(room[whole])]), units)]
-    taken = []
-    for row in rows[np.argsort(-room[rows], kind="stable")]:
-        share = int(min(room[row], units))
-        taken.append((int(row), share))
-        units -= share
-        if units == 0:
-            break
-    return sorted(taken)
+def _placed(fleet: Fleet, snapshot: Snapshot, wanted: Gang | None, ranks: Ranks) -> Placement:
+    found = fleet.find(wanted, ranks) if wanted else ()
+    return tuple(Shard(snapshot.nodes[row].id, devices) for row, devices in found)
 
 
-def _near(snapshot: Snapshot, cluster: int, job: Job) -> bool:
-    """Is the cluster in the region where the job runs, or where its last images were made?"""
+def _ranks(snapshot: Snapshot, job: Job) -> Ranks:
+    """_distance, and 0 where the job may not go."""
+    layout, spec = snapshot.fleet.layout, job.spec
+    regions = np.array([_may(spec, name) for name in snapshot.region_names], dtype=np.bool_)
+    kinds = np.array([name == spec.device for name in snapshot.device_names], dtype=np.bool_)
+    may = regions[layout.region] & kinds[layout.device]
+    if job.confine is not None:
+        by_region = job.confine.kind is ScopeKind.REGION
+        names = snapshot.region_names if by_region else snapshot.cluster_names
+        codes = layout.region if by_region else layout.cluster
+        may &= codes == (names.index(job.confine.id) if job.confine.id in names else -2)
+    found: Ranks = np.where(may, _distance(snapshot, job), 0).astype(np.uint8)
+    return found
+
+
+def _distance(snapshot: Snapshot, job: Job) -> Ranks:
+    """uint8[D] by domain: 1 in the region where the job is at home, else 2."""
+    home, regions = _home(snapshot, job), np.arange(len(snapshot.region_names))
+    near = np.isin(regions, home) if len(home) else np.ones_like(regions)
+    found: Ranks = np.where(near, 1, 2).astype(np.uint8)[snapshot.fleet.layout.region]
+    return found
+
+
+def _home(snapshot: Snapshot, job: Job) -> Codes:
+    """The regions where the job runs, or where its last images were made."""
     last = job.origin
     nodes = job.nodes or (frozenset(s.node for s in last.shards) if last else frozenset())
     rows = [snapshot.row[n] for n in sorted(nodes) if n in snapshot.row]
-    if not rows:
-        return True
-    regions = snapshot.region[snapshot.cluster == cluster]
-    return bool(np.isin(regions[:1], snapshot.region[rows]).any())
+    return snapshot.region[rows]

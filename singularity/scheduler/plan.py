@@ -80,14 +80,16 @@ class Plan:
 class Draft:
     """A plan being written, with the capacity it leaves. The core's only mutable thing.
 
-    `free` is what may be given away; `coming` what earlier decisions, carried out or not, will
-    free on each node, so that nothing is reclaimed twice; `promised` what of both is meant for
-    jobs that wait, so that no two count on the same devices.
+    `free` is what may be given away, and `fleet` finds it where nodes are ready; `coming` what
+    earlier decisions, carried out or not, will free on each node, so that nothing is reclaimed
+    twice; `promised` what of both is meant for jobs that wait, so that no two count on the same
+    devices.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self.free = snapshot.free.copy()
+        self.fleet = snapshot.fleet.copy()
         self.coming = np.zeros_like(self.free)
         self.promised = np.zeros_like(self.free)
         self._actions: dict[JobId, Action] = {}
@@ -127,8 +129,7 @@ class Draft:
         if action.placement:
             held = holdings(job)
             for shard in action.placement:
-                extra = max(0, shard.devices - held[shard.node])
-                self.free[self.snapshot.row[shard.node]] -= extra
+                self._give(shard.node, max(0, shard.devices - held[shard.node]))
         leaves = action.verb not in (Verb.RESUME, Verb.CHECKPOINT)
         if leaves and job.state in (JobState.STARTING, JobState.RUNNING):
             self._expect(job.placement, action.placement)
@@ -148,6 +149,12 @@ class Draft:
     def plan(self) -> Plan:
         pending = {j: r for j, r in self._pending.items() if j not in self._actions}
         return Plan(tuple(self._actions.values()), pending)
+
+    def _give(self, node: NodeId, devices: int) -> None:
+        row = self.snapshot.row[node]
+        self.free[row] -= devices
+        if self.snapshot.ready[row]:
+            self.fleet.take([(row, devices)])
 
     def _expect(self, leaving: Placement, target: Placement) -> None:
         kept = Counter({s.node: s.devices for s in target})

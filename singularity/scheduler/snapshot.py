@@ -5,6 +5,7 @@ region, cluster  int32[N]   dense codes into `region_names`, `cluster_names`
 device           int32[N]   dense codes into `device_names`
 ready            bool[N]    new work may be placed there
 lost, draining   bool[N]
+fleet            `free` of the nodes that are ready, indexed by domain; copy it to change it
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ import numpy.typing as npt
 
 from singularity.primitives.holdings import holdings
 from singularity.primitives.model import Duty, Job, JobId, Node, NodeId
+
+from .fleet.gangs import Fleet
+from .fleet.layout import lay_out
 
 Ints = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int32]
@@ -42,6 +46,7 @@ class Snapshot:
     ready: Flags
     lost: Flags
     draining: Flags
+    fleet: Fleet
     jobs: tuple[Job, ...]
     by_id: Mapping[JobId, Job]
 
@@ -59,6 +64,9 @@ class Snapshot:
         regions, region = _codes([n.region for n in rows])
         clusters, cluster = _codes([n.cluster for n in rows])
         devices, device = _codes([n.device for n in rows])
+        ready = np.array([n.ready for n in rows], dtype=np.bool_)
+        layout = lay_out(region, cluster, device)
+        open_to = np.where(ready, total - used, 0)
         return cls(
             now_s=now_s,
             nodes=rows,
@@ -71,9 +79,10 @@ class Snapshot:
             region_names=regions,
             cluster_names=clusters,
             device_names=devices,
-            ready=_frozen(np.array([n.ready for n in rows], dtype=np.bool_)),
+            ready=_frozen(ready),
             lost=_frozen(np.array([n.lost for n in rows], dtype=np.bool_)),
             draining=_frozen(np.array([n.duty is Duty.DRAINING for n in rows], dtype=np.bool_)),
+            fleet=Fleet.build(layout, open_to, int(total.max(initial=0))),
             jobs=todo,
             by_id={j.id: j for j in todo},
         )

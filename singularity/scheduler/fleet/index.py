@@ -1,0 +1,120 @@
+"""Free devices per domain, and which nodes have how many, kept up to date one change at a time."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from typing import Final, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from . import reference
+from .layout import Codes, Ints, Layout
+from .reference import Picks, Ranks, Want
+
+Words = npt.NDArray[np.uint64]
+
+COMPILED_FROM: Final = 4096  # nodes; with fewer, NumPy is done before numba is imported
+
+
+class Index(NamedTuple):
+    """A function of Layout and `free` alone, whatever the order in which changes came.
+
+    free         int64[N]     devices by position
+    of           int32[3, N]  as in Layout, and so are start and end
+    tally        int64[D, L]  nodes of the domain with so many free devices
+    room         int64[D]     free devices of the domain
+    words        uint64[L, W] a bit per position: does the node have so many free devices?
+    tops         uint64[L, T] a bit per word: is one set in it?
+    """
+
+    free: Ints
+    of: Codes
+    start: Ints
+    end: Ints
+    tally: Ints
+    room: Ints
+    words: Words
+    tops: Words
+
+
+class Engine(Protocol):
+    """What looks at the index and changes it. Two of them, and they agree."""
+
+    def find(self, index: Index, allowed: Ranks, want: Want) -> Picks: ...
+
+    def put_all(self, index: Index, positions: Ints, free: Ints) -> None: ...
+
+
+class Plain:
+    """NumPy only. Finds by looking at every node; keeps the index all the same."""
+
+    def find(self, index: Index, allowed: Ranks, want: Want) -> Picks:
+        return reference.find(index.free, index.start, index.end, allowed, want)
+
+    def put_all(self, index: Index, positions: Ints, free: Ints) -> None:
+        for position, now in zip(positions.tolist(), free.tolist(), strict=True):
+            was = int(index.free[position])
+            index.free[position] = now
+            for level, more in ((was, False), (now, True)):
+                _mark(index.words[level], position, more)
+                _mark(index.tops[level], position >> 6, bool(index.words[level, position >> 6]))
+                index.tally[index.of[:, position], level] += 1 if more else -1
+            index.room[index.of[:, position]] += now - was
+
+
+def _mark(words: Words, bit: int, to: bool) -> None:
+    mask = np.uint64(1 << (bit & 63))
+    words[bit >> 6] = words[bit >> 6] | mask if to else words[bit >> 6] & ~mask
+
+
+def build(layout: Layout, free: Ints, most: int) -> Index:
+    """The index of `free` int64[N] devices by position, each from 0 to `most`."""
+    domains, levels, nodes = len(layout.start), most + 1, len(free)
+    flat = np.zeros(domains * levels, dtype=np.int64)
+    for of in layout.of:
+        flat += np.bincount(of * levels + free, minlength=domains * levels)
+    tally = flat.reshape(domains, levels)
+    at_level = free[None, :] == np.arange(levels)[:, None]
+    words = _bits(at_level, nodes)
+    return Index(
+        free=free.astype(np.int64),
+        of=layout.of,
+        start=layout.start,
+        end=layout.end,
+        tally=tally,
+        room=tally @ np.arange(levels, dtype=np.int64),
+        words=words,
+        tops=_bits(words != 0, words.shape[1]),
+    )
+
+
+def _bits(flags: npt.NDArray[np.bool_], size: int) -> Words:
+    """bool[L, size] as uint64[L, ceil(size / 64)], the lowest bit first."""
+    width = max(1, -(-size // 64))
+    padded = np.zeros((flags.shape[0], width * 64), dtype=np.bool_)
+    padded[:, :size] = flags
+    found: Words = np.packbits(padded, axis=1, bitorder="little").view("<u8").astype(np.uint64)
+    return found
+
+
+def copy(index: Index) -> Index:
+    """One that can be changed apart."""
+    parts = ("free", "tally", "room", "words", "tops")
+    return index._replace(**{name: getattr(index, name).copy() for name in parts})
+
+
+def engine(nodes: int) -> Engine:
+    """Compiled for many nodes, if numba is there; else NumPy."""
+    return (compiled() or Plain()) if nodes >= COMPILED_FROM else Plain()
+
+
+@cache
+def compiled() -> Engine | None:
+    """The kernels; None where numba is not installed. The import takes a second."""
+    try:
+        found: object = import_module("singularity.scheduler.fleet.kernels")
+    except ModuleNotFoundError:
+        return None
+    return found  # type: ignore[return-value]

@@ -1,0 +1,190 @@
+"""reference.py on the index, compiled by numba. Imported only by index.engine().
+
+O(domains) for a decision, O(1) for a change: which nodes are at a level is a bitmap over positions,
+with a second bitmap of its words that are not empty, so that the first one in a range is found in
+a few steps, and is the same one whatever was done before.
+
+All integers are int64 or uint64; numba makes a float of a mixture.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from .index import Index
+from .layout import Ints
+from .reference import NONE, Picks, Ranks, Want
+
+Words = npt.NDArray[np.uint64]
+Key = tuple[int, int, int, int]
+
+_ONE, _ALL = np.uint64(1), np.uint64(0xFFFFFFFFFFFFFFFF)
+_MAGIC, _HIGH = np.uint64(0x03F79D71B4CB0A89), np.uint64(58)
+_LOWEST = np.zeros(64, dtype=np.int64)  # de Bruijn: which bit is the only one set
+for _bit in range(64):
+    _LOWEST[((int(_MAGIC) << _bit) & int(_ALL)) >> 58] = _bit
+_NEVER = (1 << 62, 1 << 62, 1 << 62, 1 << 62)
+
+
+@njit(cache=True)
+def _lowest(word: np.uint64) -> int:
+    """The number of the lowest bit that is set; `word` is not 0."""
+    alone = word & (~word + _ONE)
+    return int(_LOWEST[np.int64((alone * _MAGIC) >> _HIGH)])
+
+
+@njit(cache=True)
+def _first(words: Words, tops: Words, at: int) -> int:
+    """The first position from `at` on whose bit is set; there is one."""
+    word = at >> 6
+    found = words[word] & (_ALL << np.uint64(at & 63))
+    if found != 0:
+        return (word << 6) + _lowest(found)
+    word += 1
+    top = word >> 6
+    found = tops[top] & (_ALL << np.uint64(word & 63))
+    while found == 0:
+        top += 1
+        found = tops[top]
+    word = (top << 6) + _lowest(found)
+    return (word << 6) + _lowest(words[word])
+
+
+@njit(cache=True)
+def put(index: Index, position: int, free: int) -> None:
+    """Say that the node at `position` has `free` devices."""
+    was = index.free[position]
+    if was == free:
+        return
+    word, bit = position >> 6, np.uint64(position & 63)
+    top, mark = word >> 6, np.uint64(word & 63)
+    index.words[was, word] &= ~(_ONE << bit)
+    if index.words[was, word] == 0:
+        index.tops[was, top] &= ~(_ONE << mark)
+    index.words[free, word] |= _ONE << bit
+    index.tops[free, top] |= _ONE << mark
+    index.free[position] = free
+    for level in range(3):
+        domain = index.of[level, position]
+        index.tally[domain, was] -= 1
+        index.tally[domain, free] += 1
+        index.room[domain] += free - was
+
+
+@njit(cache=True)
+def put_all(index: Index, positions: Ints, free: Ints) -> None:
+    for i in range(len(positions)):
+        put(index, positions[i], free[i])
+
+
+@njit(cache=True)
+def _measure(count: Ints, units: int, unit: int, single: bool) -> tuple[int, int]:
+    """Nodes that the gang needs in a domain with `count[f]` nodes of f free devices, and what is
+    left over on the last; (-1, 0) if it does not fit. As reference.fit."""
+    nodes, left = 0, units
+    most = (len(count) - 1) // unit
+    for rooms in range(most, 0, -1):
+        if single and rooms < units:
+            return -1, 0
+        low, have = rooms * unit, 0
+        for level in range(low, min(low + unit, len(count))):
+            have += count[level]
+        whole = min(have, left // rooms)
+        nodes += whole
+        left -= whole * rooms
+        if left == 0:
+            return nodes, 0
+        if whole < have:
+            return nodes + 1, _left_over(count, left * unit, low, whole)
+    return -1, 0
+
+
+@njit(cache=True)
+def _left_over(count: Ints, least: int, low: int, whole: int) -> int:
+    """What is left over on the best node for `least` more, when `whole` nodes of the levels from
+    `low` on are taken already and one there is not."""
+    for level in range(least, low):
+        if count[level] > 0:
+            return level - least
+    level = low
+    while whole >= count[level]:
+        whole -= count[level]
+        level += 1
+    return level - least
+
+
+@njit(cache=True)
+def _key(index: Index, rank: int, domain: int, want: Want) -> Key:
+    """What makes a domain better: the lesser key. _NEVER if it does not hold the gang."""
+    if rank == 0 or index.room[domain] < want.units * want.unit:
+        return _NEVER
+    nodes, waste = _measure(index.tally[domain], want.units, want.unit, want.single)
+    if nodes < 0:
+        return _NEVER
+    return rank, nodes, waste, index.room[domain]
+
+
+@njit(cache=True)
+def _choose(index: Index, allowed: Ranks, want: Want) -> tuple[int, Key]:
+    """The best domain, or -1; and the key of the next best, ties included."""
+    best, key, after = -1, _NEVER, _NEVER
+    for domain in range(want.low, want.high):
+        found = _key(index, allowed[domain], domain, want)
+        if found < key:
+            best, key, after = domain, found, key
+        elif found < after:
+            after = found
+    return best, after
+
+
+@njit(cache=True)
+def _collect(index: Index, domain: int, want: Want, out: Ints, took: Ints) -> int:
+    """The picks inside `domain`, which holds the gang, in the order in which they are taken; how
+    many. Nothing is changed."""
+    count, start, unit = index.tally[domain], index.start[domain], want.unit
+    picked, left = 0, want.units
+    for rooms in range((len(count) - 1) // unit, 0, -1):
+        for level in range(rooms * unit, min(rooms * unit + unit, len(count))):
+            have, at = count[level], start
+            while have > 0:
+                if rooms > left:
+                    out[picked] = _last(index, domain, (left * unit, rooms * unit), (level, at))
+                    took[picked] = left * unit
+                    return picked + 1
+                at = _first(index.words[level], index.tops[level], at)
+                out[picked], took[picked] = at, rooms * unit
+                picked, left, at, have = picked + 1, left - rooms, at + 1, have - 1
+                if left == 0:
+                    return picked
+    return -1
+
+
+@njit(cache=True)
+def _last(index: Index, domain: int, levels: tuple[int, int], beyond: tuple[int, int]) -> int:
+    """Where the last devices of a gang go: on the first node of the lowest of `levels`, from and up
+    to, none of which was touched; else the node `beyond`: of this level, from this position on."""
+    for level in range(levels[0], levels[1]):
+        if index.tally[domain, level] > 0:
+            return int(_first(index.words[level], index.tops[level], index.start[domain]))
+    return int(_first(index.words[beyond[0]], index.tops[beyond[0]], beyond[1]))
+
+
+@njit(cache=True)
+def _find(index: Index, allowed: Ranks, want: Want, out: Ints, took: Ints) -> int:
+    domain, _ = _choose(index, allowed, want)
+    if domain < 0:
+        return 0
+    return int(_collect(index, domain, want, out, took))
+
+
+def find(index: Index, allowed: Ranks, want: Want) -> Picks:
+    """reference.find on the index."""
+    most = min(want.units, len(index.free))
+    out, took = np.empty(most, dtype=np.int64), np.empty(most, dtype=np.int64)
+    picked = _find(index, allowed, want, out, took)
+    if picked == 0:
+        return NONE
+    order = np.argsort(out[:picked])
+    return out[:picked][order], took[:picked][order]
