@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 
 from singularity.agent.device import events
 from singularity.agent.device.kernels import RT, Kernel, QueueId, Task, TaskId
+from singularity.agent.device.memory import Memory
 from singularity.agent.device.reef import Policy, State, react
+from singularity.primitives.errors import InvalidSpec
 
 from .faces import ComputeQueue, Device
 
@@ -20,18 +22,27 @@ class Driver:
     """
 
     def __init__(
-        self, device: Device, policy: Policy, on_report: Callable[[events.Report], None]
+        self,
+        device: Device,
+        policy: Policy,
+        on_report: Callable[[events.Report], None],
+        memory_bytes: int = 0,
     ) -> None:
         self._device, self._on_report = device, on_report
+        self.memory = Memory(memory_bytes)
         self._queues: dict[QueueId, ComputeQueue] = {RT: device.queue(RT, self)}
         self._inbox: deque[events.Event] = deque()
         self._busy = False
         self._tasks = 0
         self.state = State(device.caps, policy)
 
-    def attach(self) -> QueueId:
-        """A stream and a queue for one more best-effort process."""
+    def attach(self, cap_bytes: int = 0) -> QueueId:
+        """A stream and a queue for one more best-effort process, with a share of the memory.
+
+        Raises InvalidSpec when the caps of all would be more than the device has.
+        """
         queue = QueueId(self.state.attached + 1)
+        self.cap(queue, cap_bytes)
         self._queues[queue] = self._device.queue(queue, self)
         self._tell(events.Attach(self._device.now_ns()))
         return queue
@@ -39,7 +50,23 @@ class Driver:
     def detach(self, queue: QueueId) -> None:
         """Its process is gone, with all that it had on the device."""
         self._queues.pop(queue).close()
+        self.memory = self.memory.leave(queue)
         self._tell(events.Detach(self._device.now_ns(), queue))
+
+    def cap(self, queue: QueueId, cap_bytes: int) -> None:
+        """Set a queue's cap anew. Raises InvalidSpec where it holds more, or too little is left."""
+        self.memory, reason = self.memory.cap(queue, cap_bytes)
+        if reason:
+            raise InvalidSpec(reason, queue=queue, cap_bytes=cap_bytes)
+
+    def take(self, queue: QueueId, count_bytes: int) -> bool:
+        """False: out of memory, and nothing is taken."""
+        memory = self.memory.take(queue, count_bytes)
+        self.memory = memory or self.memory
+        return memory is not None
+
+    def give(self, queue: QueueId, count_bytes: int) -> None:
+        self.memory = self.memory.give(queue, count_bytes)
 
     def submit(self, queue: QueueId, kernels: Sequence[Kernel]) -> TaskId:
         """Queue one task; a Finished report follows. Kernels must not be empty."""
