@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import problems
-from .routes import agents, fleet, history, jobs, tokens, verifications
+from .routes import agents, evictions, fleet, history, jobs, tokens, verifications
 from .services import Overseer, Services, Serving, Viewer
 from .settings import Settings
 from .telemetry import Meter
@@ -71,7 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.services = serving
     app.add_middleware(Gate, meter=meter)
     problems.install(app)
-    for module in (jobs, verifications, history, fleet, tokens, agents):
+    for module in (jobs, verifications, history, fleet, evictions, tokens, agents):
         app.include_router(module.router)
 
     @app.get("/healthz", include_in_schema=False)

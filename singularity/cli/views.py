@@ -168,6 +168,13 @@ class DrainView(View):
     remaining_jobs: tuple[str, ...] = ()
 
 
+class EvictionView(View):
+    job: str
+    name: str = ""
+    at_s: float
+    reason: str = ""
+
+
 class VerifyView(View):
     ok: bool
     chunks: int = 0

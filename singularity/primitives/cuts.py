@@ -84,7 +84,7 @@ def gather(job: Job, report: Report, now_s: float) -> Job:
         checkpoints=kept,
         step=step,
         cut_ended_s=now_s,
-        pause_s=_smoothed(job.pause_s, job.pausing_s),
+        pause_s=smoothed(job.pause_s, job.pausing_s),
         dump_failures=0,
         infra_failures=0,
     )
@@ -120,7 +120,7 @@ def distrusting(job: Job, report: Report) -> Job:
     )
 
 
-def _smoothed(known_s: float | None, measured_s: float) -> float | None:
+def smoothed(known_s: float | None, measured_s: float) -> float | None:
     """Half the newest, half all that was before. A report that tells no times measures nothing."""
     if measured_s <= 0.0:
         return known_s

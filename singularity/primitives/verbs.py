@@ -15,9 +15,10 @@ Each takes a Job and returns the next Job with the commands that make it true.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 from . import asides, cuts, engines, resizing
-from .cuts import backoff_s
+from .cuts import backoff_s, smoothed
 from .lifecycle import Event, advance
 from .messages import Command, Origin, Report, Start, Stop
 from .model import (
@@ -33,6 +34,8 @@ from .model import (
     Shard,
     divide,
 )
+
+_RETURNS: Final = ("fetch", "restore", "reconnect")  # parts of a start from a checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ def resume(job: Job, placement: Placement, now_s: float) -> Step:
         running_at_s=None,
         exit_code=None,  # of an earlier life; it must not be taken for the cause of a later stop
         resize_refused=False,
+        restoring_s=0.0,
         **engines.anew(job),
     )
     first, commands = 0, []
@@ -251,6 +255,9 @@ def _started(job: Job, report: Report, now_s: float) -> Job:
     if job.state is not JobState.STARTING or report.node not in job.awaiting:
         return job
     job = engines.started(job, report)
+    if job.checkpoint is not None:  # the gang waits for its slowest node
+        took_s = sum(report.seconds.get(part, 0.0) for part in _RETURNS)
+        job = replace(job, restoring_s=max(job.restoring_s, took_s))
     if left := job.awaiting - {report.node}:
         return replace(job, awaiting=left, version=job.version + 1)
     return advance(
@@ -260,6 +267,7 @@ def _started(job: Job, report: Report, now_s: float) -> Job:
         awaiting=left,
         message="",
         step=report.step,
+        restore_s=smoothed(job.restore_s, job.restoring_s),
         running_at_s=now_s,
         started_at_s=now_s if job.started_at_s is None else job.started_at_s,
     )

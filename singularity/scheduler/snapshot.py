@@ -5,6 +5,8 @@ region, cluster  int32[N]   dense codes into `region_names`, `cluster_names`
 device           int32[N]   dense codes into `device_names`
 ready            bool[N]    new work may be placed there
 lost, draining   bool[N]
+
+`acknowledged_s` is when an operator last approved of the evictions until then.
 """
 
 from __future__ import annotations
@@ -43,9 +45,16 @@ class Snapshot:
     draining: Flags
     jobs: tuple[Job, ...]
     by_id: Mapping[JobId, Job]
+    acknowledged_s: float = 0.0
 
     @classmethod
-    def build(cls, nodes: Iterable[Node], jobs: Iterable[Job], now_s: float) -> Snapshot:
+    def build(
+        cls,
+        nodes: Iterable[Node],
+        jobs: Iterable[Job],
+        now_s: float,
+        acknowledged_s: float = 0.0,
+    ) -> Snapshot:
         """Order is canonical (by id), so equal facts give equal snapshots."""
         rows = tuple(sorted(nodes, key=lambda n: n.id))
         todo = tuple(sorted(jobs, key=lambda j: j.id))
@@ -75,6 +84,7 @@ class Snapshot:
             draining=_frozen(np.array([n.duty is Duty.DRAINING for n in rows], dtype=np.bool_)),
             jobs=todo,
             by_id={j.id: j for j in todo},
+            acknowledged_s=acknowledged_s,
         )
 
 
