@@ -236,6 +236,14 @@ drain = Table(
     CheckConstraint("scope_kind IN ('region', 'cluster', 'node')", "scope_kind"),
 )
 
+acknowledgement = Table(
+    "acknowledgement",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    _text("actor"),
+    _time("at_s"),
+)
+
 lease = Table(
     "lease",
     metadata,

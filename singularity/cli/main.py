@@ -7,7 +7,7 @@ from typing import Final
 
 import typer
 
-from . import drains, host, jobs, places, submit
+from . import drains, host, jobs, places, shares, submit
 from .checkpoints import ckpt
 from .frame import CONTEXT, Commands
 
@@ -40,6 +40,7 @@ GROUPS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
         drains.drains,
         places.cordon,
         places.uncordon,
+        shares.evictions,
     ),
 }
 for panel, commands in GROUPS.items():

@@ -218,6 +218,13 @@ class ExodusView(View):
     stay: int = 0
 
 
+class EvictionView(View):
+    job: str
+    name: str = ""
+    at_s: float
+    reason: str = ""
+
+
 class VerifyView(View):
     ok: bool
     chunks: int = 0

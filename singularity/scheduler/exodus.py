@@ -81,7 +81,8 @@ def foresee(snapshot: Snapshot, order: Drain, policy: Policy) -> Exodus:
 def _as_drained(snapshot: Snapshot, order: Drain) -> Snapshot:
     nodes = [replace(n, duty=Duty.DRAINING) if order.scope.holds(n) else n for n in snapshot.nodes]
     others = [d for d in snapshot.drains if d.id != order.id]
-    return Snapshot.build(nodes, snapshot.jobs, snapshot.now_s, (*others, order))
+    drains = (*others, order)
+    return Snapshot.build(nodes, snapshot.jobs, snapshot.now_s, drains, snapshot.acknowledged_s)
 
 
 def _concerned(draft: Draft) -> Iterator[Job]:

@@ -75,6 +75,10 @@ class Ledger(Protocol):
 
     def request_checkpoint(self, job: JobId, now_s: float) -> Job: ...
 
+    def acknowledge(self, actor: str, now_s: float) -> None:
+        """An operator approves of the evictions until now: they bound no others any more."""
+        ...
+
     def retire(self, jobs: Collection[JobId], now_s: float) -> None:
         """Give up the checkpoints of those of `jobs` that have ended."""
         ...

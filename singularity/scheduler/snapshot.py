@@ -6,6 +6,8 @@ device           int32[N]   dense codes into `device_names`
 ready            bool[N]    new work may be placed there
 lost, draining   bool[N]
 fleet            `free` of the nodes that are ready, indexed by domain; copy it to change it
+
+`acknowledged_s` is when an operator last approved of the evictions until then.
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ class Snapshot:
     jobs: tuple[Job, ...]
     by_id: Mapping[JobId, Job]
     drains: tuple[Drain, ...]
+    acknowledged_s: float = 0.0
 
     @classmethod
     def build(
@@ -59,6 +62,7 @@ class Snapshot:
         jobs: Iterable[Job],
         now_s: float,
         drains: Iterable[Drain] = (),
+        acknowledged_s: float = 0.0,
     ) -> Snapshot:
         """Order is canonical (by id), so equal facts give equal snapshots."""
         rows = tuple(sorted(nodes, key=lambda n: n.id))
@@ -94,6 +98,7 @@ class Snapshot:
             jobs=todo,
             by_id={j.id: j for j in todo},
             drains=tuple(sorted(drains, key=lambda d: d.id)),
+            acknowledged_s=acknowledged_s,
         )
 
 

@@ -82,6 +82,10 @@ POLICY = Policy()
 FOUND = Certificate(Finding.DIFFERS, "differs", facts=(("engine", "none"),))
 
 
+def which_of(node: NodeId) -> int:
+    return NODES.index(node)
+
+
 class Ledgers(RuleBasedStateMachine):
     """The same calls on both; answers and all that can be read must be equal."""
 
@@ -146,7 +150,9 @@ class Ledgers(RuleBasedStateMachine):
     def tick(self, pause_s: float, late: bool) -> None:
         """Plan and commit; or commit a plan that was made before other things happened."""
         self.now_s += pause_s
-        assert self.sql.snapshot(self.now_s).jobs == self.memory.snapshot(self.now_s).jobs
+        seen = [ledger.snapshot(self.now_s) for ledger in (self.sql, self.memory)]
+        assert seen[0].jobs == seen[1].jobs
+        assert seen[0].acknowledged_s == seen[1].acknowledged_s
         plan = decide(self.memory.snapshot(self.now_s), POLICY)
         now, self.stale = (self.stale, plan) if late else (plan, None)
         if now is not None:
@@ -196,7 +202,7 @@ class Ledgers(RuleBasedStateMachine):
             unfit=phase == "refused" and code == 0 and stored,
             unable=Unable.JOB if code == 1 and not stored else None,
             reason="" if stored else "disk full",
-            seconds={"dump": 0.5 * (1 + job.cut % 3)},
+            seconds={"dump": 0.5 * (1 + job.cut % 3), "restore": 1.0 + which_of(node)},
             resize=job.resize if phase == "running" else 0,
             devices=next((s.devices for s in wanted if s.node == node), 0),
             certificate=FOUND if job.spec.aside and stored and phase == "exited" else None,
@@ -267,6 +273,10 @@ class Ledgers(RuleBasedStateMachine):
     @rule(i=st.integers(0, 3))
     def request_checkpoint(self, i: int) -> None:
         self.same(lambda x: x.request_checkpoint(JOBS[i], self.now_s))
+
+    @rule()
+    def acknowledge(self) -> None:
+        self.same(lambda x: x.acknowledge("ada", self.now_s))
 
     @rule(i=st.integers(0, 3))
     def retire(self, i: int) -> None:

@@ -403,3 +403,16 @@ def test_every_command_explains_itself() -> None:
     for command in app.registered_commands:
         assert command.callback is not None
         assert (command.callback.__doc__ or "").strip().endswith(".")
+
+
+def test_an_operator_sees_who_was_evicted_and_says_that_it_is_right() -> None:
+    told = {"job": "job-1", "name": "digits", "at_s": 0.0, "reason": "gives 4 devices to x"}
+    planet = Planet(
+        {
+            "GET /v1/evictions": items(told),
+            "POST /v1/evictions/acknowledgements": httpx.Response(201, json={"items": []}),
+        }
+    )
+    assert "digits" in planet.run("evictions").stdout
+    assert planet.run("evictions", "--acknowledge").exit_code == 0
+    assert planet.asked[-1].method == "POST"

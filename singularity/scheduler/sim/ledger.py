@@ -37,6 +37,7 @@ class MemoryLedger:
         self._nodes: dict[NodeId, Node] = {}
         self._log: list[Envelope] = []
         self._drains: dict[str, Drain] = {}
+        self._acknowledged_s = 0.0
 
     def submit(self, job: Job) -> None:
         assert job.id not in self._jobs, job.id
@@ -46,7 +47,13 @@ class MemoryLedger:
         jobs = {j.id: j for j in self._jobs.values() if j.state not in TERMINAL}
         for job in list(jobs.values()):
             jobs |= {a: self._jobs[a] for a in job.spec.named if a in self._jobs}
-        return Snapshot.build(self._nodes.values(), jobs.values(), now_s, self._drains.values())
+        return Snapshot.build(
+            self._nodes.values(),
+            jobs.values(),
+            now_s,
+            self._drains.values(),
+            self._acknowledged_s,
+        )
 
     def commit(self, plan: Plan, now_s: float) -> dict[JobId, str]:
         rejected = {}
@@ -152,6 +159,9 @@ class MemoryLedger:
 
     def request_checkpoint(self, job: JobId, now_s: float) -> Job:
         return self._wish(job, checkpoint_wanted=True)
+
+    def acknowledge(self, actor: str, now_s: float) -> None:
+        self._acknowledged_s = max(self._acknowledged_s, now_s)
 
     def retire(self, jobs: Collection[JobId], now_s: float) -> None:
         for job in sorted(jobs):
