@@ -1,7 +1,7 @@
 # `make check` before every commit, `make test` for everything; what a target needs it builds itself.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help venv criu format check static test carry demo storm bench bench-checkpoint golden lock clean
+.PHONY: help venv criu format check static test carry demo storm bench bench-checkpoint bench-device golden lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -68,6 +68,10 @@ bench-checkpoint: $(STAMP) criu  ## what a cut, a move and shared devices cost
 	@for figure in overhead elastic splice store migration faults "plane --submits 0"; do \
 	  echo "== bench/$$figure"; set -- $$figure; script=$$1; shift; \
 	  $(BIN)/python bench/$$script.py "$$@" || exit 1; done
+
+bench-device: $(STAMP)  ## preemption inside a device, modelled and real
+	@for figure in levels disb cpu; do \
+	  echo "== bench/device.py $$figure"; $(BIN)/python bench/device.py $$figure || exit 1; done
 
 golden: $(STAMP)  ## record plans anew; review them with git diff
 	SINGULARITY_GOLDEN=write $(PYTEST) tests/golden
