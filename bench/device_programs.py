@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import nn
 
-MICRO = 4  # images of one block of the training
-BLOCKS = 16  # blocks of one training step
+MICRO = 1  # images of one block of the training
+BLOCKS = 32  # blocks of one training step
 STAGES = 3
 
 

@@ -119,8 +119,11 @@ def main(arguments: list[str]) -> None:
     sending = threading.Lock()
 
     def tell(*what: object) -> None:
-        with sending:
-            connection.send(what)
+        try:
+            with sending:
+                connection.send(what)
+        except ConnectionError:
+            os._exit(0)  # the agent has closed the device
 
     streams: dict[int, Stream] = {}
     tell("ready")
