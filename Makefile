@@ -70,7 +70,7 @@ bench-checkpoint: $(STAMP) criu  ## what a cut, a move and shared devices cost
 	  $(BIN)/python bench/$$script.py "$$@" || exit 1; done
 
 bench-device: $(STAMP)  ## preemption inside a device, modelled and real
-	@for figure in levels disb cpu; do \
+	@for figure in levels disb shim cpu; do \
 	  echo "== bench/device.py $$figure"; $(BIN)/python bench/device.py $$figure || exit 1; done
 
 golden: $(STAMP)  ## record plans anew; review them with git diff

@@ -1,4 +1,5 @@
-"""Device-level preemption: `levels` and `disb` on a modelled device, `cpu` on the processors.
+"""Device-level preemption: `levels` and `disb` on a modelled device, `cpu` on the processors,
+`shim` over a stand-in for the CUDA driver.
 
 Ends with 1 when an inequality that must hold does not.
 """
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import device_cpu
 import device_model
+import device_shim
 
 
 def main() -> int:
@@ -26,12 +28,16 @@ def main() -> int:
     one.add_argument("--seconds", type=float, default=5.0, help="of each case and round")
     one.add_argument("--rounds", type=int, default=3)
     one.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
+    one = commands.add_parser("shim", help="launch window and gate, over a stand-in driver")
+    one.add_argument("--times", type=int, default=60)
     args = parser.parse_args()
     match args.command:
         case "levels":
             wrong = device_model.levels(args.times)
         case "disb":
             wrong = device_model.disb(args.seconds, args.plot)
+        case "shim":
+            wrong = device_shim.shim(args.times)
         case _:
             wrong = device_cpu.cpu(args.seconds, args.rounds, args.core)
     for law in wrong:

@@ -80,7 +80,8 @@ def cpu(seconds: float, rounds: int, core: int) -> list[str]:
         for case, (policy, training) in cases.items():
             one = run(policy, case[1], seconds, training=training, core=core)
             got[case].rt_ms += one.rt_ms
-            got[case].p99_ms.append(quantile(one.rt_ms, 0.99))
+            if one.rt_ms:
+                got[case].p99_ms.append(quantile(one.rt_ms, 0.99))
             got[case].preempt_ms += one.preempt_ms
             got[case].steps_per_s += one.steps_per_s / rounds
     print(f"training alone: {got['alone', 0].steps_per_s:.1f} steps/s")
