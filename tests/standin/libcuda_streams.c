@@ -196,6 +196,9 @@ Result cuMemGetInfo_v2(size_t *left, size_t *total) {
     return (*total = memory_bytes), (*left = memory_bytes - used_bytes), OK;
 }
 Result cuStreamCreate(void **found, unsigned flags) { return (*found = make()), (void)flags, OK; }
+Result cuStreamCreateWithPriority(void **found, unsigned flags, int priority) {
+    return (void)priority, cuStreamCreate(found, flags);
+}
 Result cuStreamIsCapturing(void *handle, int *status) { return (void)handle, (*status = 0), OK; }
 Result cuStreamSynchronize(void *handle) {
     struct stream *s = of(handle);
