@@ -1,7 +1,7 @@
 # `make check` before every commit, `make test` for everything; what a target needs it builds itself.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help venv criu format check static test carry demo storm bench bench-checkpoint bench-device golden lock clean
+.PHONY: help venv criu format check static test carry demo storm bench bench-checkpoint bench-device bench-gpu golden lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -72,6 +72,9 @@ bench-checkpoint: $(STAMP) criu  ## what a cut, a move and shared devices cost
 bench-device: $(STAMP)  ## preemption inside a device, modelled and real
 	@for figure in levels disb shim cpu; do \
 	  echo "== bench/device.py $$figure"; $(BIN)/python bench/device.py $$figure || exit 1; done
+
+bench-gpu: $(STAMP)  ## preemption on a GPU (one line where there is none)
+	$(BIN)/python bench/device.py gpu
 
 golden: $(STAMP)  ## record plans anew; review them with git diff
 	SINGULARITY_GOLDEN=write $(PYTEST) tests/golden

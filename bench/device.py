@@ -1,5 +1,5 @@
 """Device-level preemption: `levels` and `disb` on a modelled device, `cpu` on the processors,
-`shim` over a stand-in for the CUDA driver.
+`shim` over a stand-in for the CUDA driver, `gpu` where there is one.
 
 Ends with 1 when an inequality that must hold does not.
 """
@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import device_cpu
+import device_gpu
 import device_model
 import device_shim
 
@@ -30,6 +31,8 @@ def main() -> int:
     one.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
     one = commands.add_parser("shim", help="launch window and gate, over a stand-in driver")
     one.add_argument("--times", type=int, default=60)
+    one = commands.add_parser("gpu", help="the same on a GPU; left out where there is none")
+    one.add_argument("--times", type=int, default=500)
     args = parser.parse_args()
     match args.command:
         case "levels":
@@ -38,6 +41,8 @@ def main() -> int:
             wrong = device_model.disb(args.seconds, args.plot)
         case "shim":
             wrong = device_shim.shim(args.times)
+        case "gpu":
+            wrong = device_gpu.gpu(args.times)
         case _:
             wrong = device_cpu.cpu(args.seconds, args.rounds, args.core)
     for law in wrong:
