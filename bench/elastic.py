@@ -88,7 +88,7 @@ def barrier(gang: Gang) -> tuple[float, int]:
 
     pages = dict(enumerate(gang.pages))
     began_s, step = time.perf_counter(), max(page.step for page in gang.pages)
-    outcome = CutLoop(HERE, pages, lead, NoDump(), lambda: None).run(free=False)
+    outcome = CutLoop(HERE, lambda: pages, lead, NoDump(), lambda: None).run(free=False)
     took_s = time.perf_counter() - began_s
     gang.resume()
     while any(page.state is not State.RUNNING for page in gang.pages):

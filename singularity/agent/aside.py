@@ -107,7 +107,7 @@ class Shadow(Hands):
             raise RestoreFailed("it was cut where it was, with no mini-batch to hold at")
         marks: list[Mapping[Path, int]] = []
         for stop in range(start.origin.step + 1, start.origin.step + start.aside.steps + 1):
-            for page in self._pages.values():
+            for page in self._families.held().values():
                 page.stop = stop
             if not self._rests(stop):
                 break  # the program came to its end
@@ -126,8 +126,9 @@ class Shadow(Hands):
                 raise Broken
             if any(not ended_well(end) for end in ends.values()):
                 raise RestoreFailed(f"aside, {post_mortem(self.start_command, ends).reason}")
-            left = [page for rank, page in self._pages.items() if rank not in ends]
-            if not left:
+            held = self._families.held().items()
+            left = [p for who, p in held if not isinstance(who, int) or who not in ends]
+            if len(ends) == len(self._ranks):
                 return False
             if all(p.state is State.HOLDING and p.count >= stop for p in left):
                 return True

@@ -18,6 +18,7 @@ from singularity.primitives.model import NodeId, Unable
 from .barrier import Dumped, Order, Verdict, View
 from .gang import decided
 from .interposer.page import Clock, Page, State
+from .stall import Who, named
 
 _SETTLE_S: Final = 0.001  # a rank's store of `step` is visible long before this has passed
 _ROUND_S: Final = 0.004
@@ -54,20 +55,23 @@ Ask = Callable[[View], Order]
 
 
 class CutLoop:
-    """`pages` are the ranks of this node; `ask` raises Unavailable while the lead is away."""
+    """`pages` finds those that must be at rest on this node, each time it looks, for a rank may
+    start some; `ask` raises Unavailable while the lead is away."""
 
     def __init__(
         self,
         node: NodeId,
-        pages: Mapping[int, Page],
+        pages: Callable[[], Mapping[Who, Page]],
         ask: Ask,
         dumper: Dumper,
         check: Callable[[], None],
     ) -> None:
-        self._node, self._pages = node, pages
+        self._node, self._find = node, pages
+        self._pages = pages()
         self._ask, self._dumper, self._check = ask, dumper, check
         self._order = Order()
-        self._sure: set[int] = set()  # ranks that cannot be past the stop
+        self._sure: set[Who] = set()  # ranks that cannot be past the stop
+        self._told: set[Who] = set()
         self._begun = False
 
     def run(self, *, free: bool) -> Outcome:
@@ -89,6 +93,7 @@ class CutLoop:
             time.sleep(_ROUND_S)
 
     def _look(self, *, free: bool) -> View:
+        self._pages = self._find()
         parked = 0 if free else self._parked()
         if (parked or free) and not self._begun and self._order.verdict is Verdict.GATHER:
             self._begun = True
@@ -121,27 +126,35 @@ class CutLoop:
 
     def _who_is_late(self) -> str:
         """The first rank that is the reason why not all hold, and what there is to say of it."""
-        for rank, page in self._pages.items():
+        for who, page in self._pages.items():
+            rank = named(who)
             match page.state:
                 case State.NONE:
-                    return f"rank {rank} is not seen to use torch: it has no boundary to hold at"
+                    return f"{rank} is not seen to use torch: it has no boundary to hold at"
                 case State.EXITED:
-                    return f"rank {rank} has ended"
+                    return f"{rank} has ended"
                 case State.HOLDING | State.PARKED:
                     continue
                 case _ if page.clock is Clock.NONE:
-                    return f"rank {rank} came to no mini-batch and to no collective of all ranks"
+                    return f"{rank} came to no mini-batch and to no collective of all ranks"
                 case _:
-                    return f"rank {rank} came to no further boundary after its {page.count}th"
+                    return f"{rank} came to no further boundary after its {page.count}th"
         return ""
 
     def _obey(self, order: Order) -> None:
-        aimed = (order.stop, order.commit) != (self._order.stop, self._order.commit)
-        if aimed and order.verdict is not Verdict.FINISH:  # then all have parked, maybe gone on
+        if (order.stop, order.commit) != (self._order.stop, self._order.commit):
             self._sure.clear()
-            for page in self._pages.values():
+            self._told = set()
+        elif not order.stop:
+            self._order = order
+            return
+        news = [who for who in self._pages if who not in self._told]
+        if news and order.verdict is not Verdict.FINISH:  # then all have parked, maybe gone on
+            for who in news:
+                page = self._pages[who]
                 page.stop, page.commit = order.stop, order.commit
             time.sleep(_SETTLE_S)
+        self._told.update(news)
         self._order = order
 
     def _agreed(self) -> int:
@@ -151,7 +164,7 @@ class CutLoop:
         if not stop:
             return 0
         self._sure |= {r for r, page in self._pages.items() if page.acknowledges(stop)}
-        return stop if len(self._sure) == len(self._pages) else 0
+        return stop if self._sure >= set(self._pages) else 0
 
     def _held(self) -> int:
         """The stop, when every rank of ours waits at it."""

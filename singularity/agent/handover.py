@@ -32,6 +32,7 @@ from singularity.primitives.messages import Origin, Papers, Start
 from singularity.primitives.model import Held, JobId, NodeId, ShardImage
 from singularity.store.vault import Life, Vault
 
+from .families import forget_page
 from .gang import CutRef, write_durably
 from .layout import Layout
 from .runtime.processes import boot_id
@@ -199,7 +200,7 @@ class Handovers:
     def _end(self, job: JobId, ranks: Mapping[int, Sandbox]) -> None:
         for rank, sandbox in ranks.items():
             sandbox.remove()
-            self._layout.page(job, rank).unlink(missing_ok=True)
+            forget_page(self._layout.page(job, rank))
 
 
 def reference(start: Start, origin: Origin) -> CutRef:

@@ -45,11 +45,13 @@ from .cutting import Broken, CutLoop
 from .dumping import Dumping
 from .endings import ended_well, endings, post_mortem
 from .engines import keeper
+from .families import Families, forget_page
 from .gang import CutRef
 from .images import Fetched
 from .interposer.page import Page, Rendezvous, State
 from .layout import generation, slot
 from .runtime.sandbox import Sandbox
+from .stall import Who
 from .tools import Answer, Tools
 
 log = logging.getLogger(__name__)
@@ -70,6 +72,7 @@ class Hands(threading.Thread):
         self._abandoned = threading.Event()
         self._ranks: dict[int, Sandbox] = {}
         self._pages: dict[int, Page] = {}
+        self._families = Families(self._pages, self._ranks, alone=start.world == 1)
         self._pool = ThreadPoolExecutor(max_workers=max(2, len(start.ranks)))
         self._overseer = stacks.Overseer(start.hang_after_s, tools.first_step_s)
         self._stacks_wanted = False
@@ -80,10 +83,11 @@ class Hands(threading.Thread):
 
     def adopt(self, ranks: Mapping[int, Sandbox]) -> None:
         """Take over ranks that outlived an earlier agent. Before the thread starts."""
-        self._ranks = dict(ranks)
-        self._pages = {r: Page(self._page_path(r)) for r in ranks}
+        self._ranks.update(ranks)
+        self._pages.update({r: Page(self._page_path(r)) for r in ranks})
+        self._families.close(False)
         if any(
-            p.step for p in self._pages.values()
+            p.step for p in self._families.held().values()
         ):  # what the first step of a life takes was behind them
             self._overseer = stacks.Overseer(self.start_command.hang_after_s, 0.0)
 
@@ -102,7 +106,9 @@ class Hands(threading.Thread):
     def step(self) -> int:
         """The furthest boundary that a rank here has come to: mini-batches, where it trains. One
         that began from its own files counts from nought again: what was before is added."""
-        return self._before + max((page.count for page in list(self._pages.values())), default=0)
+        return self._before + max(
+            (page.count for page in self._families.held().values()), default=0
+        )
 
     def freeze(self) -> None:
         self._overseer.frozen = True
@@ -165,8 +171,8 @@ class Hands(threading.Thread):
             sandbox.kill()
         for rank, sandbox in self._ranks.items():
             sandbox.remove()
-            self._page_path(rank).unlink(missing_ok=True)
-        self._ranks = {}
+            forget_page(self._page_path(rank))
+        self._ranks.clear()
 
     # -- starting --------------------------------------------------------------------------------
 
@@ -198,7 +204,7 @@ class Hands(threading.Thread):
 
     def _fresh_rank(self, rank: int) -> None:
         path = self._page_path(rank)
-        path.unlink(missing_ok=True)  # an earlier rank that still maps it keeps its own
+        forget_page(path)  # an earlier rank that still maps it keeps its own
         page = self._pages[rank] = Page.create(path)
         sandbox = self._tools.create(self.start_command, rank, None)
         self._ranks[rank] = sandbox
@@ -228,7 +234,7 @@ class Hands(threading.Thread):
         self._before = start.origin.step - self.step()
         seconds["restore"] = time.monotonic() - began_s
         began_s = time.monotonic()
-        self._resume([r for r, p in self._pages.items() if p.state is State.PARKED], cut=0)
+        self._resume(self._families.parked(), cut=0)
         seconds["reconnect"] = time.monotonic() - began_s
 
     def _view(self, _found: Fetched) -> int | None:
@@ -244,14 +250,17 @@ class Hands(threading.Thread):
             note=self._note_at,
         )
 
-    def _resume(self, ranks: list[int], cut: int) -> None:
+    def _resume(self, parked: Mapping[Who, Page], cut: int) -> None:
         """Wake parked ranks and wait until the gang has met again."""
         wanted = generation(self.start_command, cut)
-        for rank in ranks:
-            self._pages[rank].slot = slot(self.start_command, rank)
-            self._pages[rank].resume(self._rendezvous(rank, cut), self._first_stop())
+        self._families.move(lambda rank: self._rendezvous(rank, cut))
+        for who, page in parked.items():
+            rank = who if isinstance(who, int) else self.start_command.ranks[0]
+            page.slot = slot(self.start_command, rank)
+            page.resume(self._rendezvous(rank, cut), self._first_stop())
+        self._families.close(False)
         deadline_s = time.monotonic() + self._tools.reconnect_deadline_s
-        waiting = [self._pages[r] for r in ranks]
+        waiting = list(parked.values())
         while any(p.generation != wanted or p.state is State.REBUILDING for p in waiting):
             self._check()
             if time.monotonic() > deadline_s:
@@ -272,7 +281,8 @@ class Hands(threading.Thread):
         membership = self._tools.leads.join(start, ref, engine.deadline_s(start))
         check = self._check if engine.held else self._check_orders
         try:
-            loop = CutLoop(start.node, self._pages, membership.ask, dumper, check)
+            self._families.close(True)
+            loop = CutLoop(start.node, self._families.held, membership.ask, dumper, check)
             outcome = loop.run(free=not engine.held or self._is_free())
         finally:
             membership.close()
@@ -289,10 +299,12 @@ class Hands(threading.Thread):
         if cut.handover:
             self._tools.handovers.let_go(ref.job, ref.incarnation)
         self._note_at = outcome.step + cut.note_after if cut.note_after else 0
-        if parked := [r for r, p in self._pages.items() if p.state is State.PARKED]:
+        self._families.release()
+        if parked := self._families.parked():
             began_s = time.monotonic()
             self._resume(parked, cut.cut)
             dumper.seconds["reconnect"] = time.monotonic() - began_s
+        self._families.close(False)
         if finish and image is not None:
             self._answer(Saved(*name, False, image, dumper.seconds), _nothing)
         else:
@@ -304,7 +316,8 @@ class Hands(threading.Thread):
         """A single process without a step boundary is dumped wherever it is."""
         world = self.start_command.world
         return world == 1 and all(
-            p.step == 0 and p.state is not State.PARKED for p in self._pages.values()
+            isinstance(who, int) and p.step == 0 and p.state is not State.PARKED
+            for who, p in self._families.held().items()
         )
 
     # -- other slots -----------------------------------------------------------------------------
@@ -365,7 +378,7 @@ class Hands(threading.Thread):
 
     def _look_for_hang(self) -> None:
         start = self.start_command
-        if reason := self._overseer.look(self._pages, time.monotonic()):
+        if reason := self._overseer.look(self._families.held(), time.monotonic()):
             self._keep_stacks(reason)
             self._answer(Hung(start.job, start.incarnation, reason, self.step()), _nothing)
 

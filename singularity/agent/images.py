@@ -21,8 +21,10 @@ from singularity.store.vault import Vault
 
 from . import processors
 from .checkpoint import Checkpointer, SuspendInPlace
+from .families import forget_page
 from .gang import CutRef
 from .handover import Handovers, reference
+from .interposer.family import members
 from .interposer.page import Page, ParkRecord, State
 from .layout import Layout
 from .runtime.sandbox import Sandbox
@@ -144,9 +146,11 @@ class Images:
             raise CheckpointFailed(f"rank {rank}: {error.detail}") from error
         processors.note(target, self.processor)
         page = self.layout.page(job, rank)
-        shutil.copyfile(page, target / _PAGE)
-        parked = Page(page).state is State.PARKED
-        tensors = ParkRecord.load(page).tensors if parked else ()
+        tensors: list[tuple[int, int]] = []
+        for path in (page, *members(page).glob("*.page")):
+            shutil.copyfile(path, target / (_PAGE if path == page else f"{_PAGE}.{path.stem}"))
+            if Page(path).state is State.PARKED:
+                tensors += ParkRecord.load(path).tensors
         return RankImages(target, dumped.files, tensors)
 
     @contextmanager
@@ -183,9 +187,14 @@ class Images:
 
             def restore(rank: int, sandbox: Sandbox) -> None:
                 page = self.layout.page(start.job, rank)
-                page.unlink(missing_ok=True)
-                shutil.copyfile(directory / str(rank) / _PAGE, page)  # others may begin from it too
-                page.chmod(0o600)  # CRIU insists on the mode that the rank mapped it with
+                forget_page(page)
+                found = directory / str(rank)
+                for path in (found / _PAGE, *found.glob(f"{_PAGE}.[0-9]*")):
+                    pid = path.suffix.removeprefix(".")
+                    target = members(page) / f"{pid}.page" if pid else page
+                    target.parent.mkdir(exist_ok=True)
+                    shutil.copyfile(path, target)  # others may begin from it too
+                    target.chmod(0o600)  # CRIU insists on the mode that the rank mapped it with
                 images = directory / str(rank)
                 self.checkpointer.restore(sandbox, images, self.restore_deadline_s)
 

@@ -120,4 +120,5 @@ def environment(
         "SINGULARITY_JOB": start.job,
         "SINGULARITY_INCARNATION": str(start.incarnation),
         "SINGULARITY_PAGE": str(layout.page(start.job, rank)),
+        **({"SINGULARITY_ALONE": "1"} if start.world == 1 else {}),
     }

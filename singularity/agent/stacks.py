@@ -31,10 +31,10 @@ class Overseer:
     def __init__(self, hang_after_s: float | None, first_s: float) -> None:
         self._limits = None if hang_after_s is None else stall.Limits(hang_after_s, first_s)
         self._watch = stall.Watch()
-        self._crossings: dict[int, int] = {}
+        self._crossings: dict[stall.Who, int] = {}
         self.frozen = False
 
-    def look(self, pages: Mapping[int, Page], now_s: float) -> str:
+    def look(self, pages: Mapping[stall.Who, Page], now_s: float) -> str:
         """What says that the ranks hang; once, then it is known."""
         if self._limits is None:
             return ""
@@ -49,7 +49,7 @@ class Overseer:
             self._limits = None
         return reason
 
-    def _crossed(self, rank: int, page: Page) -> bool:
+    def _crossed(self, rank: stall.Who, page: Page) -> bool:
         """Whether a rank that takes no optimizer steps has met its gang since the last look: then
         its time starts again, as that of a first step, for nothing says what it computes next."""
         known, now = self._crossings.get(rank, page.crossings), page.crossings

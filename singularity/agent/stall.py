@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+Who = int | str  # a rank by its number; a process that one has started, by what people call it
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -32,13 +34,15 @@ class Pace:
 class Watch:
     """What was seen so far of the ranks that can be watched."""
 
-    paces: Mapping[int, Pace] = field(default_factory=dict)
+    paces: Mapping[Who, Pace] = field(default_factory=dict)
 
 
-def observe(watch: Watch, steps: Mapping[int, int], now_s: float) -> Watch:
+def observe(watch: Watch, steps: Mapping[Who, int], now_s: float) -> Watch:
     """Look again: `steps` are the mini-batches completed by each rank that should be at work. One
     that is missing is not watched until it is back."""
-    return Watch({rank: _pace(watch.paces.get(rank), steps[rank], now_s) for rank in sorted(steps)})
+    return Watch(
+        {rank: _pace(watch.paces.get(rank), steps[rank], now_s) for rank in sorted(steps, key=str)}
+    )
 
 
 def excuse(watch: Watch, now_s: float) -> Watch:
@@ -48,11 +52,15 @@ def excuse(watch: Watch, now_s: float) -> Watch:
 
 def hung(watch: Watch, limits: Limits, now_s: float) -> str:
     """What says that the ranks hang; "" while nothing does."""
-    for rank, pace in sorted(watch.paces.items()):
+    for rank, pace in sorted(watch.paces.items(), key=lambda found: named(found[0])):
         limit_s = max(limits.step_s, limits.first_s) if pace.first else limits.step_s
         if now_s - pace.since_s > limit_s:
-            return f"rank {rank} has made no step for more than {limit_s:g} s, after {pace.step}"
+            return f"{named(rank)} has made no step for more than {limit_s:g} s, after {pace.step}"
     return ""
+
+
+def named(who: Who) -> str:
+    return f"rank {who}" if isinstance(who, int) else who
 
 
 def _pace(known: Pace | None, step: int, now_s: float) -> Pace:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sqlalchemy import Connection, Engine, delete, insert, select, update
+from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from singularity.primitives import verbs
@@ -45,6 +45,7 @@ from .books import (
     node_row,
     spec_to_json,
 )
+from .drains import SqlDrains, in_force
 
 _NOT_ENDED = t.job_state.c.state.not_in([str(s) for s in TERMINAL])
 
@@ -57,7 +58,7 @@ class Submission:
     digest: str | None = None
 
 
-class SqlLedger:
+class SqlLedger(SqlDrains):
     """scheduler.ledger.Ledger on Postgres. `guard` is asked inside the transaction of every
     commit whether its author still leads, and raises NotLeader."""
 
@@ -130,9 +131,10 @@ class SqlLedger:
             nodes = load_nodes(db, select(t.node))
             jobs = load_jobs(db, _NOT_ENDED)
             ids = {j.id for j in jobs}
+            seen_s = db.execute(select(func.max(t.acknowledgement.c.at_s))).scalar()
             if after := {a for j in jobs for a in j.spec.named} - ids:
                 jobs += load_jobs(db, t.job_state.c.id.in_(sorted(after)))
-        return Snapshot.build(nodes, jobs, now_s)
+            return Snapshot.build(nodes, jobs, now_s, in_force(db), float(seen_s or 0.0))
 
     def commit(self, plan: Plan, now_s: float) -> dict[JobId, str]:
         """Carry out each action that is still admissible; the rest, with the reason why not."""
@@ -258,7 +260,7 @@ class SqlLedger:
     # -- operators -------------------------------------------------------------------------------
 
     def set_duty(self, scope: Scope, duty: Duty, now_s: float) -> list[NodeId]:
-        """Cordon, drain or put back what is in `scope`; the nodes that it concerns."""
+        """Cordon or put back what is in `scope`; the nodes that it concerns."""
         column = {"region": t.node.c.region, "cluster": t.node.c.cluster, "node": t.node.c.id}
         with self._engine.begin() as db:
             inside = select(t.node.c.id).where(column[scope.kind] == scope.id)
@@ -267,6 +269,11 @@ class SqlLedger:
                 found = update(t.node).where(t.node.c.id.in_(sorted(nodes)))
                 db.execute(found.values(duty=int(duty)))
         return sorted(nodes)
+
+    def acknowledge(self, actor: str, now_s: float) -> None:
+        """An operator approves of the evictions until now: they bound no others any more."""
+        with self._engine.begin() as db:
+            db.execute(insert(t.acknowledgement).values(actor=actor, at_s=now_s))
 
     def jobs_of(self, ids: Collection[JobId]) -> dict[JobId, Job]:
         """Those of `ids` that exist."""

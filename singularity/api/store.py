@@ -1,17 +1,16 @@
 """Everything the routes read. Pages are by key, never by offset: the millionth costs as the first.
 
-Nothing here locks or writes rows; drains are the one exception, being only a note of who asked.
+Nothing here locks or writes rows.
 """
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Engine, Select, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Select, func, select
 
 from singularity.primitives.errors import Conflict, InvalidSpec, NotFound
 from singularity.primitives.model import (
@@ -69,7 +68,7 @@ def listing(items: list[Json], page: Page, key: str = "id") -> Json:
 
 class Store:
     def __init__(self, engine: Engine, outlook: Callable[[], Outlook]) -> None:
-        self._writing, self._outlook = engine, outlook
+        self._outlook = outlook
         # A read is one statement; a transaction around it would be two round trips more.
         self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
 
@@ -230,62 +229,6 @@ class Store:
         names = {s.id: f"{s.kind}/{s.id}" for s in known}
         near = get_close_matches(name if slash else kind, sorted(names), n=3, cutoff=0.4)
         raise NotFound(f"there is no place {text!r}", near=[names[n] for n in near])
-
-    # -- drains ----------------------------------------------------------------------------------
-
-    def open_drain(self, scope: Scope, actor: str, now_s: float) -> str:
-        """Note the drain; the same scope being drained already, its id."""
-        row = t.drain
-        same = (row.c.scope_kind == str(scope.kind)) & (row.c.scope == scope.id)
-        with self._writing.begin() as db:
-            db.exec_driver_sql("LOCK TABLE drain IN SHARE ROW EXCLUSIVE MODE")
-            known = db.execute(select(row.c.id).where(same, row.c.ended_at_s.is_(None))).scalar()
-            if known is not None:
-                return str(known)
-            id_ = f"drain-{secrets.token_hex(4)}"
-            values = {"scope_kind": str(scope.kind), "scope": scope.id, "actor": actor}
-            db.execute(insert(row).values(id=id_, at_s=now_s, **values))
-            return id_
-
-    def close_drain(self, drain: str, now_s: float) -> Scope:
-        """Raises NotFound unless it is in force."""
-        row = t.drain
-        mine = (row.c.id == drain) & row.c.ended_at_s.is_(None)
-        with self._writing.begin() as db:
-            ended = update(row).where(mine).values(ended_at_s=now_s)
-            found = db.execute(ended.returning(row.c.scope_kind, row.c.scope)).first()
-        if found is None:
-            raise NotFound(f"there is no drain {drain!r} in force")
-        return Scope(ScopeKind(found.scope_kind), found.scope)
-
-    def drained_scopes(self) -> list[Scope]:
-        return [Scope(ScopeKind(r["scope_kind"]), r["scope"]) for r in self._drains()]
-
-    def drains(self) -> Json:
-        """Those in force."""
-        return {"items": [self._drain(row) for row in self._drains()], "next": None}
-
-    def drain(self, drain: str) -> Json:
-        """Raises NotFound."""
-        for row in self._drains():
-            if row["id"] == drain:
-                return self._drain(row)
-        raise NotFound(f"there is no drain {drain!r} in force")
-
-    def _drains(self) -> list[Any]:
-        query = select(t.drain).where(t.drain.c.ended_at_s.is_(None)).order_by(t.drain.c.at_s)
-        with self._engine.connect() as db:
-            return list(db.execute(query).mappings())
-
-    def _drain(self, row: Any) -> Json:
-        column = {"region": t.node.c.region, "cluster": t.node.c.cluster, "node": t.node.c.id}
-        query = select(t.shard.c.job).join(t.node, t.node.c.id == t.shard.c.node).distinct()
-        query = query.where(column[row["scope_kind"]] == row["scope"]).order_by(t.shard.c.job)
-        with self._engine.connect() as db:
-            left = [str(job) for (job,) in db.execute(query)]
-        target = f"{row['scope_kind']}/{row['scope']}"
-        known = {name: row[name] for name in ("id", "at_s", "actor")}
-        return {**known, "target": target, "remaining_jobs": left}
 
     # -- agents ----------------------------------------------------------------------------------
 

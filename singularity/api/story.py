@@ -51,6 +51,8 @@ def tell(
         add("hung")
     if after.resize_refused and not before.resize_refused:
         add("resize-refused")
+    if after.taken is not None and after.taken != before.taken:
+        add("taken", price=round(after.taken.price, 3), evicted=after.taken.evicted_at_s == now_s)
     if resized(before, after):
         why = before.message
         add("resized", devices=after.held)

@@ -54,6 +54,17 @@ async def follow_events(
         await asyncio.sleep(_LOOK_S)
 
 
+async def follow_state(look: Callable[[], Json], stop: threading.Event) -> AsyncIterator[Json]:
+    """What is seen, now and whenever it is no longer the same."""
+    last: Json | None = None
+    while not stop.is_set():
+        found = await run_in_threadpool(look)
+        if found != last:
+            last = found
+            yield found
+        await asyncio.sleep(_LOOK_S)
+
+
 async def follow_log(
     path: Path, offset: int, ended: Callable[[], bool], stop: threading.Event
 ) -> AsyncIterator[tuple[int, str]]:

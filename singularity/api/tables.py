@@ -227,7 +227,21 @@ drain = Table(
     _text("actor"),
     _time("at_s"),
     _time("ended_at_s", null=True),
+    _text("leaving"),
+    _time("deadline_s", null=True),
+    Column("moves_most", Integer, nullable=True),
+    Column("paused", Boolean, nullable=False),
+    _text("reason"),
+    Column("jobs", JSONB, nullable=False),
     CheckConstraint("scope_kind IN ('region', 'cluster', 'node')", "scope_kind"),
+)
+
+acknowledgement = Table(
+    "acknowledgement",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    _text("actor"),
+    _time("at_s"),
 )
 
 lease = Table(

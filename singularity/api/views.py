@@ -78,6 +78,7 @@ def job_view(job: Job, spec: Json, nodes: Mapping[NodeId, Node], outlook: Outloo
             "pause_s": job.pause_s,
         },
         "certificate": certificate_view(job.certificate) if job.certificate else None,
+        "taken": asdict(job.taken) if job.taken else None,
         "confine": scope_text(job.confine) if job.confine else None,
         "version": job.version,
         "spec": {**spec, "tier": job.tier.name.lower()},

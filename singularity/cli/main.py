@@ -7,7 +7,7 @@ from typing import Final
 
 import typer
 
-from . import host, jobs, places, submit
+from . import drains, host, jobs, places, shares, submit
 from .checkpoints import ckpt
 from .frame import CONTEXT, Commands
 
@@ -36,10 +36,11 @@ GROUPS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
         places.regions,
         places.clusters,
         places.nodes,
-        places.drain,
-        places.drains,
+        drains.drain,
+        drains.drains,
         places.cordon,
         places.uncordon,
+        shares.evictions,
     ),
 }
 for panel, commands in GROUPS.items():

@@ -8,16 +8,11 @@ from urllib.parse import quote
 import typer
 
 from singularity.primitives.clock import SystemClock
-from singularity.primitives.errors import NotFound
 
-from .client import Client, Json
 from .frame import server
-from .output import Column, Format, Output, Sheet, duration, say, show_list, show_one
-from .views import AreaView, DrainView, NodeView
+from .output import Column, Format, Output, Sheet, duration, show_list, show_one
+from .views import AreaView, NodeView
 
-Target = Annotated[
-    str, typer.Argument(metavar="TARGET", help="region/us-east, cluster/…, node/…, or a bare name.")
-]
 NodeName = Annotated[str, typer.Argument(metavar="NODE")]
 
 
@@ -56,18 +51,6 @@ def _areas(title: str) -> Sheet[AreaView]:
     )
 
 
-DRAINS = Sheet(
-    DrainView.model_validate,
-    (
-        Column[DrainView]("DRAIN", lambda d: str(d.id)),
-        Column("TARGET", lambda d: d.target),
-        Column("REMAINING", lambda d: str(len(d.remaining_jobs))),
-        Column("JOBS", lambda d: ",".join(d.remaining_jobs) or "-", wide=True),
-    ),
-    lambda d: str(d.id),
-)
-
-
 def regions(ctx: typer.Context, output: Output = Format.TABLE) -> None:
     """List regions with what they hold and use."""
     show_list(server(ctx).items("/v1/regions"), _areas("REGION"), output)
@@ -81,35 +64,6 @@ def clusters(ctx: typer.Context, output: Output = Format.TABLE) -> None:
 def nodes(ctx: typer.Context, output: Output = Format.TABLE) -> None:
     """List nodes."""
     show_list(server(ctx).items("/v1/nodes"), NODES, output)
-
-
-def drain(
-    ctx: typer.Context,
-    target: Target,
-    undo: Annotated[bool, typer.Option("--undo", help="Let work come back.")] = False,
-    output: Output = Format.TABLE,
-) -> None:
-    """Move everything away from a region, cluster or node, and send nothing there."""
-    client = server(ctx)
-    if undo:
-        client.delete(f"/v1/drains/{_drain_of(client, target)['id']}")
-        say(f"{target} takes work again")
-        return
-    show_one(client.post("/v1/drains", {"target": target}), DRAINS, output)
-
-
-def drains(ctx: typer.Context, output: Output = Format.TABLE) -> None:
-    """List drains and the jobs that still have to leave."""
-    show_list(server(ctx).items("/v1/drains"), DRAINS, output)
-
-
-def _drain_of(client: Client, target: str) -> Json:
-    """The drain in force on `target`, named in full or by its last part."""
-    found = client.items("/v1/drains")
-    for drain in found:
-        if target in (drain["target"], str(drain["target"]).split("/", 1)[-1]):
-            return drain
-    raise NotFound(f"{target} is not being drained", near=[d["target"] for d in found])
 
 
 def cordon(ctx: typer.Context, node: NodeName, output: Output = Format.TABLE) -> None:

@@ -161,11 +161,68 @@ class AreaView(View):
     draining: int = 0
 
 
+class WaitingView(View):
+    job: str
+    why: str = ""
+
+
 class DrainView(View):
     id: str | int
     target: str
     at_s: float = 0.0
+    policy: str = "migrate"
+    deadline_s: float | None = None
+    paused: bool = False
+    ended_at_s: float | None = None
+    jobs: int = 0
+    moved: int = 0
+    moving: tuple[str, ...] = ()
+    waiting: tuple[WaitingView, ...] = ()
     remaining_jobs: tuple[str, ...] = ()
+    done: bool = False
+
+    @property
+    def over(self) -> bool:
+        return self.done or self.ended_at_s is not None
+
+    @property
+    def condition(self) -> str:
+        if self.ended_at_s is not None:
+            return "undone"
+        if self.paused:
+            return "paused"
+        return "empty" if self.done else "draining"
+
+
+class DepartureView(View):
+    job: str
+    name: str = ""
+    tier: str = ""
+    devices: int = 0
+    how: str = ""
+    to: tuple[str, ...] = ()
+    bytes: int | None = None
+    begins_s: float | None = None
+    pause_s: float = 0.0
+    why: str = ""
+
+
+class ExodusView(View):
+    """What a drain would do."""
+
+    target: str
+    departures: tuple[DepartureView, ...] = ()
+    ends_s: float | None = None
+    bytes: int = 0
+    debt_device_s: float = 0.0
+    stay: int = 0
+
+
+class EvictionView(View):
+    job: str
+    name: str = ""
+    at_s: float
+    reason: str = ""
 
 
 class VerifyView(View):

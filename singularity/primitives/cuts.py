@@ -90,7 +90,7 @@ def gather(job: Job, report: Report, now_s: float) -> Job:
     if any(image.held for image in gathered):
         return replace(job, handover=made, carried_s=at_risk_s(job, job.cut_at_s))
     kept = (made, *job.checkpoints)[: job.spec.checkpoint_keep]
-    pause_s = _smoothed(job.pause_s, job.pausing_s)
+    pause_s = smoothed(job.pause_s, job.pausing_s)
     return replace(job, checkpoints=kept, carried_s=0.0, pause_s=pause_s)
 
 
@@ -136,7 +136,7 @@ def keeps_for(job: Job, report: Report) -> bool:
     )
 
 
-def _smoothed(known_s: float | None, measured_s: float) -> float | None:
+def smoothed(known_s: float | None, measured_s: float) -> float | None:
     """Half the newest, half all that was before. A report that tells no times measures nothing."""
     if measured_s <= 0.0:
         return known_s

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 from typing import NewType
 
+from .service import Taken
+
 JobId = NewType("JobId", str)
 NodeId = NewType("NodeId", str)
 ClusterId = NewType("ClusterId", str)
@@ -328,7 +330,8 @@ class Job:
     `awaiting` are the nodes still to report before the state can change, `exited` those whose
     ranks have all ended well, `corrupt_in` the incarnation that last found its checkpoint corrupt.
     `cut_ended_s` is when the last cut was over, well or not; `pausing_s` what the cut in flight has
-    cost the ranks so far, and `pause_s` what those that count have cost on average, newest first.
+    cost the ranks so far, and `pause_s` what those that count have cost on average, newest first;
+    `restoring_s` and `restore_s` the same of coming back. `taken` is what it gave up for others.
     `resize` numbers changes of devices without a cut; `resizing` are the nodes that have not
     answered the one in flight, and `resize_refused` says that this life's ranks did not follow one.
     `fallen` is how far down its chain of engines the job has come, all the way when none works;
@@ -357,6 +360,8 @@ class Job:
     cut_ended_s: float = 0.0
     pausing_s: float = 0.0
     pause_s: float | None = None
+    restoring_s: float = 0.0
+    restore_s: float | None = None
     dumping: frozenset[NodeId] = frozenset()
     gathered: tuple[ShardImage, ...] = ()
     checkpoints: tuple[Checkpoint, ...] = ()
@@ -384,6 +389,7 @@ class Job:
     cutting: int = 0
     unfit: frozenset[NodeId] = frozenset()
     certificate: Certificate | None = None
+    taken: Taken | None = None
 
     @property
     def engine(self) -> Engine | None:

@@ -16,9 +16,10 @@ Each takes a Job and returns the next Job with the commands that make it true.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 from . import asides, cuts, engines, resizing
-from .cuts import backoff_s
+from .cuts import backoff_s, smoothed
 from .holdings import divide
 from .lifecycle import Event, advance
 from .messages import Command, Origin, Report, Start, Stop
@@ -35,6 +36,8 @@ from .model import (
     Placement,
     Shard,
 )
+
+_RETURNS: Final = ("fetch", "restore", "reconnect")  # parts of a start from a checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,7 @@ def resume(job: Job, placement: Placement, now_s: float) -> Step:
         resize_refused=False,
         handover=handover,
         carried_s=job.carried_s if handover else 0.0,
+        restoring_s=0.0,
         **engines.anew(job),
     )
     first, commands = 0, []
@@ -261,6 +265,9 @@ def _started(job: Job, report: Report, now_s: float) -> Job:
     if job.state is not JobState.STARTING or report.node not in job.awaiting:
         return job
     job = engines.started(job, report)
+    if job.checkpoint is not None:  # the gang waits for its slowest node
+        took_s = sum(report.seconds.get(part, 0.0) for part in _RETURNS)
+        job = replace(job, restoring_s=max(job.restoring_s, took_s))
     if left := job.awaiting - {report.node}:
         return replace(job, awaiting=left, version=job.version + 1)
     return advance(
@@ -270,6 +277,7 @@ def _started(job: Job, report: Report, now_s: float) -> Job:
         awaiting=left,
         message="",
         step=report.step,
+        restore_s=smoothed(job.restore_s, job.restoring_s),
         running_at_s=now_s,
         started_at_s=now_s if job.started_at_s is None else job.started_at_s,
         handover=None,  # the next failure goes back to what is in the store

@@ -1,12 +1,17 @@
-"""Off lost nodes by failover, off draining ones by migration."""
+"""Off lost nodes by failover, off draining ones as their drain says."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 
 from singularity.primitives import engines
+from singularity.primitives.drains import Drain, Leaving
 from singularity.primitives.holdings import hosts
-from singularity.primitives.model import ACTIVE, Job, JobState
+from singularity.primitives.model import ACTIVE, Job, JobState, NodeId, Placement, Tier
 
 from .placement import find, sizes
 from .plan import Action, Draft, Reason, Verb
@@ -25,33 +30,106 @@ def failover(draft: Draft) -> None:
             draft.take(Action(Verb.FAILOVER, job.id, job.version, reason, lost=lost))
 
 
+class How(StrEnum):
+    MOVE = "move"
+    SUSPEND = "suspend"
+    STAY = "stay"
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What a drain does with a job now, and why."""
+
+    how: How
+    reason: str
+    target: Placement = ()
+
+
 def drain(draft: Draft, policy: Policy) -> None:
-    """Move running jobs off draining nodes, a bounded number at a time, at the size they have or
-    the largest smaller one that they accept."""
-    snapshot = draft.snapshot
-    moving = sum(1 for j in snapshot.jobs if j.state is JobState.SUSPENDING and j.target)
-    for job in draft.untouched(JobState.RUNNING):
-        leaving = sorted(n for n in job.nodes if snapshot.draining[snapshot.row[n]])
+    """Let running jobs leave draining nodes, the most urgent first, a bounded number at a time."""
+    moving = [j for j in draft.snapshot.jobs if j.state is JobState.SUSPENDING and j.target]
+    for job in sorted(draft.untouched(JobState.RUNNING), key=lambda j: (j.tier, j.id)):
+        leaving = draining(draft, job)
         if not leaving:
             continue
-        if moving >= policy.migrations_per_tick_max:
-            draft.explain(job, (Reason("drain", f"{moving} moves are under way; waits its turn"),))
-        elif not draft.can_cut(job):
-            draft.explain(job, (Reason("drain", "waits until a checkpoint can be taken"),))
-        elif not _move(draft, job, f"draining {', '.join(leaving)}"):
-            total = int(np.where(snapshot.ready, draft.free, 0).sum())
-            detail = (
-                f"{job.held} {job.spec.device} in one cluster are nowhere free ({total} in all)"
-            )
-            draft.explain(job, (Reason("drain", f"cannot leave {', '.join(leaving)}: {detail}"),))
-        else:
-            moving += 1
+        order = governing(draft, leaving)
+        if waits := _not_yet(draft, job, order, moving, policy):
+            draft.explain(job, (Reason("drain", waits),))
+            continue
+        found = fate(draft, job, order, policy)
+        match found.how:
+            case How.MOVE:
+                action = Action(Verb.MIGRATE, job.id, job.version, found.reason, found.target)
+                draft.take(action)
+                moving.append(job)
+            case How.SUSPEND:
+                draft.take(Action(Verb.SUSPEND, job.id, job.version, found.reason))
+            case How.STAY:
+                draft.explain(job, (Reason("drain", found.reason),))
 
 
-def _move(draft: Draft, job: Job, reason: str) -> bool:
-    reason += engines.loss(job, draft.snapshot.now_s)
+def draining(draft: Draft, job: Job) -> tuple[NodeId, ...]:
+    """Nodes that the job has to leave, in id order."""
+    snapshot = draft.snapshot
+    return tuple(sorted(n for n in job.nodes if snapshot.draining[snapshot.row[n]]))
+
+
+def governing(draft: Draft, leaving: Sequence[NodeId]) -> Drain | None:
+    """The drain that says how these nodes are left; None where only their duty says so."""
+    snapshot = draft.snapshot
+    nodes = [snapshot.nodes[snapshot.row[n]] for n in leaving]
+    return next((d for d in snapshot.drains if any(d.scope.holds(n) for n in nodes)), None)
+
+
+def _not_yet(
+    draft: Draft, job: Job, order: Drain | None, moving: Sequence[Job], policy: Policy
+) -> str:
+    """Why the job waits its turn; "" if it is its turn."""
+    if order is not None and order.paused:
+        return f"{order.id} is paused"
+    if len(moving) >= policy.migrations_per_tick_max:
+        return f"{len(moving)} moves are under way; waits its turn"
+    if order is not None and order.moves_most is not None:
+        snapshot = draft.snapshot
+        inside = [
+            j
+            for j in moving
+            if any(order.scope.holds(snapshot.nodes[snapshot.row[n]]) for n in j.nodes)
+        ]
+        if len(inside) >= order.moves_most:
+            return f"{len(inside)} moves of {order.id} are under way; waits its turn"
+    return "" if draft.can_cut(job) else "waits until a checkpoint can be taken"
+
+
+def fate(draft: Draft, job: Job, order: Drain | None, policy: Policy) -> Fate:
+    """Where a running job goes now, at the size it has or the largest smaller one that it accepts;
+    or whether it must go though there is nowhere to go."""
+    where = ", ".join(draining(draft, job))
+    loss = engines.loss(job, draft.snapshot.now_s)
+    first = order is not None and order.leaving is Leaving.BASIC_FIRST
+    if first and job.tier is Tier.BASIC:
+        return Fate(How.SUSPEND, f"draining {where}: basic makes way first{loss}")
     for devices in sizes(job, most=job.held):
         if target := find(draft, job, devices):
-            draft.take(Action(Verb.MIGRATE, job.id, job.version, reason, target))
-            return True
-    return False
+            return Fate(How.MOVE, f"draining {where}{loss}", target)
+    if order is not None and (why := _must_go(order, job, draft.snapshot.now_s, policy)):
+        return Fate(How.SUSPEND, f"draining {where}: {why}, and nowhere to go{loss}")
+    total = int(np.where(draft.snapshot.ready, draft.free, 0).sum())
+    detail = f"{job.held} {job.spec.device} in one cluster are nowhere free ({total} in all)"
+    return Fate(How.STAY, f"cannot leave {where}: {detail}")
+
+
+def _must_go(order: Drain, job: Job, now_s: float, policy: Policy) -> str:
+    """Why a job that fits nowhere is suspended; "" while it may stay. Near the deadline basic goes
+    first, and each tier above it one notice later."""
+    if order.leaving is not Leaving.MIGRATE:
+        return f"{order.id} waits for nobody"
+    if order.deadline_s is None or now_s < order.deadline_s - notice_s(job.tier, policy):
+        return ""
+    left_s = order.deadline_s - now_s
+    return f"{left_s:.0f} s to its deadline" if left_s > 0 else "its deadline has passed"
+
+
+def notice_s(tier: Tier, policy: Policy) -> float:
+    """How long before the deadline a job of that tier goes, come what may."""
+    return (1 + int(tier)) * policy.drain_notice_s

@@ -9,7 +9,8 @@ import numpy as np
 from singularity.primitives import engines
 from singularity.primitives.model import ACTIVE, TERMINAL, Intent, Job, Scope, ScopeKind
 
-from .interval import cadence
+from . import price
+from .interval import cadence, spoken
 from .placement import allowed, feasible, find, sizes
 from .plan import Draft, Plan, Reason
 from .policy import Policy
@@ -74,15 +75,26 @@ def explain(snapshot: Snapshot, plan: Plan, job: Job, policy: Policy) -> Why:
         reason = Reason("held", "its owner suspended it")
         return Why((reason,), (f"singularity resume {job.spec.name}",))
     if reasons := plan.pending.get(job.id):
-        return Why(reasons, _changes(snapshot, job))
+        return Why((*reasons, *_taken(job, snapshot.now_s)), _changes(snapshot, job))
     if job.state in ACTIVE:
         where = ", ".join(f"{s.devices} on {s.node}" for s in job.placement)
         placed = Reason("placed", f"{job.state} with {job.held} devices: {where}")
         nodes = [snapshot.nodes[snapshot.row[n]] for n in sorted(job.nodes)]
         found = cadence(job, nodes, snapshot.now_s, policy)
         often = Reason("checkpoint", f"{found.text}: {found.origin}")
-        return Why((placed, often, Reason("engine", engines.label(job))), ())
+        how = Reason("engine", engines.label(job))
+        return Why((placed, often, how, *_taken(job, snapshot.now_s)), ())
     return Why((Reason("queued", "will be looked at in the next round"),), ())
+
+
+def _taken(job: Job, now_s: float) -> tuple[Reason, ...]:
+    """What was taken from it for others, and at what price."""
+    if (last := job.taken) is None:
+        return ()
+    detail = f"{spoken(now_s - last.at_s)} ago: {last.reason}"
+    if last.times > 1:
+        detail += f"; {last.times} times in all, for {price.spoken(last.paid)} device-seconds"
+    return (Reason("taken", detail),)
 
 
 def _changes(snapshot: Snapshot, job: Job) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Protocol
 
+from singularity.primitives.drains import Drain
 from singularity.primitives.messages import Envelope, Register, Report
 from singularity.primitives.model import Duty, Intent, Job, JobId, Node, NodeId, Scope
 
@@ -46,7 +47,24 @@ class Ledger(Protocol):
         ...
 
     def set_duty(self, scope: Scope, duty: Duty, now_s: float) -> list[NodeId]:
-        """Cordon, drain or put back what is in `scope`; the nodes that it concerns."""
+        """Cordon or put back what is in `scope`; the nodes that it concerns."""
+        ...
+
+    def open_drain(self, drain: Drain, actor: str, reason: str = "") -> Drain:
+        """Put it in force: from now on its nodes are left. The same scope being drained already in
+        the same way, that drain. Raises Conflict when any of it is drained already otherwise."""
+        ...
+
+    def pause_drain(self, drain: str, *, paused: bool) -> Drain:
+        """Let no move begin, or let them begin again. Raises NotFound unless it is in force."""
+        ...
+
+    def close_drain(self, drain: str, now_s: float) -> Drain:
+        """Its nodes take work again; what is under way goes on. Raises NotFound as before."""
+        ...
+
+    def drains(self) -> list[Drain]:
+        """Those in force."""
         ...
 
     def intend(self, job: JobId, intent: Intent, now_s: float) -> Job: ...
@@ -56,6 +74,10 @@ class Ledger(Protocol):
     def resize(self, job: JobId, devices: int, now_s: float) -> Job: ...
 
     def request_checkpoint(self, job: JobId, now_s: float) -> Job: ...
+
+    def acknowledge(self, actor: str, now_s: float) -> None:
+        """An operator approves of the evictions until now: they bound no others any more."""
+        ...
 
     def retire(self, jobs: Collection[JobId], now_s: float) -> None:
         """Give up the checkpoints of those of `jobs` that have ended."""

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Any, Final
 
 import numpy as np
 
@@ -24,6 +25,8 @@ from singularity.primitives.model import (
     NodeId,
     Placement,
 )
+from singularity.primitives.resizing import is_in_place
+from singularity.primitives.service import charge
 from singularity.primitives.verbs import Step
 
 from .snapshot import Flags, Snapshot
@@ -41,6 +44,7 @@ class Verb(StrEnum):
     EXPIRE = "expire"  # ran longer than its owner allowed
 
 
+MINUTE_S: Final = 60.0
 _CUTS = frozenset({Verb.CHECKPOINT, Verb.SUSPEND, Verb.MIGRATE, Verb.SCALE})
 
 
@@ -94,6 +98,7 @@ class Draft:
         self.promised = np.zeros_like(self.free)
         self._actions: dict[JobId, Action] = {}
         self._pending: dict[JobId, tuple[Reason, ...]] = {}
+        self._evicted = len(recently_evicted(snapshot))
         for job in snapshot.jobs:
             if job.state in (JobState.SUSPENDING, JobState.STOPPING) or job.resizing:
                 self._expect(job.placement, job.target)
@@ -139,6 +144,13 @@ class Draft:
         """Jobs that this plan takes devices from for the sake of others."""
         return sum(1 for action in self._actions.values() if action.price is not None)
 
+    @property
+    def evictions(self) -> int:
+        """Jobs that left their devices for others within the last minute, unless an operator has
+        acknowledged that, and those that this plan tells to."""
+        told = [a for a in self._actions.values() if a.price is not None]
+        return self._evicted + sum(evicts(self.snapshot.by_id[a.job], a) for a in told)
+
     def promise(self, placement: Placement) -> None:
         for shard in placement:
             self.promised[self.snapshot.row[shard.node]] += shard.devices
@@ -161,6 +173,19 @@ class Draft:
         for shard in leaving:
             freed = max(0, shard.devices - kept[shard.node])
             self.coming[self.snapshot.row[shard.node]] += freed
+
+
+def recently_evicted(snapshot: Snapshot) -> list[Job]:
+    """Jobs that had to leave their devices for others within the last minute, if no operator has
+    acknowledged that."""
+    since_s = max(snapshot.now_s - MINUTE_S, snapshot.acknowledged_s)
+    return [j for j in snapshot.jobs if j.taken and (j.taken.evicted_at_s or 0.0) > since_s]
+
+
+def evicts(job: Job, action: Action) -> bool:
+    """Does it make the job leave its devices, and not only share them more tightly?"""
+    shares = action.verb is Verb.SCALE and is_in_place(job, action.placement)
+    return action.verb in _CUTS - {Verb.CHECKPOINT} and (not shares or job.resize_refused)
 
 
 def check(snapshot: Snapshot, plan: Plan) -> list[str]:
@@ -217,7 +242,11 @@ def perform(job: Job, action: Action, now_s: float) -> Step:
     step = _dispatch(job, action, now_s)
     if job.state is JobState.STOPPING and action.verb is Verb.STOP:
         return step  # said again; why it stops is remembered already
-    return replace(step, job=replace(step.job, message=action.reason))
+    changes: dict[str, Any] = {"message": action.reason}
+    if action.price is not None:
+        gone = evicts(job, action)
+        changes["taken"] = charge(job.taken, now_s, action.price, action.reason, evicted=gone)
+    return replace(step, job=replace(step.job, **changes))
 
 
 def _dispatch(job: Job, action: Action, now_s: float) -> Step:

@@ -15,9 +15,13 @@ class Policy:
     suspend_deadline_s: float = 600.0  # agents give a cut up by themselves long before
     stop_deadline_s: float = 60.0  # then a Stop is sent again
     preemptions_per_tick_max: int = 8  # bounds the blast radius of one bad plan
+    evictions_per_minute_max: int = 60  # more only when an operator has acknowledged those so far
     migrations_per_tick_max: int = 16  # bounds what a drain does to the store at once
+    drain_notice_s: float = 120.0  # before its deadline the rest is suspended, tier by tier
     grow_after_s: float = 5.0  # quiet time of a shrunk job before it grows: against thrash
     move_cost_s: float = 5.0  # dump + transfer + restore of a job never measured
+    relocation_pays_s: float = 600.0  # moving others pays if it costs less than this of the gang's
+    quantum_s: float = 600.0  # least time on its devices before an equal may ask for them
     resize_cost_s: float = 0.1  # new turns from the next mini-batch on: measured 10 to 100 ms
     checkpoint_cost_s: float = 5.0  # pause for a cut of a job that was never measured
     checkpoint_least_s: float = 30.0  # a cut more often than that would load the store

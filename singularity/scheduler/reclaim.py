@@ -1,33 +1,38 @@
-"""The cheapest way to make room for a blocked job: shrink, then suspend, by price."""
+"""The cheapest way to make room for a blocked job: shrink, then suspend, then move, by price."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from singularity.primitives.engines import keeps_nothing, loss
-from singularity.primitives.holdings import at_risk_s
 from singularity.primitives.model import Job, JobState, NodeId, Placement
 from singularity.primitives.resizing import is_in_place
 
 from .placement import feasible, find, pack, sizes, stay
 from .plan import Action, Draft, Verb
 from .policy import Policy
-from .snapshot import Ints
+from .price import Price, of_leaving, of_sharing, spoken
+from .snapshot import Flags, Ints
+
+_BLOCKS_TRIED = 8  # where others are moved away from; the next best are hardly ever better
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """Devices one victim could give, and what that costs. `target` () means all of them. `ruinous`:
-    the work done since its last checkpoint goes with them."""
+    """Devices one victim could give, and what that costs. `target` () means all of them. `live`:
+    no cut is needed. `ruinous`: the work done since its last checkpoint goes with them. `moves`:
+    `target` is elsewhere, and the job goes on there."""
 
     job: Job
     target: Placement
-    price: float
+    price: Price
+    live: bool = False
     ruinous: bool = False
+    moves: bool = False
 
     @property
     def freed(self) -> Counter[NodeId]:
@@ -37,36 +42,32 @@ class Offer:
 
 
 def offer(job: Job, target: Placement, now_s: float, policy: Policy) -> Offer:
-    """What going to `target` costs, in device-seconds: the time in which the job's devices do
-    nothing for it. No work is lost, for it is cut first and a cut that fails leaves it running;
-    but of a job that keeps nothing, all since its last checkpoint."""
-    live = bool(target) and is_in_place(job, target) and not job.resize_refused
-    if live:
-        return Offer(job, target, policy.resize_cost_s * job.held)
-    ruinous = keeps_nothing(job)
-    lost_s = at_risk_s(job, now_s) if ruinous else 0.0
-    return Offer(job, target, (policy.move_cost_s + lost_s) * job.held, ruinous)
+    """What going to `target`, on nodes of its own, or off its devices costs."""
+    if bool(target) and is_in_place(job, target) and not job.resize_refused:
+        return Offer(job, target, of_sharing(job, policy), live=True)
+    return Offer(job, target, of_leaving(job, now_s, policy), ruinous=keeps_nothing(job))
 
 
 def reclaim(draft: Draft, blocked: Job, policy: Policy) -> str:
     """Take devices from less urgent jobs so that `blocked` will fit, at its full size or, where
     that cannot be, at its least; says what was done, or why nothing. What is being freed already
-    is counted and not asked for again. A plan stops a bounded number of jobs; the next goes on."""
+    is counted and not asked for again. Where nobody can be made to give, its equals may be moved
+    out of its way. A plan stops a bounded number of jobs; the next goes on."""
     wanted = sizes(blocked)
-    for devices in dict.fromkeys((*wanted[:1], *wanted[-1:])):
+    attempts = list(dict.fromkeys((*wanted[:1], *wanted[-1:])))
+    for devices in attempts:
         if there := _room(draft, blocked, devices, []):
             draft.promise(there)
             return "devices are being freed for it"
-        if not (chosen := _cheapest(draft, blocked, devices, policy)):
-            continue
-        left = policy.preemptions_per_tick_max - draft.preemptions
-        if left <= 0:
-            return f"this round may stop no more than {policy.preemptions_per_tick_max} jobs"
-        draft.promise(_room(draft, blocked, devices, chosen))
-        for each in chosen[:left]:
-            _take(draft, blocked, each)
-        return "devices are being reclaimed for it"
+        if chosen := _cheapest(draft, blocked, devices, policy):
+            return _carry_out(draft, blocked, devices, chosen, policy)
+    for devices in attempts:
+        if chosen := _out_of_the_way(draft, blocked, devices, policy):
+            return _carry_out(draft, blocked, devices, chosen, policy)
     return "no less urgent job could make room"
+
+
+# -- those less urgent give ----------------------------------------------------------------------
 
 
 def _cheapest(draft: Draft, blocked: Job, devices: int, policy: Policy) -> list[Offer]:
@@ -78,31 +79,45 @@ def _cheapest(draft: Draft, blocked: Job, devices: int, policy: Policy) -> list[
     per_cluster = np.bincount(snapshot.cluster, weights=room, minlength=len(snapshot.cluster_names))
     victims: dict[int, list[Job]] = {}
     for job in draft.untouched(JobState.RUNNING):
-        rows = [snapshot.row[n] for n in sorted(job.nodes)]
-        if job.tier > blocked.tier and may[rows].any() and draft.can_cut(job):
-            victims.setdefault(int(snapshot.cluster[rows[0]]), []).append(job)
+        if job.tier > blocked.tier and draft.can_cut(job):
+            rows = [snapshot.row[n] for n in sorted(job.nodes)]
+            if may[rows].any():
+                victims.setdefault(int(snapshot.cluster[rows[0]]), []).append(job)
     found = []
     for cluster, jobs in sorted(victims.items()):
         short = devices - int(per_cluster[cluster])
         if sum(j.held for j in jobs) < short:
             continue
         offers = _offers(draft, jobs, max(1, short), policy)
-        if chosen := _choose(draft, blocked, devices, offers):
-            dearest, cost = min(o.job.tier for o in chosen), sum(o.price for o in chosen)
-            ruined = sum(o.ruinous for o in chosen)
-            found.append((ruined, -dearest, cost, cluster, chosen))
-    return min(found)[-1] if found else []
+        for order in (_cheapest_first, _cheapest_by_device):
+            if chosen := _choose(draft, blocked, devices, sorted(offers, key=order)):
+                dearest, cost = min(o.job.tier for o in chosen), _total(chosen)
+                ruined = sum(o.ruinous for o in chosen)
+                found.append((ruined, -dearest, cost, len(chosen), cluster, chosen))
+    return min(found, key=lambda f: f[:-1])[-1] if found else []
 
 
 def _offers(draft: Draft, jobs: list[Job], short: int, policy: Policy) -> list[Offer]:
-    """What loses no work first; shrinking first, then suspending; each cheapest first, least
-    urgent tier first."""
     now_s, found = draft.snapshot.now_s, []
     for job in jobs:
         if target := _smaller(draft, job, short):
             found.append(offer(job, target, now_s, policy))
         found.append(offer(job, (), now_s, policy))
-    return sorted(found, key=lambda o: (o.ruinous, not o.target, -o.job.tier, o.price, o.job.id))
+    return found
+
+
+def _cheapest_first(found: Offer) -> tuple[object, ...]:
+    """What loses no work first; shrinking first, then suspending; each of the least urgent tier
+    first, then by price."""
+    job = found.job
+    return (found.ruinous, not found.target, -job.tier, found.price.device_s, job.id)
+
+
+def _cheapest_by_device(found: Offer) -> tuple[object, ...]:
+    """The same for whoever needs many: one large job may be cheaper than many small ones."""
+    given = max(1, sum(found.freed.values()))
+    ruinous, suspends, tier, price, name = _cheapest_first(found)
+    return (ruinous, suspends, tier, found.price.device_s / given, -given, price, name)
 
 
 def _choose(draft: Draft, blocked: Job, devices: int, offers: list[Offer]) -> list[Offer]:
@@ -133,12 +148,83 @@ def _needed(draft: Draft, blocked: Job, devices: int, chosen: list[Offer]) -> li
     """Drop what turned out not to be needed: what loses work first, of the more urgent first,
     suspending before shrinking, the dearest first. Of one job at most one offer is kept."""
     kept = list(chosen)
-    for each in sorted(chosen, key=lambda o: (not o.ruinous, o.job.tier, bool(o.target), -o.price)):
+    for each in sorted(chosen, key=_spared_first):
         rest = [o for o in kept if o is not each]
         if _room(draft, blocked, devices, rest):
             kept = rest
     suspended = {o.job.id for o in kept if not o.target}
     return [o for o in kept if not o.target or o.job.id not in suspended]
+
+
+def _spared_first(found: Offer) -> tuple[object, ...]:
+    return (not found.ruinous, found.job.tier, bool(found.target), -found.price.device_s)
+
+
+# -- equals move out of the way --------------------------------------------------------------------
+
+
+def _out_of_the_way(draft: Draft, blocked: Job, devices: int, policy: Policy) -> list[Offer]:
+    """Jobs no more urgent than `blocked` that fit elsewhere, all at the size they have, and whose
+    going frees one block of devices that it fits in; [] unless that costs less than it gains."""
+    snapshot = draft.snapshot
+    may = feasible(snapshot, blocked) & snapshot.ready
+    by_node = blocked.spec.same_node or devices > blocked.spec.ranks
+    blocks = np.arange(len(snapshot.nodes)) if by_node else snapshot.cluster.astype(np.int64)
+    room = np.bincount(blocks, weights=np.where(may, _unclaimed(draft), 0))
+    movers: dict[int, list[Job]] = {}
+    could = np.zeros_like(room)
+    for job in draft.untouched(JobState.RUNNING):
+        if job.tier >= blocked.tier and _may_move(draft, job, policy):
+            for shard in job.placement:
+                row = snapshot.row[shard.node]
+                if may[row]:
+                    could[blocks[row]] += shard.devices
+                    movers.setdefault(int(blocks[row]), []).append(job)
+    enough = [block for block in sorted(movers) if room[block] + could[block] >= devices]
+    enough.sort(key=lambda block: (devices - room[block], block))
+    found = []
+    for block in enough[:_BLOCKS_TRIED]:
+        moves = _moves(draft, blocked, devices, (movers[block], blocks == block), policy)
+        if moves and _total(moves) <= policy.relocation_pays_s * devices:
+            found.append((_total(moves), block, moves))
+    return min(found, key=lambda f: f[:-1])[-1] if found else []
+
+
+def _may_move(draft: Draft, job: Job, policy: Policy) -> bool:
+    """Only who loses nothing by it, and was not started or moved just now."""
+    rests = job.running_at_s is None or draft.snapshot.now_s - job.running_at_s < policy.quantum_s
+    return not rests and not keeps_nothing(job) and job.engine is not None and draft.can_cut(job)
+
+
+def _moves(
+    draft: Draft,
+    blocked: Job,
+    devices: int,
+    leaving: tuple[list[Job], Flags],
+    policy: Policy,
+) -> list[Offer]:
+    """The cheapest of the jobs moved out of the block, one by one, until the gang fits."""
+    of_block, inside = leaving
+    jobs = {job.id: job for job in of_block}.values()
+    elsewhere = np.where(inside, 0, np.maximum(draft.free - draft.promised, 0))
+    chosen: list[Offer] = []
+    priced = [(of_leaving(job, draft.snapshot.now_s, policy), job) for job in jobs]
+    for price, job in sorted(priced, key=lambda p: (p[0].device_s, p[1].id)):
+        homeless = replace(job, placement=(), target=())  # its own devices are no place to go
+        if target := find(draft, homeless, job.held, free=elsewhere):
+            for shard in target:
+                elsewhere[draft.snapshot.row[shard.node]] -= shard.devices
+            chosen.append(Offer(job, target, price, moves=True))
+            if _room(draft, blocked, devices, chosen):
+                return _needed(draft, blocked, devices, chosen)
+    return []
+
+
+# -- what comes of it ------------------------------------------------------------------------------
+
+
+def _total(offers: list[Offer]) -> float:
+    return sum(o.price.device_s for o in offers)
 
 
 def _unclaimed(draft: Draft) -> Ints:
@@ -153,17 +239,56 @@ def _room(draft: Draft, blocked: Job, devices: int, offers: list[Offer]) -> Plac
     given: dict[str, Counter[NodeId]] = {}
     for each in offers:  # a suspend gives what a shrink of the same job gave, and the rest
         given[each.job.id] = given.get(each.job.id, Counter()) | each.freed
+        if each.moves:
+            for shard in each.target:
+                row = draft.snapshot.row[shard.node]
+                room[row] = max(0, int(room[row]) - shard.devices)
     for freed in given.values():
         for node, more in sorted(freed.items()):
             room[draft.snapshot.row[node]] += more
     return find(draft, blocked, devices, free=room)
 
 
+def _carry_out(
+    draft: Draft, blocked: Job, devices: int, chosen: list[Offer], policy: Policy
+) -> str:
+    """Take what was chosen, as far as one plan and one minute may go; says what was done."""
+    there, done = _room(draft, blocked, devices, chosen), list[Offer]()
+    for each in chosen:
+        if bound := _bound(draft, each, policy):
+            break
+        _take(draft, blocked, each)
+        done.append(each)
+    if not done:
+        return bound
+    draft.promise(there)
+    what = "moved out of its way" if chosen[0].moves else "reclaimed for it"
+    jobs = "1 job" if len(chosen) == 1 else f"{len(chosen)} jobs"
+    return f"devices are being {what}: {jobs}, {spoken(_total(chosen))} device-seconds"
+
+
+def _bound(draft: Draft, wanted: Offer, policy: Policy) -> str:
+    """Why this plan may not do that as well; "" if it may."""
+    if draft.preemptions >= policy.preemptions_per_tick_max:
+        return f"this round may stop no more than {policy.preemptions_per_tick_max} jobs"
+    if not wanted.live and draft.evictions >= policy.evictions_per_minute_max:
+        most = policy.evictions_per_minute_max
+        return (
+            f"{most} jobs were evicted within a minute, no more may be without an operator: "
+            "singularity evictions --acknowledge"
+        )
+    return ""
+
+
 def _take(draft: Draft, blocked: Job, taken: Offer) -> None:
-    job = taken.job
-    verb = Verb.SCALE if taken.target else Verb.SUSPEND
-    given = sum(taken.freed.values())
-    reason = f"gives {given} devices to {blocked.spec.name} ({blocked.tier.name.lower()})"
-    reason += loss(job, draft.snapshot.now_s) if taken.ruinous else ""
-    action = Action(verb, job.id, job.version, reason, taken.target, price=taken.price)
+    job, now_s = taken.job, draft.snapshot.now_s
+    whom = f"{blocked.spec.name} ({blocked.tier.name.lower()})"
+    if taken.moves:
+        verb, reason = Verb.MIGRATE, f"makes room for {whom}"
+    else:
+        verb = Verb.SCALE if taken.target else Verb.SUSPEND
+        reason = f"gives {sum(taken.freed.values())} devices to {whom}"
+    reason += f" for {taken.price.text}"
+    reason += loss(job, now_s) if taken.ruinous else ""
+    action = Action(verb, job.id, job.version, reason, taken.target, price=taken.price.device_s)
     draft.take(action)

@@ -6,6 +6,8 @@ device           int32[N]   dense codes into `device_names`
 ready            bool[N]    new work may be placed there
 lost, draining   bool[N]
 fleet            `free` of the nodes that are ready, indexed by domain; copy it to change it
+
+`acknowledged_s` is when an operator last approved of the evictions until then.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from singularity.primitives.drains import Drain
 from singularity.primitives.holdings import holdings
 from singularity.primitives.model import Duty, Job, JobId, Node, NodeId
 
@@ -49,9 +52,18 @@ class Snapshot:
     fleet: Fleet
     jobs: tuple[Job, ...]
     by_id: Mapping[JobId, Job]
+    drains: tuple[Drain, ...]
+    acknowledged_s: float = 0.0
 
     @classmethod
-    def build(cls, nodes: Iterable[Node], jobs: Iterable[Job], now_s: float) -> Snapshot:
+    def build(
+        cls,
+        nodes: Iterable[Node],
+        jobs: Iterable[Job],
+        now_s: float,
+        drains: Iterable[Drain] = (),
+        acknowledged_s: float = 0.0,
+    ) -> Snapshot:
         """Order is canonical (by id), so equal facts give equal snapshots."""
         rows = tuple(sorted(nodes, key=lambda n: n.id))
         todo = tuple(sorted(jobs, key=lambda j: j.id))
@@ -85,6 +97,8 @@ class Snapshot:
             fleet=Fleet.build(layout, open_to, int(total.max(initial=0))),
             jobs=todo,
             by_id={j.id: j for j in todo},
+            drains=tuple(sorted(drains, key=lambda d: d.id)),
+            acknowledged_s=acknowledged_s,
         )
 
 

@@ -24,6 +24,7 @@ from sqlalchemy import Engine, select
 from singularity.api import tables as t
 from singularity.api.applier import SqlLedger
 from singularity.primitives.asides import shadow
+from singularity.primitives.drains import Drain, Leaving
 from singularity.primitives.errors import SingularityError
 from singularity.primitives.holdings import holdings
 from singularity.primitives.messages import Phase, Register, Report, Start
@@ -81,6 +82,10 @@ POLICY = Policy()
 FOUND = Certificate(Finding.DIFFERS, "differs", facts=(("engine", "none"),))
 
 
+def which_of(node: NodeId) -> int:
+    return NODES.index(node)
+
+
 class Ledgers(RuleBasedStateMachine):
     """The same calls on both; answers and all that can be read must be equal."""
 
@@ -93,6 +98,7 @@ class Ledgers(RuleBasedStateMachine):
             db.exec_driver_sql(f"TRUNCATE {names} RESTART IDENTITY CASCADE")
         self.sql, self.memory = SqlLedger(self.engine), MemoryLedger()
         self.now_s = 1_000.0
+        self.orders = 0
         self.stale: Plan | None = None
         for node in NODES:
             self.register(node, 0)
@@ -144,7 +150,9 @@ class Ledgers(RuleBasedStateMachine):
     def tick(self, pause_s: float, late: bool) -> None:
         """Plan and commit; or commit a plan that was made before other things happened."""
         self.now_s += pause_s
-        assert self.sql.snapshot(self.now_s).jobs == self.memory.snapshot(self.now_s).jobs
+        seen = [ledger.snapshot(self.now_s) for ledger in (self.sql, self.memory)]
+        assert seen[0].jobs == seen[1].jobs
+        assert seen[0].acknowledged_s == seen[1].acknowledged_s
         plan = decide(self.memory.snapshot(self.now_s), POLICY)
         now, self.stale = (self.stale, plan) if late else (plan, None)
         if now is not None:
@@ -194,7 +202,7 @@ class Ledgers(RuleBasedStateMachine):
             unfit=phase == "refused" and code == 0 and stored,
             unable=Unable.JOB if code == 1 and not stored else None,
             reason="" if stored else "disk full",
-            seconds={"dump": 0.5 * (1 + job.cut % 3)},
+            seconds={"dump": 0.5 * (1 + job.cut % 3), "restore": 1.0 + which_of(node)},
             resize=job.resize if phase == "running" else 0,
             devices=next((s.devices for s in wanted if s.node == node), 0),
             certificate=FOUND if job.spec.aside and stored and phase == "exited" else None,
@@ -227,6 +235,27 @@ class Ledgers(RuleBasedStateMachine):
     def set_duty(self, scope: Scope, duty: Duty) -> None:
         self.same(lambda x: x.set_duty(scope, duty, self.now_s))
 
+    @rule(
+        scope=st.sampled_from(SCOPES),
+        leaving=st.sampled_from(Leaving),
+        most=st.sampled_from([None, 1]),
+    )
+    def open_drain(self, scope: Scope, leaving: Leaving, most: int | None) -> None:
+        self.orders += 1
+        order = Drain(f"drain-{self.orders}", scope, self.now_s, leaving, None, most)
+        self.same(lambda x: x.open_drain(order, "somebody"))
+        self.same(lambda x: x.drains())
+
+    @rule(which=st.integers(0, 2), end=st.sampled_from(["pause", "resume", "close"]))
+    def change_drain(self, which: int, end: str) -> None:
+        known = [d.id for d in self.memory.drains()][which : which + 1]
+        for id_ in (*known, "unknown"):
+            if end == "close":
+                self.same(lambda x, id_=id_: x.close_drain(id_, self.now_s))
+            else:
+                self.same(lambda x, id_=id_: x.pause_drain(id_, paused=end == "pause"))
+        self.same(lambda x: x.drains())
+
     @rule(i=st.integers(0, 3), intent=st.sampled_from([Intent.RUN, Intent.RUN, *Intent]))
     def intend(self, i: int, intent: Intent) -> None:
         self.same(lambda x: x.intend(JOBS[i], intent, self.now_s))
@@ -244,6 +273,10 @@ class Ledgers(RuleBasedStateMachine):
     @rule(i=st.integers(0, 3))
     def request_checkpoint(self, i: int) -> None:
         self.same(lambda x: x.request_checkpoint(JOBS[i], self.now_s))
+
+    @rule()
+    def acknowledge(self) -> None:
+        self.same(lambda x: x.acknowledge("ada", self.now_s))
 
     @rule(i=st.integers(0, 3))
     def retire(self, i: int) -> None:

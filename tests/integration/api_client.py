@@ -17,7 +17,7 @@ from singularity.api.loops import round_of_scheduling
 from singularity.api.services import Services
 from singularity.api.settings import Settings
 from singularity.primitives.messages import Admission, Command, Report, Sealed
-from singularity.primitives.model import NodeId, ShardImage
+from singularity.primitives.model import Held, NodeId, ShardImage
 from singularity.primitives.transport import VerifyKey
 
 ADMIN = "sgl_first.0123456789abcdef0123"
@@ -129,7 +129,8 @@ class Agent:
             if command.verb == "start":
                 report = Report(**known, phase="running", step=step, seconds={"restore": 0.5})
             elif command.verb == "cut":
-                image = ShardImage(self.node, (0,), "d" * 64, step, 100, 10)
+                held = Held("token", "machine", "/d", command.stay) if command.handover else None
+                image = ShardImage(self.node, (0,), "d" * 64, step, 100, 10, held=held)
                 phase = "running" if command.keep_running else "dumped"
                 report = Report(**known, phase=phase, cut=command.cut, image=image, step=step)
             elif command.verb == "reslot":
@@ -139,3 +140,21 @@ class Agent:
                 report = Report(**known, phase="stopped")
             self.beat(report)
         return verbs
+
+
+SPEC = {"name": "digits", "run": "python train.py", "devices": "cpu:1"}
+
+
+def turn(api: Api, fleet: list[Agent], step: int = 0) -> list[str]:
+    """One round of the scheduler, and all that follows from it."""
+    api.schedule()
+    return [verb for agent in fleet for verb in agent.obey(step)]
+
+
+def run(api: Api, fleet: list[Agent], **changes: Any) -> Json:
+    """A job that runs."""
+    job = api.ok("POST", "/v1/jobs", {**SPEC, **changes})
+    turn(api, fleet)
+    found: Json = api.ok("GET", f"/v1/jobs/{job['id']}")
+    assert found["state"] == "running"
+    return found

@@ -11,23 +11,7 @@ from typing import Any
 import pytest
 
 from singularity.primitives.messages import Report
-from tests.integration.api_client import ADMIN, JOIN, Agent, Api, bearer
-
-_SPEC = {"name": "digits", "run": "python train.py", "devices": "cpu:1"}
-
-
-def _turn(api: Api, fleet: list[Agent], step: int = 0) -> list[str]:
-    """One round of the scheduler, and all that follows from it."""
-    api.schedule()
-    return [verb for agent in fleet for verb in agent.obey(step)]
-
-
-def _run(api: Api, fleet: list[Agent], **changes: Any) -> dict[str, Any]:
-    job = api.ok("POST", "/v1/jobs", {**_SPEC, **changes})
-    _turn(api, fleet)
-    found = api.ok("GET", f"/v1/jobs/{job['id']}")
-    assert found["state"] == "running"
-    return found
+from tests.integration.api_client import ADMIN, JOIN, SPEC, Agent, Api, bearer, run, turn
 
 
 def _agent_at(fleet: list[Agent], job: dict[str, Any]) -> Agent:
@@ -37,7 +21,7 @@ def _agent_at(fleet: list[Agent], job: dict[str, Any]) -> Agent:
 def test_a_hung_job_is_stopped_with_its_stacks_and_they_can_be_read(
     api: Api, fleet: list[Agent], tmp_path: Path
 ) -> None:
-    job = _run(api, fleet, limits={"hang_after": "5m"}, checkpoint={"every": "8s"})
+    job = run(api, fleet, limits={"hang_after": "5m"}, checkpoint={"every": "8s"})
     assert job["checkpointing"]["every_s"] == 8.0
     assert job["checkpointing"]["origin"] == "its owner said so"
     agent = _agent_at(fleet, job)
@@ -62,7 +46,7 @@ def test_a_hung_job_is_stopped_with_its_stacks_and_they_can_be_read(
 def test_why_tells_the_interval_in_force_and_where_it_comes_from(
     api: Api, fleet: list[Agent]
 ) -> None:
-    job = _run(api, fleet)
+    job = run(api, fleet)
     found = job["checkpointing"]
     assert found["origin"].startswith("auto, √(2 · 5 s assumed · 41.7 d") and found["every_s"] > 30
     reasons = api.ok("GET", f"/v1/jobs/{job['id']}/why")["reasons"]
@@ -107,7 +91,7 @@ def test_roles_are_kept_apart(api: Api, fleet: list[Agent]) -> None:
         ("GET", "/v1/tokens"): {"admin"},
         ("GET", "/v1/agent/letters?epoch=1"): {"agent"},
     }
-    bodies = {"/v1/jobs": _SPEC, "/v1/drains": {"target": "east-2"}}
+    bodies = {"/v1/jobs": SPEC, "/v1/drains": {"target": "east-2"}}
     for (method, path), allowed in needed.items():
         for role, token in tokens.items():
             body = bodies.get(path) if method == "POST" else None
@@ -117,9 +101,9 @@ def test_roles_are_kept_apart(api: Api, fleet: list[Agent]) -> None:
 
 def test_a_project_is_closed_to_the_tokens_of_another(api: Api, fleet: list[Agent]) -> None:
     vision, speech = api.token("operator", "vision"), api.token("operator", "speech")
-    job = api.ok("POST", "/v1/jobs", _SPEC, token=vision)
+    job = api.ok("POST", "/v1/jobs", SPEC, token=vision)
     assert job["project"] == "vision"
-    assert api.call("POST", "/v1/jobs", {**_SPEC, "project": "speech"}, vision)[0] == 403
+    assert api.call("POST", "/v1/jobs", {**SPEC, "project": "speech"}, vision)[0] == 403
     paths = ["", "/events", "/why", "/logs", "/incarnations", "/checkpoints"]
     for path, name in itertools.product(paths, (job["id"], "digits")):
         assert api.call("GET", f"/v1/jobs/{name}{path}", token=speech)[0] == 404
@@ -155,7 +139,7 @@ def test_pages_of_other_names_are_refused(api: Api) -> None:
 def test_pages_show_every_job_once(api: Api, fleet: list[Agent]) -> None:
     names = {f"job-{n}" for n in range(7)}
     for name in sorted(names):
-        api.ok("POST", "/v1/jobs", {**_SPEC, "name": name})
+        api.ok("POST", "/v1/jobs", {**SPEC, "name": name})
     seen, cursor = [], ""
     while True:
         page = api.ok("GET", f"/v1/jobs?limit=3{cursor}")
@@ -170,23 +154,23 @@ def test_pages_show_every_job_once(api: Api, fleet: list[Agent]) -> None:
 
 
 def test_a_name_means_the_job_that_has_not_ended(api: Api, fleet: list[Agent]) -> None:
-    first = api.ok("POST", "/v1/jobs", _SPEC)
+    first = api.ok("POST", "/v1/jobs", SPEC)
     assert api.ok("GET", "/v1/jobs/digits")["id"] == first["id"]
-    second = api.ok("POST", "/v1/jobs", _SPEC)
+    second = api.ok("POST", "/v1/jobs", SPEC)
     status, problem = api.call("GET", "/v1/jobs/digits")
     assert status == 409 and set(problem["jobs"]) == {first["id"], second["id"]}
     api.ok("POST", f"/v1/jobs/{second['id']}/cancel")
-    _turn(api, fleet)
+    turn(api, fleet)
     assert api.ok("GET", "/v1/jobs/digits")["id"] == first["id"]
     status, problem = api.call("GET", "/v1/jobs/digit")
     assert status == 404 and problem["near"] == ["digits"]
 
 
 def test_why_tells_what_keeps_a_job_and_what_would_change_it(api: Api, fleet: list[Agent]) -> None:
-    _run(api, fleet, devices="cpu:4", place={"regions": ["eu-north"]})
-    waiting = {**_SPEC, "name": "waits", "devices": "cpu:4", "place": {"regions": ["eu-north"]}}
+    run(api, fleet, devices="cpu:4", place={"regions": ["eu-north"]})
+    waiting = {**SPEC, "name": "waits", "devices": "cpu:4", "place": {"regions": ["eu-north"]}}
     api.ok("POST", "/v1/jobs", waiting)
-    _turn(api, fleet)
+    turn(api, fleet)
     found = api.ok("GET", "/v1/jobs/waits/why")
     assert found["state"] == "pending" and not found["placed"]
     assert found["reasons"] and found["changes"] == ["allow region us-east: fits now"]
@@ -196,10 +180,10 @@ def test_why_tells_what_keeps_a_job_and_what_would_change_it(api: Api, fleet: li
 def test_the_timeline_tells_where_a_job_was_and_that_nothing_was_lost(
     api: Api, fleet: list[Agent]
 ) -> None:
-    job = _run(api, fleet, place={"regions": ["us-east", "eu-north"]})
+    job = run(api, fleet, place={"regions": ["us-east", "eu-north"]})
     there = "eu-north" if job["region"] == "us-east" else "us-east"
     api.ok("POST", "/v1/jobs/digits/move", {"to": there})
-    verbs = [v for _ in range(3) for v in _turn(api, fleet, step=9)]
+    verbs = [v for _ in range(3) for v in turn(api, fleet, step=9)]
     assert verbs == ["cut", "start"]
     found = api.ok("GET", "/v1/jobs/digits")
     assert (found["state"], found["region"]) == ("running", there)
@@ -208,17 +192,22 @@ def test_the_timeline_tells_where_a_job_was_and_that_nothing_was_lost(
     assert (first["region"], first["step_to"], first["lost_s"]) == (job["region"], 9, 0.0)
     assert (second["region"], second["step_from"], second["ended_at_s"]) == (there, 9, None)
     assert first["seconds"] == {"restore": 0.5}
-    (checkpoint,) = api.ok("GET", "/v1/jobs/digits/checkpoints")["items"]
-    assert (checkpoint["incarnation"], checkpoint["step"], checkpoint["counts"]) == (1, 9, True)
+    assert api.ok("GET", "/v1/jobs/digits/checkpoints")["items"] == [], "a move makes none"
     events = api.ok("GET", "/v1/jobs/digits/events")["items"]
+    (handed,) = [e for e in events if e["event"] == "handover"]
+    assert handed["facts"]["step"] == 9
     assert [e["seq"] for e in events] == list(range(1, len(events) + 1))
     assert events[0]["from"] is None and events[-1]["to"] == "running"
     page = api.ok("GET", "/v1/jobs/digits/events?limit=2&cursor=1")
     assert ([e["seq"] for e in page["items"]], page["next"]) == ([2, 3], "3")
+    api.ok("POST", "/v1/jobs/digits/checkpoints")
+    assert turn(api, fleet, step=12) == ["cut"]
+    (checkpoint,) = api.ok("GET", "/v1/jobs/digits/checkpoints")["items"]
+    assert (checkpoint["incarnation"], checkpoint["step"], checkpoint["counts"]) == (2, 12, True)
 
 
 def test_events_are_streamed_to_the_end_and_resumed(api: Api, fleet: list[Agent]) -> None:
-    job = _run(api, fleet)
+    job = run(api, fleet)
     agent = _agent_at(fleet, job)
     url = f"/v1/jobs/{job['id']}/events?follow=1"
     with ThreadPoolExecutor(1) as pool:
@@ -237,7 +226,7 @@ def test_events_are_streamed_to_the_end_and_resumed(api: Api, fleet: list[Agent]
 def test_logs_have_a_tail_and_go_on_until_the_job_ends(
     api: Api, fleet: list[Agent], tmp_path: Path
 ) -> None:
-    job = _run(api, fleet)
+    job = run(api, fleet)
     agent = _agent_at(fleet, job)
     path = tmp_path / "volume" / "jobs" / job["id"] / "logs" / "rank-0.log"
     path.parent.mkdir(parents=True)
@@ -269,22 +258,22 @@ def test_logs_have_a_tail_and_go_on_until_the_job_ends(
 
 
 def test_suspend_holds_a_job_until_resume(api: Api, fleet: list[Agent]) -> None:
-    _run(api, fleet)
+    run(api, fleet)
     assert api.ok("POST", "/v1/jobs/digits/suspend")["intent"] == "hold"
-    _turn(api, fleet, step=4)
+    turn(api, fleet, step=4)
     found = api.ok("GET", "/v1/jobs/digits")
     assert (found["state"], found["placement"], found["step"]) == ("suspended", [], 4)
-    assert _turn(api, fleet) == []
+    assert turn(api, fleet) == []
     api.ok("POST", "/v1/jobs/digits/resume")
-    assert _turn(api, fleet, step=4) == ["start"]
+    assert turn(api, fleet, step=4) == ["start"]
     assert api.ok("GET", "/v1/jobs/digits")["state"] == "running"
 
 
 def test_what_has_ended_stays_ended(api: Api, fleet: list[Agent]) -> None:
-    _run(api, fleet)
+    run(api, fleet)
     api.ok("POST", "/v1/jobs/digits/cancel")
     assert api.call("POST", "/v1/jobs/digits/resume")[0] == 409
-    _turn(api, fleet)
+    turn(api, fleet)
     assert api.ok("GET", "/v1/jobs/digits")["state"] == "cancelled"
     assert api.ok("POST", "/v1/jobs/digits/cancel")["state"] == "cancelled"
     for verb, body in [
@@ -299,9 +288,9 @@ def test_what_has_ended_stays_ended(api: Api, fleet: list[Agent]) -> None:
 
 
 def test_a_checkpoint_on_demand_leaves_the_job_running(api: Api, fleet: list[Agent]) -> None:
-    _run(api, fleet)
+    run(api, fleet)
     api.ok("POST", "/v1/jobs/digits/checkpoints")
-    assert _turn(api, fleet, step=3) == ["cut"]
+    assert turn(api, fleet, step=3) == ["cut"]
     found = api.ok("GET", "/v1/jobs/digits")
     assert found["state"] == "running" and found["checkpoint"]["step"] == 3
     verdict = api.ok("GET", "/v1/jobs/digits/checkpoints/1-1/verify")
@@ -311,18 +300,18 @@ def test_a_checkpoint_on_demand_leaves_the_job_running(api: Api, fleet: list[Age
 
 
 def test_resize_stays_within_what_the_owner_said(api: Api, fleet: list[Agent]) -> None:
-    _run(api, fleet, devices="cpu:4", ranks=4, elastic={"min": 1, "max": 4})
+    run(api, fleet, devices="cpu:4", ranks=4, elastic={"min": 1, "max": 4})
     for devices in (0, 5, 100):
         assert api.call("POST", "/v1/jobs/digits/resize", {"devices": devices})[0] == 422
     assert api.ok("POST", "/v1/jobs/digits/resize", {"devices": 2})["devices"] == 2
-    assert _turn(api, fleet, step=2) == ["reslot"]
+    assert turn(api, fleet, step=2) == ["reslot"]
     found = api.ok("GET", "/v1/jobs/digits")
     assert sum(s["devices"] for s in found["placement"]) == 2
     assert (found["state"], found["incarnation"]) == ("running", 1)
 
 
 def test_move_knows_places_by_name(api: Api, fleet: list[Agent]) -> None:
-    _run(api, fleet)
+    run(api, fleet)
     status, problem = api.call("POST", "/v1/jobs/digits/move", {"to": "eu-nort"})
     assert status == 404 and "region/eu-north" in problem["near"]
     assert api.call("POST", "/v1/jobs/digits/move", {"to": "region/east-1"})[0] == 404
@@ -334,43 +323,19 @@ def test_move_knows_places_by_name(api: Api, fleet: list[Agent]) -> None:
 # -- operate --------------------------------------------------------------------------------------
 
 
-def test_a_drain_empties_a_region_and_undo_opens_it(api: Api, fleet: list[Agent]) -> None:
-    job = _run(api, fleet)
-    region = job["region"]
-    drain = api.ok("POST", "/v1/drains", {"target": region})
-    assert drain["target"] == f"region/{region}" and drain["remaining_jobs"] == [job["id"]]
-    assert api.ok("POST", "/v1/drains", {"target": region})["id"] == drain["id"]
-    for _ in range(3):
-        _turn(api, fleet, step=5)
-    assert api.ok("GET", f"/v1/drains/{drain['id']}")["remaining_jobs"] == []
-    moved = api.ok("GET", "/v1/jobs/digits")
-    assert moved["state"] == "running" and moved["region"] != region
-    newcomer = Agent(api, "late-1", region)
-    assert api.ok("GET", f"/v1/nodes/{newcomer.node}")["duty"] == "draining"
-    assert api.call("POST", f"/v1/nodes/{newcomer.node}/uncordon")[0] == 409
-    inner = api.ok("POST", "/v1/drains", {"target": f"node/{newcomer.node}"})
-    api.ok("DELETE", f"/v1/drains/{drain['id']}")
-    duties = {n["id"]: n["duty"] for n in api.ok("GET", "/v1/nodes")["items"]}
-    assert duties.pop("late-1") == "draining" and set(duties.values()) == {"ready"}
-    api.ok("DELETE", f"/v1/drains/{inner['id']}")
-    assert api.ok("GET", "/v1/nodes/late-1")["duty"] == "ready"
-    assert api.ok("GET", "/v1/drains")["items"] == []
-    assert api.call("DELETE", f"/v1/drains/{drain['id']}")[0] == 404
-
-
 def test_cordon_keeps_new_work_away(api: Api, fleet: list[Agent]) -> None:
     for agent in fleet:
         answer = api.ok("POST", f"/v1/nodes/{agent.node}/cordon")
         assert answer["duty"] == "cordoned"
-    api.ok("POST", "/v1/jobs", _SPEC)
-    assert _turn(api, fleet) == []
+    api.ok("POST", "/v1/jobs", SPEC)
+    assert turn(api, fleet) == []
     api.ok("POST", "/v1/nodes/east-1/uncordon")
-    assert _turn(api, fleet) == ["start"]
+    assert turn(api, fleet) == ["start"]
     assert api.ok("GET", "/v1/jobs/digits")["placement"][0]["node"] == "east-1"
 
 
 def test_areas_count_their_nodes(api: Api, fleet: list[Agent]) -> None:
-    _run(api, fleet, devices="cpu:4")
+    run(api, fleet, devices="cpu:4")
     regions = {r["id"]: r for r in api.ok("GET", "/v1/regions")["items"]}
     assert {r: (x["nodes"], x["devices"]) for r, x in regions.items()} == {
         "eu-north": (1, 4),

@@ -27,13 +27,21 @@ SCRIPT = Path(__file__).parent / "jobs" / "carry.py"
 STEPS = 400  # 16 s and more while they are slow
 PATIENCE_S = 120.0  # torch.compile on a machine that is very busy
 RANKS = {"script": 1, "alone": 1, "compiled-step": 1, "hsdp": 4}  # else two
+RANKS |= {"spawned": 1, "forked-fed": 1}  # which start their own
 CASES = (
     *("script", "alone", "ddp", "zero", "fsdp2", "hsdp", "accumulate", "optimizers"),
     *("forked", "persistent", "compiled", "compiled-step", "talk", "inference", "by-hand"),
+    *("spawned", "forked-fed"),
 )
-OFTEN = ("script", "ddp", "fsdp2", "persistent", "compiled", "talk", "inference")
+OFTEN = ("script", "ddp", "fsdp2", "persistent", "compiled", "talk", "inference", "spawned")
 CHOSEN = CASES if os.environ.get("SINGULARITY_CARRY") == "all" else OFTEN
-KEPT_RUNNING = ("alone", "ddp", "persistent", "inference")  # cut once before, and they go on
+KEPT_RUNNING = (
+    "alone",
+    "ddp",
+    "persistent",
+    "inference",
+    "spawned",
+)  # cut once before, and they go on
 
 
 @pytest.fixture
@@ -99,7 +107,8 @@ def test_it_is_carried_and_its_numbers_stay_the_same(world: Planet, case: str) -
     for name, start in resumed(world.start(there, 2, STEPS), origin(gone)).items():
         world.node(name).send(start.model_copy(update={"run": run}))
     for name in there:
-        assert world.node(name).report().phase == "running"
+        report = world.node(name).report()
+        assert report.phase == "running", report
     for name in there:
         ended(world, world.node(name))
     assert logs(world.out) == untouched(case, ranks, world.root / "untouched")

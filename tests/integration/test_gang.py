@@ -101,9 +101,8 @@ class Planet:
             start = self.start.model_copy(update={"node": node, "ranks": mine})
             line = self.leads[node].join(start, REF)
             pages = {r: self.ranks[r].page for r in mine}
-            outcomes[node] = CutLoop(node, pages, line.ask, dumps[node], lambda: None).run(
-                free=False
-            )
+            loop = CutLoop(node, lambda: pages, line.ask, dumps[node], lambda: None)
+            outcomes[node] = loop.run(free=False)
             line.close()
 
         threads = [threading.Thread(target=take, args=(n,), daemon=True) for n in NODES]

@@ -72,6 +72,11 @@ class Planet:
             report = Report.model_validate({**said, "phase": phase, **facts})
             self.ledger.record(report, self.now_s)
 
+    def say(self, job: JobId, node: str, phase: str, **facts: Any) -> None:
+        """One node of the job reports."""
+        said = {"job": job, "node": node, "incarnation": self.job(job).incarnation}
+        self.ledger.record(Report.model_validate({**said, "phase": phase, **facts}), self.now_s)
+
     def follow(self, job: JobId) -> None:
         """The ranks take on the slots that they were told, on every node."""
         found = self.job(job)

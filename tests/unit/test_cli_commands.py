@@ -156,6 +156,36 @@ def test_steering_sends_exactly_what_was_said(argv: list[str], path: str, body: 
     assert (planet.body() if planet.asked[0].content else None) == body
 
 
+def test_the_options_of_a_drain_are_sent_as_said() -> None:
+    view = {"id": "d1", "target": "region/us-east"}
+    planet = Planet({"POST /v1/drains": httpx.Response(201, json=view)})
+    line = "drain us-east --within 2h --policy stop-basic-first --moves 2 --reason switches"
+    assert planet.run(*line.split()).exit_code == 0
+    wanted = {"within": "2h", "policy": "stop-basic-first", "moves": 2, "reason": "switches"}
+    assert planet.body() == {"target": "us-east", **wanted}
+
+
+def test_a_plan_of_a_drain_lists_departures_and_sums_them_up() -> None:
+    goes = {"job": "j1", "name": "train", "tier": "premium", "devices": 4, "how": "move"}
+    goes |= {"to": ["eu-north"], "bytes": 2_000_000, "begins_s": 0.0, "pause_s": 3.0, "why": "so"}
+    body = {"target": "region/us-east", "departures": [goes], "ends_s": 3.0, "bytes": 2_000_000}
+    planet = Planet({"POST /v1/drains": httpx.Response(200, json=body)})
+    result = planet.run("drain", "us-east", "--plan")
+    assert planet.body()["plan"] is True
+    assert "eu-north" in result.stdout and "train" in result.stdout
+    assert "empty after 3.0s" in result.stderr
+
+
+def test_a_drain_is_paused_by_its_target() -> None:
+    view = {"id": "d1", "target": "node/n0", "paused": True}
+    planet = Planet(
+        {"GET /v1/drains": items(view), "POST /v1/drains/d1/pause": httpx.Response(200, json=view)}
+    )
+    result = planet.run("drains", "n0", "--pause")
+    assert result.exit_code == 0 and "paused" in result.stdout
+    assert planet.run("drains", "--pause").exit_code != 0, "of which?"
+
+
 def test_a_drain_is_undone_by_its_target() -> None:
     drains = items({"id": "d1", "target": "node/n0"}, {"id": "d2", "target": "region/us-east"})
     planet = Planet({"GET /v1/drains": drains, "DELETE /v1/drains/d2": httpx.Response(204)})
@@ -373,3 +403,16 @@ def test_every_command_explains_itself() -> None:
     for command in app.registered_commands:
         assert command.callback is not None
         assert (command.callback.__doc__ or "").strip().endswith(".")
+
+
+def test_an_operator_sees_who_was_evicted_and_says_that_it_is_right() -> None:
+    told = {"job": "job-1", "name": "digits", "at_s": 0.0, "reason": "gives 4 devices to x"}
+    planet = Planet(
+        {
+            "GET /v1/evictions": items(told),
+            "POST /v1/evictions/acknowledgements": httpx.Response(201, json={"items": []}),
+        }
+    )
+    assert "digits" in planet.run("evictions").stdout
+    assert planet.run("evictions", "--acknowledge").exit_code == 0
+    assert planet.asked[-1].method == "POST"

@@ -55,7 +55,7 @@ def join(pages: dict[int, Page], order: Order, dumper: Dumper) -> Outcome:
                 page.state = State.PARKED
         return order
 
-    return CutLoop(NodeId("n"), pages, ask, dumper, lambda: None).run(free=False)
+    return CutLoop(NodeId("n"), lambda: pages, ask, dumper, lambda: None).run(free=False)
 
 
 def test_a_decision_that_is_older_than_this_agent_waits_for_its_own_dump(

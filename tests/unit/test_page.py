@@ -46,7 +46,7 @@ def test_the_layout_is_fixed(tmp_path: Path) -> None:
     head = struct.pack(
         "<IIIIQQQIiIi", MAGIC, 1, 4, 3, 2**40 + 1, 2**40 + 2, 2**40 + 3, 7, -1, len(text), 5
     )
-    assert (tmp_path / "page").read_bytes() == (head.ljust(64, b"\0") + text).ljust(
+    assert (tmp_path / "page").read_bytes() == (head.ljust(128, b"\0") + text).ljust(
         SIZE_BYTES, b"\0"
     )
 

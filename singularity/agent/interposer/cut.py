@@ -32,14 +32,18 @@ class Rank:
 
     def __init__(self, page: Page, links: Links) -> None:
         self.page = page
-        self.links = links
-        self._slots = links.slots
-        self._step = 0
-        self._crossings = 0
-        links.crossing = self.crossing
+        self.take(links)
         self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._last_optimizer = 0
         self._note_at = 0  # the step at which to note the hash of the parameters
+
+    def take(self, links: Links) -> None:
+        """Begin to count, with connections that are all to come."""
+        self.links = links
+        self._slots = links.slots
+        self._step = self.page.step = 0
+        self._crossings = self.page.crossings = 0
+        links.crossing, links.counted = self.crossing, self._count_groups
 
     def boundary(self, optimizer: Optimizer, *_: object) -> None:
         """Count one mini-batch and stop here if told to. Called after every optimizer step.
@@ -91,9 +95,13 @@ class Rank:
         self._slots.close()
 
     def become_child(self) -> None:
-        """After a fork, in the child: it has no page, no slot and no connection."""
+        """After a fork, in the child: it has no page, no slot and no connection. It may become a
+        member of a family (see seams.py), which begins anew."""
         self.page.detach()
         self.links.drop_in_child()
+
+    def _count_groups(self, groups: int) -> None:
+        self.page.groups = groups
 
     def _follow(self, slot: int) -> None:
         self._slots.follow(slot)
@@ -133,7 +141,7 @@ class Rank:
         while page.command != Command.RESUME:
             if page.state != State.PARKED:  # just parked, or restored onto a fresh page
                 page.step, page.crossings = self._step, self._crossings
-                page.sockets = len(left)
+                page.groups, page.sockets = self.links.count, len(left)
                 page.state = State.PARKED
             time.sleep(_PARK_POLL_S)
         page.state = State.REBUILDING

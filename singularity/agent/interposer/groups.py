@@ -55,8 +55,10 @@ class Links:
 
     def __init__(self, slots: Slots, world: int = 1) -> None:
         """`world` is the number of ranks; `crossing`, if any, is called before each collective
-        that all of them take part in."""
-        self.slots, self.world = slots, world
+        that all of them take part in, and `counted` with the number of groups whenever it changes.
+        `name` tells apart the worlds that meet at one rendezvous."""
+        self.slots, self.world, self.name = slots, world, ""
+        self.counted: Callable[[int], None] | None = None
         self.crossing: Callable[[], None] | None = None
         self.turns = Turns(slots)
         self.store = VirtualStore(slots)
@@ -69,7 +71,8 @@ class Links:
     def connect(self, rendezvous: Rendezvous) -> None:
         """Meet at `rendezvous` from now on, and rebuild there whatever was dropped."""
         self._ip = rendezvous["ip"]
-        self.store.connect(rendezvous)
+        store = ".".join(part for part in (rendezvous["store"], self.name) if part)
+        self.store.connect({**rendezvous, "store": store})
         for group in self._groups.values():
             group.attach(self._build(group.spec))
 
@@ -91,13 +94,24 @@ class Links:
         group = VirtualGroup(spec, self)
         group.attach(self._build(spec))
         self._groups[spec.key] = group
+        self._count()
         return group
 
     def forget(self, group: VirtualGroup) -> None:
         """The job destroyed `group`; with the last one goes the store."""
         self._groups.pop(group.spec.key, None)
+        self._count()
         if not self._groups:
             self.store.drop()
+
+    @property
+    def count(self) -> int:
+        """Groups that there are."""
+        return len(self._groups)
+
+    def _count(self) -> None:
+        if self.counted is not None:
+            self.counted(self.count)
 
     def drop(self) -> None:
         """Finish what is under way and close every socket; connect() brings all of it back."""

@@ -15,9 +15,11 @@ neither side ever reads half of a value; struct's byte-wise little-endian mode w
     32      commit      agent   park where step == commit; 0 never
     40      generation  rank    generation of the rendezvous in use
     44      slot        agent   time slice this rank belongs to; -1 none
-    48      length      agent   bytes of JSON at 64: the rendezvous
+    48      length      agent   bytes of JSON at 128: the rendezvous
     52      turn        rank    the slot whose turns it takes now; -1 none
     56      crossings   rank    collectives of the whole gang begun while no optimizer had stepped
+    64      groups      rank    process groups that it has, or is about to make
+    68      closed      agent   1 while no process may join a world (see family.py)
 
 A rank counts its boundaries by one of two clocks: mini-batches once an optimizer has stepped, and
 until then (for an inference, for ever) the collectives that every rank of the gang takes part in.
@@ -39,12 +41,13 @@ from pathlib import Path
 from typing import Final, TypedDict
 
 SIZE_BYTES: Final = 4096
-MAGIC: Final = 0x53474C31  # "SGL1": a new layout takes a new number
+MAGIC: Final = 0x53474C32  # "SGL2": a new layout takes a new number
 
 _MAGIC, _COMMAND, _STATE, _SOCKETS = 0, 1, 2, 3  # 4-byte words
 _GENERATION, _SLOT, _LENGTH, _TURN = 10, 11, 12, 13
 _STEP, _STOP, _COMMIT, _CROSSINGS = 2, 3, 4, 7  # 8-byte words
-_TEXT: Final = 64  # in bytes
+_GROUPS, _CLOSED = 16, 17  # 4-byte words
+_TEXT: Final = 128  # in bytes
 _TEXT_MAX_BYTES: Final = SIZE_BYTES - _TEXT
 
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
@@ -292,6 +295,22 @@ class Page:
     @turn.setter
     def turn(self, value: int) -> None:
         self._signed[_TURN] = value
+
+    @property
+    def groups(self) -> int:
+        return self._words[_GROUPS]
+
+    @groups.setter
+    def groups(self, value: int) -> None:
+        self._words[_GROUPS] = value
+
+    @property
+    def closed(self) -> bool:
+        return bool(self._words[_CLOSED])
+
+    @closed.setter
+    def closed(self, value: bool) -> None:
+        self._words[_CLOSED] = value
 
     @property
     def rendezvous(self) -> Rendezvous:

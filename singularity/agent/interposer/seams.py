@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, urlparse
@@ -15,6 +15,7 @@ import torch.distributed.distributed_c10d as c10d
 from torch._C._distributed_c10d import PrefixStore, Store
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from . import family
 from .cut import Rank
 from .groups import GroupRequest, Links, VirtualGroup
 from .inner import carries, device_backends
@@ -25,10 +26,16 @@ from .untraced import leave_untraced
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """This rank's place in the job, as the launcher gave it."""
+    """This rank's place in the job, as the launcher gave it.
+
+    alone   the plane launched one process; it and all that it starts may form worlds of their own
+    owner   this is that process
+    """
 
     rank: int
     world: int
+    alone: bool = False
+    owner: bool = True
 
 
 class Seams:
@@ -40,6 +47,8 @@ class Seams:
         self._plain_rendezvous = c10d.rendezvous  # type: ignore[attr-defined]
         self._plain_new_group = c10d._new_process_group_helper
         self._signature = inspect.signature(self._plain_new_group)
+        self._main, self._owner = rank.page.path, os.getpid() if place.owner else 0
+        self._uses = 0  # worlds met at the store of an agent of torchrun
 
     def install(self) -> None:
         """Replace them. AttributeError above if this torch does not have them."""
@@ -49,6 +58,8 @@ class Seams:
     def _ours(self, world: int) -> bool:
         """Whether a group of that size is the whole job: a process that builds some other world
         of its own gets plain torch, as does a job that the agent gave no rendezvous."""
+        if self._place.alone and os.getpid() != self._owner:
+            return False
         return world == self._place.world and bool(self._rank.page.rendezvous["store"])
 
     def _rendezvous(
@@ -57,13 +68,48 @@ class Seams:
         query = parse_qs(urlparse(url).query)
         own = int(query["rank"][0]) if "rank" in query else self._place.rank
         world = int(query["world_size"][0]) if "world_size" in query else self._place.world
+        if self._place.alone and url.startswith("env://"):
+            world = int(os.environ.get("WORLD_SIZE", world))  # the program's, by now
         own = rank if rank >= 0 else own
         world = world_size if world_size > 0 else world
-        if not self._ours(world):
+        if self._ours(world):
+            self._connect()
+            yield self._rank.links.store, own, world
+        elif self._place.alone:
+            yield self._family(
+                lambda: next(self._plain_rendezvous(url, rank, world_size, **kwargs))
+            )
+        else:
             yield from self._plain_rendezvous(url, rank, world_size, **kwargs)
-            return
-        self._connect()
-        yield self._rank.links.store, own, world
+
+    def _family(self, meet: Callable[[], tuple[Store, int, int]]) -> tuple[Store, int, int]:
+        """Become a member of the world that meets at the store which `meet` opens."""
+        rank, main = self._rank, Page(self._main)
+        if os.getpid() != self._owner and rank.page.path == self._main:
+            rank.page = family.join(main, os.getpid())
+            rank.page.state = State.LOADED
+        if not rank.links.count:
+            rank.take(Links(Slots(self._main.parent)))  # its members count from nought together
+        family.enter(main, rank.page)  # a cut must wait for us from here: sockets come
+        links = rank.links
+        try:
+            store, own, world = meet()
+            links.name = family.agree(store, own, world, self._use())
+            del store
+        except BaseException:
+            rank.page.groups = links.count
+            raise
+        links.world = world
+        rank.page.rendezvous = where = family.where(main)
+        links.connect(where)
+        return links.store, own, world
+
+    def _use(self) -> str:
+        """Workers of a torchrun meet at its store, world after world."""
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            return ""
+        self._uses += 1
+        return str(self._uses)
 
     def _connect(self) -> None:
         links = self._rank.links
@@ -76,12 +122,15 @@ class Seams:
         asked: dict[str, Any] = bound.arguments
         whole = not asked["global_ranks_in_group"]  # torch asks for the default group like this
         if whole:
-            ours = self._ours(asked["group_size"])
+            ours = self._ours(asked["group_size"]) or self._place.alone
         else:
             ours = isinstance(c10d._world.default_pg, VirtualGroup)
         if not ours or not carries(asked["backend"]):
             made: tuple[Any, Any] = self._plain_new_group(*args, **kwargs)
             return made
+        if whole and not self._ours(asked["group_size"]) and not self._rank.links.store.connected:
+            own, world = asked["group_rank"], asked["group_size"]
+            self._family(lambda: (asked["store"], own, world))
         self._connect()  # the job may have brought a store of its own
         group = self._virtual_group(asked)
         if whole:
@@ -128,6 +177,8 @@ def install(page: Page, place: Place) -> Rank:
 
     AttributeError or TypeError if this torch lacks a seam; nothing is replaced then.
     """
+    if not place.owner:
+        page.detach()  # it speaks for the process that was launched
     rank = Rank(page, Links(Slots(page.path.parent), place.world))
     if dist.is_available():
         Seams(rank, place).install()

@@ -38,7 +38,7 @@ def register(body: Register, who: Anyone, serving: Serving) -> Admission:
         who.need_node(body.node)
     now_s, settings = serving.clock.now_s(), serving.settings
     node = serving.ledger.register(body, now_s)
-    if any(scope.holds(node) for scope in serving.store.drained_scopes()):
+    if any(drain.scope.holds(node) for drain in serving.ledger.drains()):
         serving.ledger.set_duty(Scope(ScopeKind.NODE, node.id), Duty.DRAINING, now_s)
     token = serving.tokens.for_node(node.id, now_s) if who.joining else None
     serving.waker.wake()

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from singularity.primitives import asides, verbs
+from singularity.primitives.drains import Drain, standing
 from singularity.primitives.errors import Conflict, NotFound
 from singularity.primitives.holdings import holdings, hosts
 from singularity.primitives.messages import Envelope, Register, Report
@@ -35,6 +36,8 @@ class MemoryLedger:
         self._jobs: dict[JobId, Job] = {}
         self._nodes: dict[NodeId, Node] = {}
         self._log: list[Envelope] = []
+        self._drains: dict[str, Drain] = {}
+        self._acknowledged_s = 0.0
 
     def submit(self, job: Job) -> None:
         assert job.id not in self._jobs, job.id
@@ -44,7 +47,13 @@ class MemoryLedger:
         jobs = {j.id: j for j in self._jobs.values() if j.state not in TERMINAL}
         for job in list(jobs.values()):
             jobs |= {a: self._jobs[a] for a in job.spec.named if a in self._jobs}
-        return Snapshot.build(self._nodes.values(), jobs.values(), now_s)
+        return Snapshot.build(
+            self._nodes.values(),
+            jobs.values(),
+            now_s,
+            self._drains.values(),
+            self._acknowledged_s,
+        )
 
     def commit(self, plan: Plan, now_s: float) -> dict[JobId, str]:
         rejected = {}
@@ -114,6 +123,31 @@ class MemoryLedger:
             self._nodes[node] = replace(self._nodes[node], duty=duty)
         return found
 
+    def open_drain(self, drain: Drain, actor: str, reason: str = "") -> Drain:
+        if (known := standing(drain, self._drains.values(), self._nodes.values())) is not None:
+            return known
+        self._drains[drain.id] = drain
+        self.set_duty(drain.scope, Duty.DRAINING, drain.at_s)
+        return drain
+
+    def pause_drain(self, drain: str, *, paused: bool) -> Drain:
+        self._drains[drain] = replace(self._in_force(drain), paused=paused)
+        return self._drains[drain]
+
+    def close_drain(self, drain: str, now_s: float) -> Drain:
+        found = self._in_force(drain)
+        del self._drains[drain]
+        self.set_duty(found.scope, Duty.READY, now_s)
+        return found
+
+    def drains(self) -> list[Drain]:
+        return sorted(self._drains.values())
+
+    def _in_force(self, drain: str) -> Drain:
+        if drain not in self._drains:
+            raise NotFound(f"there is no drain {drain!r} in force")
+        return self._drains[drain]
+
     def intend(self, job: JobId, intent: Intent, now_s: float) -> Job:
         return self._wish(job, intent=intent, retry_at_s=0.0)
 
@@ -125,6 +159,9 @@ class MemoryLedger:
 
     def request_checkpoint(self, job: JobId, now_s: float) -> Job:
         return self._wish(job, checkpoint_wanted=True)
+
+    def acknowledge(self, actor: str, now_s: float) -> None:
+        self._acknowledged_s = max(self._acknowledged_s, now_s)
 
     def retire(self, jobs: Collection[JobId], now_s: float) -> None:
         for job in sorted(jobs):

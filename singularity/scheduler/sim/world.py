@@ -17,11 +17,11 @@ from typing import TypeVar
 import numpy as np
 
 from singularity.primitives.clock import ManualClock
+from singularity.primitives.drains import Drain, Leaving
 from singularity.primitives.messages import Envelope, Heartbeat, Register, Report
 from singularity.primitives.model import (
     TERMINAL,
     ClusterId,
-    Duty,
     Job,
     JobId,
     JobState,
@@ -91,6 +91,7 @@ class World:
         self.unreachable: set[NodeId] = set()
         self.rotten: set[tuple[JobId, int]] = set()  # (job, incarnation) that met a corrupt image
         self._durable: dict[JobId, int] = {}
+        self._drained = 0
         self._vigil = Vigil()
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._seq = 0
@@ -278,13 +279,27 @@ class World:
             self.after(seconds, partial(self.unreachable.discard, node))
 
     def drain(self, node: NodeId, seconds: float) -> None:
+        """For so long, in one of the ways that there are; a while of it paused, perhaps."""
         scope = Scope(ScopeKind.NODE, node)
-        self.note("drain", node)
-        self.ledger.set_duty(scope, Duty.DRAINING, self.now_s)
-        self.after(seconds, partial(self._ready, scope))
+        if any(d.scope == scope for d in self.ledger.drains()):
+            return
+        self._drained += 1
+        leaving = list(Leaving)[int(self.rng.integers(len(Leaving)))]
+        order = Drain(f"drain-{self._drained}", scope, self.now_s, leaving)
+        if self.chance(0.5):
+            order = replace(order, deadline_s=self.now_s + seconds / 2, moves_most=1)
+        self.note("drain", node, leaving)
+        self.ledger.open_drain(order, "an operator")
+        if self.chance(0.3):
+            self.ledger.pause_drain(order.id, paused=True)
+            self.after(seconds / 4, partial(self._go_on, order.id))
+        self.after(seconds, partial(self._undrain, order.id))
 
-    def _ready(self, scope: Scope) -> None:
-        self.ledger.set_duty(scope, Duty.READY, self.now_s)
+    def _go_on(self, drain: str) -> None:
+        self.ledger.pause_drain(drain, paused=False)
+
+    def _undrain(self, drain: str) -> None:
+        self.ledger.close_drain(drain, self.now_s)
 
     def calm(self) -> None:
         """From here on nothing goes wrong any more."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.multiprocessing as mp
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -31,10 +32,10 @@ _SLOW_S = 0.04
 class Run:
     """One rank's log, and its pace."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.steps: int = args.steps
-        self.rank = int(os.environ.get("RANK", "0"))
-        self.world = int(os.environ.get("WORLD_SIZE", "1"))
+    def __init__(self, args: argparse.Namespace, rank: int = -1, world: int = 0) -> None:
+        self.args, self.steps = args, int(args.steps)
+        self.rank = rank if rank >= 0 else int(os.environ.get("RANK", "0"))
+        self.world = world or int(os.environ.get("WORLD_SIZE", "1"))
         self._out = Path(args.out)
         self._log = (self._out / f"loss-{self.rank}.csv").open("w", buffering=1)
         self._step = 0
@@ -196,7 +197,6 @@ class Samples(Dataset[torch.Tensor]):
 
 def _loader(run: Run, *, persistent: bool) -> None:
     """Five epochs, so that workers are forked again, or kept."""
-    dist.init_process_group("gloo")
     torch.manual_seed(run.rank)
     samples = Samples(run.steps // 5 * 16 * run.world)
     sampler: DistributedSampler[Any] = DistributedSampler(samples, seed=1)
@@ -215,10 +215,12 @@ def _loader(run: Run, *, persistent: bool) -> None:
 
 
 def forked(run: Run) -> None:
+    dist.init_process_group("gloo")
     _loader(run, persistent=False)
 
 
 def persistent(run: Run) -> None:
+    dist.init_process_group("gloo")
     _loader(run, persistent=True)
 
 
@@ -315,6 +317,41 @@ def alone(run: Run) -> None:
     run.end(model)
 
 
+def _spawned(rank: int, args: argparse.Namespace, world: int, case: str) -> None:
+    """What every tutorial does in the processes that it starts."""
+    torch.set_num_threads(1)
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = "localhost", "29511"
+    run = Run(args, rank, world)
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    INNER[case](run)
+    dist.destroy_process_group()
+
+
+def _ddp(run: Run) -> None:
+    model = DistributedDataParallel(network())
+    train(run, model, torch.optim.AdamW(model.parameters(), 1e-2))
+
+
+def _fed(run: Run) -> None:
+    _loader(run, persistent=False)
+
+
+INNER: dict[str, Callable[[Run], None]] = {"ddp": _ddp, "fed": _fed}
+
+
+def spawned(args: argparse.Namespace) -> None:
+    """One process that starts its own two, as most tutorials do."""
+    mp.spawn(_spawned, (args, 2, "ddp"), nprocs=2)
+
+
+def forked_fed(args: argparse.Namespace) -> None:
+    """The two are forked, and fork workers of their own."""
+    mp.start_processes(_spawned, (args, 2, "fed"), nprocs=2, start_method="fork")
+
+
+LAUNCHERS: dict[str, Callable[[argparse.Namespace], None]] = {
+    case.__name__.replace("_", "-"): case for case in (spawned, forked_fed)
+}
 CASES: dict[str, Callable[[Run], None]] = {
     case.__name__.replace("_", "-"): case
     for case in (
@@ -326,11 +363,14 @@ CASES: dict[str, Callable[[Run], None]] = {
 
 def main(arguments: Iterable[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("case", choices=sorted(CASES))
+    parser.add_argument("case", choices=sorted({**CASES, **LAUNCHERS}))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, required=True)
     args = parser.parse_args(None if arguments is None else list(arguments))
     torch.set_num_threads(1)
+    if args.case in LAUNCHERS:
+        LAUNCHERS[args.case](args)
+        return
     CASES[args.case](Run(args))
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -1,0 +1,145 @@
+"""Drains in the database: orders in force, kept beside the duty of the nodes that they cover."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Engine, insert, select, update
+
+from singularity.primitives.drains import Drain, Leaving, standing
+from singularity.primitives.errors import NotFound
+from singularity.primitives.model import Duty, Scope, ScopeKind
+
+from . import tables as t
+from .books import load_nodes
+
+_AREA = {"region": t.node.c.region, "cluster": t.node.c.cluster, "node": t.node.c.id}
+_SITS = t.shard.join(t.node, t.node.c.id == t.shard.c.node)
+
+
+class SqlDrains:
+    """The part of the ledger that keeps them. A drain and the duty of its nodes change together."""
+
+    _engine: Engine
+
+    def open_drain(self, drain: Drain, actor: str, reason: str = "") -> Drain:
+        """See scheduler.ledger.Ledger; notes who asked, why, and the jobs that were there."""
+        with self._engine.begin() as db:
+            db.exec_driver_sql("LOCK TABLE drain IN SHARE ROW EXCLUSIVE MODE")
+            nodes = load_nodes(db, select(t.node))
+            if (known := standing(drain, in_force(db), nodes)) is not None:
+                return known
+            inside = _AREA[drain.scope.kind] == drain.scope.id
+            there = select(t.shard.c.job).select_from(_SITS).where(inside).distinct()
+            jobs = sorted(str(job) for (job,) in db.execute(there))
+            db.execute(
+                insert(t.drain).values(
+                    {**_row(drain), "actor": actor, "reason": reason, "jobs": jobs}
+                )
+            )
+            _set_duty(db, drain.scope, Duty.DRAINING)
+        return drain
+
+    def pause_drain(self, drain: str, *, paused: bool) -> Drain:
+        return self._change(drain, paused=paused)
+
+    def close_drain(self, drain: str, now_s: float) -> Drain:
+        with self._engine.begin() as db:
+            found = _changed(db, drain, ended_at_s=now_s)
+            _set_duty(db, found.scope, Duty.READY)
+        return found
+
+    def drains(self) -> list[Drain]:
+        with self._engine.connect() as db:
+            return in_force(db)
+
+    def _change(self, drain: str, **values: object) -> Drain:
+        with self._engine.begin() as db:
+            return _changed(db, drain, **values)
+
+
+def in_force(db: Connection) -> list[Drain]:
+    rows = db.execute(select(t.drain).where(t.drain.c.ended_at_s.is_(None))).mappings()
+    return sorted(map(_drain, rows))
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A drain as it was ordered, and how far it is: jobs that were there, that are there now."""
+
+    drain: Drain
+    actor: str
+    reason: str
+    ended_at_s: float | None
+    jobs: tuple[str, ...]
+    remaining: tuple[str, ...]
+
+
+def record(db: Connection, drain: str) -> Record:
+    """Also of one that has ended. Raises NotFound."""
+    found = db.execute(select(t.drain).where(t.drain.c.id == drain)).mappings().first()
+    if found is None:
+        raise NotFound(f"there is no drain {drain!r}")
+    return _record(db, found)
+
+
+def records(db: Connection) -> list[Record]:
+    """Of all in force, the oldest first."""
+    query = select(t.drain).where(t.drain.c.ended_at_s.is_(None)).order_by(t.drain.c.at_s)
+    return [_record(db, row) for row in list(db.execute(query).mappings())]
+
+
+def _record(db: Connection, row: Any) -> Record:
+    inside = _AREA[row["scope_kind"]] == row["scope"]
+    there = select(t.shard.c.job).select_from(_SITS).where(inside).distinct()
+    remaining = () if row["ended_at_s"] is not None else db.execute(there).scalars()
+    return Record(
+        drain=_drain(row),
+        actor=row["actor"],
+        reason=row["reason"],
+        ended_at_s=row["ended_at_s"],
+        jobs=tuple(row["jobs"]),
+        remaining=tuple(sorted(map(str, remaining))),
+    )
+
+
+def _changed(db: Connection, drain: str, **values: object) -> Drain:
+    mine = (t.drain.c.id == drain) & t.drain.c.ended_at_s.is_(None)
+    found = db.execute(update(t.drain).where(mine).values(**values).returning(t.drain)).mappings()
+    row = found.first()
+    if row is None:
+        raise NotFound(f"there is no drain {drain!r} in force")
+    return _drain(row)
+
+
+def _set_duty(db: Connection, scope: Scope, duty: Duty) -> None:
+    inside = select(t.node.c.id).where(_AREA[scope.kind] == scope.id).order_by(t.node.c.id)
+    nodes: Sequence[str] = list(db.execute(inside.with_for_update()).scalars())
+    db.execute(update(t.node).where(t.node.c.id.in_(nodes)).values(duty=int(duty)))
+
+
+def _row(drain: Drain) -> dict[str, object]:
+    return {
+        "id": drain.id,
+        "scope_kind": str(drain.scope.kind),
+        "scope": drain.scope.id,
+        "at_s": drain.at_s,
+        "leaving": str(drain.leaving),
+        "deadline_s": drain.deadline_s,
+        "moves_most": drain.moves_most,
+        "paused": drain.paused,
+    }
+
+
+def _drain(row: Any) -> Drain:
+    return Drain(
+        id=row["id"],
+        scope=Scope(ScopeKind(row["scope_kind"]), row["scope"]),
+        at_s=row["at_s"],
+        leaving=Leaving(row["leaving"]),
+        deadline_s=row["deadline_s"],
+        moves_most=row["moves_most"],
+        paused=row["paused"],
+    )

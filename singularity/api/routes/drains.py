@@ -1,0 +1,202 @@
+"""/v1/drains: what an operator wants emptied, what that would do, and how far it is."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import Field
+
+from singularity.api import drains as kept
+from singularity.api import streams
+from singularity.api.documents import Document, Duration
+from singularity.api.drains import Record
+from singularity.api.services import Operator, Overseer, Services, Serving
+from singularity.api.views import Json
+from singularity.primitives.drains import Drain, Leaving
+from singularity.primitives.errors import InvalidSpec
+from singularity.primitives.model import JobState
+from singularity.scheduler.decide import decide
+from singularity.scheduler.exodus import Departure, destination, foresee
+from singularity.scheduler.snapshot import Snapshot
+
+router = APIRouter(prefix="/v1", tags=["drains"])
+
+
+class DrainRequest(Document):
+    """`within` is how long it may take, or `deadline_s` until when (seconds since 1970). With
+    `plan` nothing is done: the answer is what would be."""
+
+    target: str = Field(min_length=1, max_length=200)
+    within: Duration | None = None
+    deadline_s: float | None = Field(default=None, gt=0)
+    policy: Leaving = Leaving.MIGRATE
+    moves: int | None = Field(default=None, ge=1, le=10_000)
+    reason: str = Field(default="", max_length=1000)
+    plan: bool = False
+
+
+@router.post("/drains", status_code=201)
+def drain(body: DrainRequest, who: Operator, serving: Serving) -> Response:
+    """Let everything leave the target, and send nothing there until it is undone."""
+    now_s = serving.clock.now_s()
+    order = Drain(
+        id=f"drain-{secrets.token_hex(4)}",
+        scope=serving.store.scope(body.target),
+        at_s=now_s,
+        leaving=body.policy,
+        deadline_s=_deadline_s(body, now_s),
+        moves_most=body.moves,
+    )
+    if body.plan:
+        return JSONResponse(_plan(serving, order, now_s))
+    order = serving.ledger.open_drain(order, who.token, body.reason)
+    serving.waker.wake()
+    return JSONResponse(_view(serving, order.id), 201)
+
+
+def _deadline_s(body: DrainRequest, now_s: float) -> float | None:
+    """Raises InvalidSpec for one that has passed, or that is said twice."""
+    if body.within is not None:
+        if body.deadline_s is not None:
+            raise InvalidSpec("say either within or deadline_s", field="deadline_s")
+        return now_s + body.within
+    if body.deadline_s is not None and body.deadline_s <= now_s:
+        late_s = now_s - body.deadline_s
+        raise InvalidSpec(f"that deadline was {late_s:.0f} s ago", field="deadline_s")
+    return body.deadline_s
+
+
+@router.get("/drains")
+def drains(_: Overseer, serving: Serving) -> Json:
+    """Those in force."""
+    with serving.engine.connect() as db:
+        found = kept.records(db)
+    waiting = _waiting(serving) if found else {}
+    return {"items": [_told(r, waiting) for r in found], "next": None}
+
+
+@router.get("/drains/{drain_id}")
+def one_drain(
+    drain_id: str, _: Overseer, serving: Serving, follow: Annotated[bool, Query()] = False
+) -> Response:
+    """How far it is; with `follow`, as server-sent events whenever that changes, until it is done
+    or undone."""
+    first = _view(serving, drain_id)
+    if not follow:
+        return JSONResponse(first)
+
+    async def told() -> AsyncIterator[str]:
+        number = 0
+        async for view in streams.follow_state(lambda: _view(serving, drain_id), serving.stop):
+            number += 1
+            yield streams.sse(str(number), "progress", json.dumps(view))
+            if view["ended_at_s"] is not None or view["done"]:
+                return
+
+    return StreamingResponse(told(), media_type="text/event-stream")
+
+
+@router.post("/drains/{drain_id}/pause")
+def pause(drain_id: str, _: Operator, serving: Serving) -> Json:
+    """Begin no further move. Those under way go on."""
+    serving.ledger.pause_drain(drain_id, paused=True)
+    return _view(serving, drain_id)
+
+
+@router.post("/drains/{drain_id}/resume")
+def resume(drain_id: str, _: Operator, serving: Serving) -> Json:
+    serving.ledger.pause_drain(drain_id, paused=False)
+    serving.waker.wake()
+    return _view(serving, drain_id)
+
+
+@router.delete("/drains/{drain_id}", status_code=204)
+def undo(drain_id: str, _: Operator, serving: Serving) -> Response:
+    """Let work come back. Moves under way come to their end, or back where they began."""
+    serving.ledger.close_drain(drain_id, serving.clock.now_s())
+    serving.waker.wake()
+    return Response(status_code=204)
+
+
+# -- what is told ---------------------------------------------------------------------------------
+
+
+def _view(serving: Services, drain_id: str) -> Json:
+    with serving.engine.connect() as db:
+        found = kept.record(db, drain_id)
+    return _told(found, _waiting(serving) if found.remaining else {})
+
+
+def _waiting(serving: Services) -> dict[str, tuple[str, str]]:
+    """Of every job that runs or is on its way, its state and why it does not leave, if asked to."""
+    snapshot = serving.ledger.snapshot(serving.clock.now_s())
+    pending = decide(snapshot, serving.settings.policy()).pending
+    why = {job: r.detail for job, reasons in pending.items() for r in reasons if r.kind == "drain"}
+    return {j.id: (str(j.state), why.get(j.id, "")) for j in snapshot.jobs}
+
+
+def _told(found: Record, known: dict[str, tuple[str, str]]) -> Json:
+    order, there = found.drain, set(found.remaining)
+    moving, waiting = [], []
+    for job in found.remaining:
+        state, why = known.get(job, ("", ""))
+        if state and state != JobState.RUNNING:
+            moving.append(job)
+        else:
+            waiting.append({"job": job, "why": why or "its turn comes with the next round"})
+    return {
+        "id": order.id,
+        "target": f"{order.scope.kind}/{order.scope.id}",
+        "at_s": order.at_s,
+        "actor": found.actor,
+        "reason": found.reason,
+        "policy": str(order.leaving),
+        "deadline_s": order.deadline_s,
+        "moves": order.moves_most,
+        "paused": order.paused,
+        "ended_at_s": found.ended_at_s,
+        "jobs": len(found.jobs),
+        "moved": sum(job not in there for job in found.jobs),
+        "moving": moving,
+        "waiting": waiting,
+        "remaining_jobs": list(found.remaining),
+        "done": not found.remaining,
+    }
+
+
+def _plan(serving: Services, order: Drain, now_s: float) -> Json:
+    snapshot = serving.ledger.snapshot(now_s)
+    found = foresee(snapshot, order, serving.settings.policy())
+    leaving = [d for d in found.departures if d.begins_s is not None]
+    return {
+        "target": f"{order.scope.kind}/{order.scope.id}",
+        "policy": str(order.leaving),
+        "deadline_s": order.deadline_s,
+        "departures": [_departure(snapshot, d) for d in found.departures],
+        "ends_s": found.ends_s,
+        "bytes": sum(d.bytes or 0 for d in leaving),
+        "debt_device_s": sum(d.debt_s for d in leaving),
+        "stay": len(found.departures) - len(leaving),
+    }
+
+
+def _departure(snapshot: Snapshot, found: Departure) -> dict[str, Any]:
+    return {
+        "job": found.job,
+        "name": found.name,
+        "tier": found.tier.name.lower(),
+        "devices": found.held,
+        "how": str(found.fate.how),
+        "to": list(destination(snapshot, found.fate.target)),
+        "nodes": [s.node for s in found.fate.target],
+        "bytes": found.bytes,
+        "begins_s": found.begins_s,
+        "pause_s": found.pause_s,
+        "debt_device_s": found.debt_s,
+        "why": found.fate.reason,
+    }

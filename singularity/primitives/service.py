@@ -1,0 +1,31 @@
+"""What the planet owes a job and what it took from it: facts kept with the job. Frozen, pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What was taken from a job for the sake of others: the last time, and in all.
+
+    `price` is what it was weighed to cost, in device-seconds, and `reason` says to whom it went.
+    `evicted_at_s` is when the job last had to leave its devices for that, and did not only share
+    them more tightly.
+    """
+
+    at_s: float
+    price: float
+    reason: str
+    evicted_at_s: float | None = None
+    times: int = 1
+    paid: float = 0.0  # device-seconds, this time included
+
+
+def charge(
+    before: Taken | None, now_s: float, price: float, reason: str, *, evicted: bool
+) -> Taken:
+    """The account after something more was taken."""
+    left_s = now_s if evicted else (before.evicted_at_s if before else None)
+    times, paid = (before.times, before.paid) if before else (0, 0.0)
+    return Taken(now_s, price, reason, left_s, times + 1, paid + price)

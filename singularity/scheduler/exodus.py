@@ -1,0 +1,128 @@
+"""What a drain would do, before anybody asks for it: who goes where, when, and at what price.
+
+It is the drain's own judgement (`evacuate.fate`) on a picture in which the nodes are draining
+already; times are those of each job's own cuts, where it was ever measured.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from singularity.primitives.drains import Drain, Leaving
+from singularity.primitives.model import ACTIVE, Duty, Job, JobId, JobState, Placement, Tier
+
+from . import evacuate
+from .evacuate import Fate, How
+from .plan import Action, Draft, Verb
+from .policy import Policy
+from .snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """One job that is there now.
+
+    bytes        of its last images; None for one that never had any
+    begins_s     seconds from the beginning of the drain; None where it stays
+    pause_s      how long its ranks stand still
+    debt_s       device-seconds that this takes from a job with a promise (premium, standard)
+    """
+
+    job: JobId
+    name: str
+    tier: Tier
+    held: int
+    fate: Fate
+    bytes: int | None
+    begins_s: float | None
+    pause_s: float
+    debt_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Exodus:
+    """The departures, in the order in which they begin, and when the last is over; None while
+    somebody stays."""
+
+    departures: tuple[Departure, ...]
+    ends_s: float | None
+
+
+def foresee(snapshot: Snapshot, order: Drain, policy: Policy) -> Exodus:
+    """As if the drain began now, and nobody else moved."""
+    order = replace(order, paused=False)
+    draft = Draft(_as_drained(snapshot, order))
+    lanes = [0.0] * min(policy.migrations_per_tick_max, order.moves_most or len(snapshot.jobs) or 1)
+    found, ends_s = [], [0.0]
+    for job in _concerned(draft):
+        fate = _fate(draft, job, order, policy)
+        pause_s = job.pause_s or policy.move_cost_s
+        begins_s = None
+        if fate.how is How.MOVE:
+            draft.take(Action(Verb.MIGRATE, job.id, job.version, fate.reason, fate.target))
+            begins_s = heapq.heappop(lanes)
+            heapq.heappush(lanes, begins_s + pause_s)
+            ends_s.append(begins_s + pause_s)
+        elif fate.how is How.SUSPEND:
+            begins_s = 0.0
+            ends_s.append(pause_s)
+        elif order.deadline_s is not None and order.leaving is Leaving.MIGRATE:
+            begins_s = _escalates_s(order, job, snapshot.now_s, policy)
+            fate = Fate(How.SUSPEND, f"{fate.reason}; suspended when the deadline is near")
+            ends_s.append(begins_s + pause_s)
+        found.append(_departure(job, fate, begins_s, pause_s))
+    stays = any(d.begins_s is None for d in found)
+    found.sort(key=lambda d: (d.begins_s is None, d.begins_s or 0.0, d.tier, d.job))
+    return Exodus(tuple(found), None if stays else max(ends_s))
+
+
+def _as_drained(snapshot: Snapshot, order: Drain) -> Snapshot:
+    nodes = [replace(n, duty=Duty.DRAINING) if order.scope.holds(n) else n for n in snapshot.nodes]
+    others = [d for d in snapshot.drains if d.id != order.id]
+    drains = (*others, order)
+    return Snapshot.build(nodes, snapshot.jobs, snapshot.now_s, drains, snapshot.acknowledged_s)
+
+
+def _concerned(draft: Draft) -> Iterator[Job]:
+    """Jobs on the nodes that are drained, the most urgent first."""
+    jobs = sorted(draft.snapshot.jobs, key=lambda j: (j.tier, j.id))
+    return (j for j in jobs if j.state in ACTIVE and evacuate.draining(draft, j))
+
+
+def _fate(draft: Draft, job: Job, order: Drain, policy: Policy) -> Fate:
+    match job.state:
+        case JobState.RUNNING if job.spec.aside is not None:
+            return Fate(How.SUSPEND, "a verification ends where its node is drained")
+        case JobState.RUNNING | JobState.STARTING:
+            return evacuate.fate(draft, job, order, policy)
+        case _:
+            return Fate(How.SUSPEND, "it is leaving its devices already")
+
+
+def _escalates_s(order: Drain, job: Job, now_s: float, policy: Policy) -> float:
+    assert order.deadline_s is not None
+    return max(0.0, order.deadline_s - evacuate.notice_s(job.tier, policy) - now_s)
+
+
+def _departure(job: Job, fate: Fate, begins_s: float | None, pause_s: float) -> Departure:
+    last = job.origin
+    promised = job.tier is not Tier.BASIC and begins_s is not None
+    return Departure(
+        job=job.id,
+        name=job.spec.name,
+        tier=job.tier,
+        held=job.held,
+        fate=fate,
+        bytes=sum(i.raw_bytes for i in last.shards) if last else None,
+        begins_s=begins_s,
+        pause_s=pause_s,
+        debt_s=pause_s * job.held if promised else 0.0,
+    )
+
+
+def destination(snapshot: Snapshot, target: Placement) -> tuple[str, ...]:
+    """The regions of a target."""
+    nodes = (snapshot.nodes[snapshot.row[s.node]] for s in target)
+    return tuple(sorted({str(n.region) for n in nodes}))

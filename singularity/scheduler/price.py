@@ -1,0 +1,59 @@
+"""What it costs to take devices from a job, in device-seconds, and where the figures come from.
+
+A job that leaves its devices pays for the way out (barrier, dump, upload) and the way back (fetch,
+restore, reconnect), in which its devices do nothing for it, and for the work that is not kept. Both
+ways are measured at the job's own cuts and starts; before that they are assumed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from singularity.primitives.engines import keeps_nothing
+from singularity.primitives.holdings import at_risk_s
+from singularity.primitives.model import Job
+
+from .policy import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """`device_s` device-seconds, and how they come about."""
+
+    device_s: float
+    text: str
+
+
+def spoken(device_s: float) -> str:
+    """Device-seconds as people say them."""
+    return f"{device_s:.3g}" if device_s < 1000.0 else f"{device_s:.0f}"
+
+
+def away_s(job: Job, policy: Policy) -> tuple[float, bool]:
+    """Seconds that leaving and coming back cost the job, and whether they were measured.
+
+    Where only cuts were measured the way back is taken to be as long as the way out: as much is
+    read as was written.
+    """
+    assumed_s = policy.move_cost_s / 2
+    out_s = assumed_s if job.pause_s is None else job.pause_s
+    back_s = out_s if job.restore_s is None else job.restore_s
+    return out_s + back_s, job.pause_s is not None
+
+
+def of_leaving(job: Job, now_s: float, policy: Policy) -> Price:
+    """Of a suspend or a move. A cut keeps the work, and one that fails leaves the job running; but
+    of a job that keeps nothing, all since its last checkpoint is lost."""
+    seconds, measured = away_s(job, policy)
+    lost_s = at_risk_s(job, now_s) if keeps_nothing(job) else 0.0
+    found = (seconds + lost_s) * job.held
+    parts = f"{seconds:.3g} s {'measured' if measured else 'assumed'} to leave and come back"
+    if lost_s:
+        parts += f" + {lost_s:.0f} s of work"
+    return Price(found, f"{spoken(found)} device-seconds ({parts}, × {job.held})")
+
+
+def of_sharing(job: Job, policy: Policy) -> Price:
+    """Of a change of devices with every rank where it is."""
+    found = policy.resize_cost_s * job.held
+    return Price(found, f"{spoken(found)} device-seconds (a resize without a cut)")
