@@ -1,7 +1,7 @@
 # `make check` before every commit, `make test` for everything; what a target needs it builds itself.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help venv criu format check static test carry transitions demo storm bench bench-checkpoint bench-scheduler bench-device golden lock clean
+.PHONY: help venv criu format check static test carry transitions demo storm bench bench-checkpoint bench-scheduler bench-device bench-gpu golden lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -77,8 +77,12 @@ bench-checkpoint: $(STAMP) criu  ## what a cut, a move and shared devices cost
 bench-scheduler: $(STAMP)  ## what decisions cost, on how many nodes
 	$(BIN)/python bench/scale.py
 
-bench-device: $(STAMP)  ## preemption on a model of a device, against what was published
-	@for figure in levels disb; do $(BIN)/python bench/device.py $$figure || exit 1; done
+bench-device: $(STAMP)  ## preemption inside a device, modelled and real
+	@for figure in levels disb shim cpu; do \
+	  echo "== bench/device.py $$figure"; $(BIN)/python bench/device.py $$figure || exit 1; done
+
+bench-gpu: $(STAMP)  ## preemption on a GPU (one line where there is none)
+	$(BIN)/python bench/device.py gpu
 
 golden: $(STAMP)  ## record plans anew; review them with git diff
 	SINGULARITY_GOLDEN=write $(PYTEST) tests/golden

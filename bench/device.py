@@ -1,4 +1,5 @@
-"""Device-level preemption: `levels` and `disb` on a modelled device.
+"""Device-level preemption: `levels` and `disb` on a modelled device, `cpu` on the processors,
+`shim` over a stand-in for the CUDA driver, `gpu` where there is one.
 
 Ends with 1 when an inequality that must hold does not.
 """
@@ -6,10 +7,14 @@ Ends with 1 when an inequality that must hold does not.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
+import device_cpu
+import device_gpu
 import device_model
+import device_shim
 
 
 def main() -> int:
@@ -20,11 +25,26 @@ def main() -> int:
     one = commands.add_parser("disb", help="inference beside inference, workloads A to E")
     one.add_argument("--seconds", type=float, default=3.0, help="of the model's time")
     one.add_argument("--plot", type=Path, help="where to draw a PNG")
+    one = commands.add_parser("cpu", help="real inference beside real training, on one core")
+    one.add_argument("--seconds", type=float, default=5.0, help="of each case and round")
+    one.add_argument("--rounds", type=int, default=3)
+    one.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
+    one = commands.add_parser("shim", help="launch window and gate, over a stand-in driver")
+    one.add_argument("--times", type=int, default=60)
+    one = commands.add_parser("gpu", help="the same on a GPU; left out where there is none")
+    one.add_argument("--times", type=int, default=500)
     args = parser.parse_args()
-    if args.command == "levels":
-        wrong = device_model.levels(args.times)
-    else:
-        wrong = device_model.disb(args.seconds, args.plot)
+    match args.command:
+        case "levels":
+            wrong = device_model.levels(args.times)
+        case "disb":
+            wrong = device_model.disb(args.seconds, args.plot)
+        case "shim":
+            wrong = device_shim.shim(args.times)
+        case "gpu":
+            wrong = device_gpu.gpu(args.times)
+        case _:
+            wrong = device_cpu.cpu(args.seconds, args.rounds, args.core)
     for law in wrong:
         print(f"does not hold: {law}", file=sys.stderr)
     return 1 if wrong else 0

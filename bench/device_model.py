@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 from collections.abc import Callable, Sequence
@@ -117,19 +118,26 @@ ALL = tuple(PROFILES)
 
 
 def kernels(model: str) -> list[Kernel]:
-    """Kernels with the published number, mean, longest and blocks; what is between is drawn.
+    """Kernels with the published number, mean, longest and share of small grids.
 
-    Durations are scaled to the latency of the whole: profiled one by one they were longer.
+    What is between is drawn: durations from an exponential, grids from all sizes alike on a
+    logarithmic scale. Durations are scaled to the latency of the whole: profiled one by one they
+    were longer.
     """
     profile, draw = PROFILES[model], random.Random(model)
     us = [min(profile.most_us, draw.expovariate(1 / profile.mean_us)) for _ in range(profile.count)]
     us[draw.randrange(profile.count)] = profile.most_us
     scale = profile.latency_us / sum(us)
     small = round(profile.small * profile.count)
-    blocks = [draw.randint(4, UNITS - 1) for _ in range(small)]
-    blocks += [draw.randint(UNITS, 8 * UNITS) for _ in range(profile.count - small)]
+    blocks = [_drawn(draw, 1, UNITS - 1) for _ in range(small)]
+    blocks += [_drawn(draw, UNITS, 8 * UNITS) for _ in range(profile.count - small)]
     draw.shuffle(blocks)
-    return [_kernel(f"{model}/{i}", b, u * scale) for i, (b, u) in enumerate(zip(blocks, us))]  # noqa: B905
+    pairs = zip(blocks, us, strict=True)
+    return [_kernel(f"{model}/{i}", b, u * scale) for i, (b, u) in enumerate(pairs)]
+
+
+def _drawn(draw: random.Random, least: int, most: int) -> int:
+    return round(math.exp(draw.uniform(math.log(least), math.log(most))))
 
 
 def _kernel(name: str, blocks: int, us: float) -> Kernel:

@@ -8,7 +8,6 @@ does not work.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import tempfile
@@ -19,14 +18,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from singularity.primitives.errors import SandboxFailed
+from singularity.primitives.errors import DeviceUnavailable, SandboxFailed
 
 from . import gpu
 from .checkpoint import find_criu, probe
 from .fitness import Check, dirty_tracking, fitness
+from .hal.cpu import CpuManager
+from .hal.faces import DeviceFacts
+from .hal.nvml import open_nvml
 from .runtime.cgroup import Limits, make_cgroup
 from .runtime.network import HostNetwork, Network, open_network
 from .runtime.sandbox import Sandbox
+from .shim.build import built
 
 _PROBE_BYTES: Final = 64 << 20  # a limit to set, far above what nothing uses
 _SHARED_MEMORY_LEAST_BYTES: Final = 1 << 30
@@ -38,7 +41,8 @@ _DRIVER_LEAST: Final = 570
 
 def examine() -> dict[str, object]:
     """All that is known about this machine; takes some seconds, leaves nothing behind."""
-    checks = [*_host(), *fitness(), *_gpu()]
+    devices = map(_device, CpuManager().devices())
+    checks = [*_host(), *fitness(), *devices, *_gpu()]
     engine = next(check for check in checks if check.name == "checkpoint")
     return {
         "engine": "criu" if engine.verdict == "ok" else "in-place",
@@ -130,33 +134,52 @@ def _gpu() -> Iterator[Check]:
         yield Check("gpu-driver", "missing", "no NVIDIA driver is loaded: CPU devices only")
     else:
         yield Check("gpu-driver", "ok", _DRIVER.read_text().split("\n")[0].strip())
-    yield _nvml()
+    yield from _nvml()
+    yield _sharing()
     yield _moves_off_gpus()
 
 
-def _nvml() -> Check:
+def _nvml() -> Iterator[Check]:
+    """The driver's version, and a line for each GPU."""
     try:
-        nvml = ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
-        return Check("gpu-nvml", "missing", "no libnvidia-ml.so.1: GPUs cannot be counted")
-    if code := nvml.nvmlInit_v2():
-        return Check("gpu-nvml", "failed", f"nvmlInit ended with {code}")
-    try:
-        count, version = ctypes.c_uint(), ctypes.create_string_buffer(80)
-        for call in (
-            nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)),
-            nvml.nvmlSystemGetDriverVersion(version, len(version)),
-        ):
-            if call:
-                return Check("gpu-nvml", "failed", f"NVML ended with {call}")
-    finally:
-        nvml.nvmlShutdown()
-    driver = version.value.decode()
-    seen = f"{count.value} GPUs, driver {driver}"
+        with open_nvml() as nvml:
+            driver, found = nvml.driver(), nvml.devices()
+    except DeviceUnavailable as error:
+        yield Check("gpu-nvml", "missing", f"{error.detail}: GPUs cannot be counted")
+        return
+    seen = f"{len(found)} GPUs, driver {driver}"
     if int(driver.partition(".")[0] or 0) < _DRIVER_LEAST:
         detail = f"{seen}: checkpoints of GPU jobs need driver {_DRIVER_LEAST} or later"
-        return Check("gpu-nvml", "failed", detail)
-    return Check("gpu-nvml", "ok", seen)
+        yield Check("gpu-nvml", "failed", detail)
+    else:
+        yield Check("gpu-nvml", "ok", seen)
+    yield from map(_device, found)
+
+
+def _device(facts: DeviceFacts) -> Check:
+    """One accelerator as it is now."""
+    gib = 1 << 30
+    used, total = facts.used_bytes / gib, facts.memory_bytes / gib
+    said = [facts.name, f"{used:.1f} of {total:.1f} GiB in use"]
+    if facts.utilisation is not None:
+        said.append(f"{facts.utilisation:.0%} busy")
+    if facts.temperature_c is not None:
+        said.append(f"{facts.temperature_c} C")
+    if facts.links:
+        said.append(f"reaches {', '.join(map(str, facts.links))}")
+    if facts.health:
+        return Check(f"device-{facts.uuid}", "failed", f"{facts.health}; {', '.join(said)}")
+    return Check(f"device-{facts.uuid}", "ok", ", ".join(said))
+
+
+def _sharing() -> Check:
+    """Can several processes share a GPU here? What is loaded into them is compiled on the node."""
+    with tempfile.TemporaryDirectory(prefix="singularity-doctor-") as scratch:
+        try:
+            built(Path(scratch))
+        except DeviceUnavailable as error:
+            return Check("gpu-sharing", "missing", f"{error.detail}: each GPU to one process")
+    return Check("gpu-sharing", "ok", "what is loaded before the CUDA driver compiles here")
 
 
 def _moves_off_gpus() -> Check:

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from singularity.primitives.messages import Admission, Register, Start
@@ -22,6 +23,7 @@ from .gpu import CudaDriver, DriverRefused, GpuCheckpointer
 from .handover import Handovers
 from .images import Images
 from .interposer.inject import prepare
+from .inventory import look, manager
 from .journal import Journal
 from .layout import Layout, environment
 from .leads import Leads
@@ -84,7 +86,7 @@ def open_node(settings: AgentSettings) -> Iterator[tuple[Agent, Executor]]:
         )
         if settings.splice and (reason := splicing.begin()):
             log.warning("ranks share no memory: %s", reason)
-        agent = Agent(register, control, journal, refresh)
+        agent = Agent(register, control, journal, refresh, partial(look, manager(settings.device)))
         executor = Executor(make_tools(settings, layout, leads, handovers), agent.done)
         yield agent, executor
 

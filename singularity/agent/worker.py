@@ -15,7 +15,14 @@ from contextlib import suppress
 from typing import Final
 
 from singularity.primitives.errors import LetterRefused, Rejected, Unauthenticated, Unavailable
-from singularity.primitives.messages import Admission, Heartbeat, Register, Report, Sealed
+from singularity.primitives.messages import (
+    Admission,
+    DeviceNote,
+    Heartbeat,
+    Register,
+    Report,
+    Sealed,
+)
 from singularity.primitives.transport import VerifyKey
 
 from .client import ControlPlane
@@ -27,10 +34,11 @@ log = logging.getLogger(__name__)
 
 _PULLS_WITHOUT_PUSH: Final = 5  # then the letter-box is taken to be stuck, and restarted
 _RETRY_S: Final = 0.5
+_LOOK_EVERY_S: Final = 15.0  # at the devices; it costs the driver some milliseconds each
 
 
 class Agent:
-    """Thread-safe. `refresh` restarts the letter-box."""
+    """Thread-safe. `refresh` restarts the letter-box; `look` tells how the node's devices are."""
 
     def __init__(
         self,
@@ -38,9 +46,11 @@ class Agent:
         control: ControlPlane,
         journal: Journal,
         refresh: Callable[[Admission], None],
+        look: Callable[[], tuple[DeviceNote, ...]] = tuple,
     ) -> None:
         self._register, self._control, self._journal = register, control, journal
-        self._refresh = refresh
+        self._refresh, self._look = refresh, look
+        self._looked_s = float("-inf")
         self._executor: Executor | None = None
         self._lock = threading.RLock()
         self._state: AgentState = journal.load(register.node)
@@ -119,6 +129,13 @@ class Agent:
             self._fence()
             stop.wait(wait_s)
 
+    def _devices(self, now_s: float) -> tuple[DeviceNote, ...] | None:
+        """How the devices are, when it is time to say so again."""
+        if now_s - self._looked_s < _LOOK_EVERY_S:
+            return None
+        self._looked_s = now_s
+        return self._look()
+
     def _beat(self) -> float:
         """Register when needed, else one heartbeat. Returns seconds until the next."""
         if self._admission is None:
@@ -133,11 +150,13 @@ class Agent:
                 epoch=state.epoch,
                 acknowledged=state.seq,
                 reports=tuple(state.last.values()),
+                devices=self._devices(began_s),
             )
         )
         if not pulse.admitted:
             log.warning("declared lost; registering anew")
             self._admission = None
+            self._looked_s = float("-inf")
             return 0.0
         self._heard_s = began_s
         self._unfreeze()

@@ -17,6 +17,7 @@ from .applier import SqlLedger
 from .auth import Caller, Role, Tokens, check_origin
 from .database import make_engine
 from .intake import Gauge, Intake, Waker
+from .inventory import Inventory
 from .settings import Settings
 from .store import PAGE_MOST, Page, Store
 from .views import Outlook
@@ -28,6 +29,7 @@ class Services:
     engine: Engine
     clock: Clock
     ledger: SqlLedger
+    inventory: Inventory
     store: Store
     images: ImageStore
     tokens: Tokens
@@ -48,6 +50,7 @@ class Services:
             engine=engine,
             clock=clock,
             ledger=ledger,
+            inventory=Inventory(engine),
             store=store,
             images=ImageStore(settings.blobs()),
             tokens=Tokens(engine, settings.join_token),

@@ -252,3 +252,11 @@ lease = Table(
     Column("epoch", BigInteger, nullable=False),
     _time("expires_at_s"),
 )
+
+inventory = Table(
+    "inventory",
+    metadata,
+    Column("node", ForeignKey("node.id"), primary_key=True),
+    Column("devices", JSONB, nullable=False),
+    _time("seen_s"),
+)

@@ -36,6 +36,7 @@ GROUPS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
         places.regions,
         places.clusters,
         places.nodes,
+        places.devices,
         drains.drain,
         drains.drains,
         places.cordon,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 from urllib.parse import quote
 
 import typer
@@ -11,7 +11,7 @@ from singularity.primitives.clock import SystemClock
 
 from .frame import server
 from .output import Column, Format, Output, Sheet, duration, show_list, show_one
-from .views import AreaView, NodeView
+from .views import AreaView, DeviceView, NodeView
 
 NodeName = Annotated[str, typer.Argument(metavar="NODE")]
 
@@ -33,6 +33,25 @@ NODES = Sheet(
         Column("EPOCH", lambda n: str(n.epoch), wide=True),
     ),
     lambda n: n.id,
+)
+
+
+_GIB: Final = 1 << 30
+DEVICES: Final = Sheet(
+    DeviceView.model_validate,
+    (
+        Column[DeviceView]("DEVICE", lambda d: d.id),
+        Column("REGION", lambda d: d.region),
+        Column("NAME", lambda d: d.name),
+        Column("MEMORY", lambda d: f"{d.used_bytes / _GIB:.1f}/{d.memory_bytes / _GIB:.1f} GiB"),
+        Column("BUSY", lambda d: "-" if d.utilisation is None else f"{d.utilisation:.0%}"),
+        Column("TEMP", lambda d: "-" if d.temperature_c is None else f"{d.temperature_c} C"),
+        Column("HEALTH", lambda d: d.health or "well"),
+        Column("SEEN", lambda d: duration(SystemClock().now_s() - d.seen_s)),
+        Column("LINKS", lambda d: ",".join(map(str, d.links)) or "-", wide=True),
+        Column("UUID", lambda d: d.uuid, wide=True),
+    ),
+    lambda d: d.id,
 )
 
 
@@ -64,6 +83,11 @@ def clusters(ctx: typer.Context, output: Output = Format.TABLE) -> None:
 def nodes(ctx: typer.Context, output: Output = Format.TABLE) -> None:
     """List nodes."""
     show_list(server(ctx).items("/v1/nodes"), NODES, output)
+
+
+def devices(ctx: typer.Context, output: Output = Format.TABLE) -> None:
+    """List accelerators: memory, load, temperature and health, as nodes said last."""
+    show_list(server(ctx).items("/v1/accelerators"), DEVICES, output)
 
 
 def cordon(ctx: typer.Context, node: NodeName, output: Output = Format.TABLE) -> None:

@@ -149,6 +149,23 @@ class NodeView(View):
         return self.duty if self.epoch else "never seen"
 
 
+class DeviceView(View):
+    """One accelerator of a node."""
+
+    id: str
+    node: str = ""
+    region: str = ""
+    name: str = ""
+    uuid: str = ""
+    memory_bytes: int = 0
+    used_bytes: int = 0
+    utilisation: float | None = None
+    temperature_c: int | None = None
+    health: str = ""
+    links: tuple[int, ...] = ()
+    seen_s: float = 0.0
+
+
 class AreaView(View):
     """A region or a cluster with what it holds."""
 

@@ -7,9 +7,9 @@
       - IllegalTransition · IdempotencyMismatch · PlanetBusy
     + Unplaceable · StaleIncarnation · LetterRefused
   x Unavailable         we cannot serve it now, retry is safe (503)
-    + BrokerDown · NotLeader · NodeUnreachable
+    + BrokerDown · NotLeader · NodeUnreachable · DeviceUnavailable
   x HandFailed          an agent could not do what it was told; the job is unharmed (500)
-    + SandboxFailed · RestoreFailed · ImageUnfit · StoreFull
+    + SandboxFailed · RestoreFailed · ImageUnfit · StoreFull · DeviceFailed
     + CheckpointFailed
       - CannotCarry
     + ImageCorrupt
@@ -108,6 +108,12 @@ class NodeUnreachable(Unavailable):
     slug = "node-unreachable"
 
 
+class DeviceUnavailable(Unavailable):
+    """There is no such accelerator here, or what drives it is missing; `detail` says which."""
+
+    slug = "device-unavailable"
+
+
 class HandFailed(SingularityError):
     slug = "hand-failed"
 
@@ -149,6 +155,12 @@ class ImageUnfit(HandFailed):
     """The processors here lack what the image was made with; those of another node may not."""
 
     slug = "image-unfit"
+
+
+class DeviceFailed(HandFailed):
+    """An accelerator, or the process that stands for it, failed at what it was told to run."""
+
+    slug = "device-failed"
 
 
 class StoreFull(HandFailed):

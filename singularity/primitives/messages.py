@@ -201,13 +201,34 @@ class Admission(Wire):
     lease_s: float
 
 
+class DeviceNote(Wire):
+    """One accelerator of a node as it was found. None and "" where it does not tell.
+
+    utilisation   0 to 1
+    health        "" while it is well
+    links         indices of others of this node that it reaches without the host
+    """
+
+    index: Natural
+    uuid: str = Field(max_length=128)
+    name: str = Field(max_length=128)
+    memory_bytes: Natural
+    used_bytes: Natural
+    utilisation: float | None = Field(default=None, ge=0, le=1)
+    temperature_c: int | None = None
+    health: str = Field(default="", max_length=512)
+    links: tuple[Natural, ...] = Field(default=(), max_length=1024)
+
+
 class Heartbeat(Wire):
-    """Repeats everything the control plane may have missed."""
+    """Repeats everything the control plane may have missed. `devices` comes now and then, and is
+    then all that the node has."""
 
     node: NodeId
     epoch: Positive
     acknowledged: Natural
     reports: tuple[Report, ...] = ()
+    devices: tuple[DeviceNote, ...] | None = Field(default=None, max_length=1024)
 
 
 class Pulse(Wire):

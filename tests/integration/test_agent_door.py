@@ -57,3 +57,22 @@ def test_reports_of_unknown_jobs_need_not_be_repeated(api: Api, fleet: list[Agen
     body = {"reports": [gone.model_dump(mode="json")]}
     answer = api.ok("POST", "/v1/agent/report", body, token=fleet[0].token)
     assert answer == {"forget": [["none", 3]]}
+
+
+def test_devices_are_those_that_a_node_said_last(api: Api, fleet: list[Agent]) -> None:
+    agent = fleet[0]
+    first = {"index": 0, "uuid": "GPU-a", "name": "H200", "memory_bytes": 1000, "used_bytes": 10}
+    second = {**first, "index": 1, "uuid": "GPU-b", "health": "7 uncorrected memory errors"}
+    body = {"node": agent.node, "epoch": agent.admission.epoch, "acknowledged": 0}
+    for devices in ([first], [first, second]):
+        api.ok("POST", "/v1/agent/heartbeat", {**body, "devices": devices}, token=agent.token)
+    agent.beat()  # it says nothing of devices, so what was said before stands
+    found = api.ok("GET", "/v1/accelerators")["items"]
+    assert [device["id"] for device in found] == [f"{agent.node}/0", f"{agent.node}/1"]
+    assert found[1]["health"] == "7 uncorrected memory errors" and not found[0]["health"]
+    assert found[0]["temperature_c"] is None and found[0]["region"] == "us-east"
+    late = {**body, "epoch": 99, "devices": []}
+    api.ok("POST", "/v1/agent/heartbeat", late, token=agent.token)
+    assert len(api.ok("GET", "/v1/accelerators")["items"]) == 2, "it is not admitted"
+    bad = {**body, "devices": [{**first, "utilisation": 3.0}]}
+    assert api.call("POST", "/v1/agent/heartbeat", bad, agent.token)[0] == 422

@@ -126,6 +126,8 @@ class World:
             if stream.closed and not stream.told and self.yields and launch.blocks > 1:
                 moves.append(lambda: self._tear(queue, self.pick(launch.blocks), 0))
             return moves
+        if stream.closed and not stream.told and stream.mending is not None:
+            return [lambda: self._tear(queue, 0, 0)]  # the rest of a kernel that has not begun
         if stream.closed and not stream.told:  # nothing runs any more: hand back, be quiet
             return [lambda: self._quiet(queue)]
         if stream.mending is not None:

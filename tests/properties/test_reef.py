@@ -197,6 +197,21 @@ def test_a_torn_kernel_is_whole_before_what_is_frozen_behind_it_runs() -> None:
     assert set(world.ran.values()) == {1} and len(world.ran) == 9
 
 
+def test_a_rest_that_has_not_begun_comes_back_when_real_time_work_comes_again() -> None:
+    world = World(Caps(4, Level.INFLIGHT, stall=True), lambda n: n - 1, yields=True)
+    queue = world.attach()
+    world.submit(queue, (Kernel("one", blocks=4), Kernel("two", blocks=4)))
+    world.step()
+    world.submit(RT, (Kernel("rt"),))
+    while world.state.mode is not reef.Mode.NORMAL:
+        world.step()
+    world.submit(RT, (Kernel("rt"),))
+    while world.step():
+        check(world)
+    assert world.state.lanes[1].account.torn == 2
+    assert world.ran == Counter(world.wanted)
+
+
 def test_nobody_is_frozen_in_a_collective() -> None:
     world = World(Caps(4, Level.RUNNING, stall=True), lambda n: 0)
     queue = world.attach()

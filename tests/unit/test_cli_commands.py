@@ -37,6 +37,7 @@ def test_data_goes_to_stdout_and_nothing_else_does() -> None:
         (["ps"], "/v1/jobs", items(job())),
         (["describe", "job-1"], "/v1/jobs/job-1", httpx.Response(200, json=job())),
         (["nodes"], "/v1/nodes", items({"id": "n0", "anything": [1]})),
+        (["devices"], "/v1/accelerators", items({"id": "n0/0", "name": "H200"})),
         (["regions"], "/v1/regions", items({"id": "us-east"})),
         (["timeline", "job-1"], "/v1/jobs/job-1/incarnations", items({"incarnation": 1})),
         (["events"], "/v1/events", items({"seq": 1})),

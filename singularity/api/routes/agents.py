@@ -71,6 +71,8 @@ def heartbeat(body: Heartbeat, who: Anyone, serving: Serving) -> Pulse:
     written = serving.ledger.hear(body.node, body.epoch, body.acknowledged, now_s)
     if written is None:
         return Pulse(admitted=False, written=0, lease_s=serving.settings.lease_s)
+    if body.devices is not None:
+        serving.inventory.note(body.node, body.devices, now_s)
     forget = _record(body.reports, who, serving)
     return Pulse(
         admitted=True, written=written, lease_s=serving.settings.lease_s, forget=tuple(forget)

@@ -1,4 +1,4 @@
-"""/v1/regions, clusters, nodes, devices: the planet, and what operators do to single nodes."""
+"""/v1/regions, clusters, nodes, devices, accelerators, and what operators do to single nodes."""
 
 from __future__ import annotations
 
@@ -26,6 +26,12 @@ def clusters(_: Viewer, serving: Serving) -> Json:
 @router.get("/devices")
 def devices(_: Viewer, serving: Serving) -> Json:
     return {"items": areas(serving.store.fleet(), "device"), "next": None}
+
+
+@router.get("/accelerators")
+def accelerators(_: Viewer, serving: Serving) -> Json:
+    """Each device of each node, as the node said last."""
+    return {"items": serving.inventory.items(), "next": None}
 
 
 @router.get("/nodes")

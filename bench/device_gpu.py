@@ -1,0 +1,115 @@
+"""Preemption on a real GPU: how much longer a real-time kernel takes beside best-effort kernels.
+
+The real-time kernel spins for 50 us on every processor; best-effort kernels spin for T us and fill
+the device once or eight times. Latency is from the call to the end as this process sees it, less
+the median of the same alone.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+
+from device_model import quantile
+
+from singularity.agent.device import events
+from singularity.agent.device.kernels import RT, Kernel, Level, QueueId
+from singularity.agent.device.reef import Policy, Sharing
+from singularity.agent.hal.cuda import CudaDevice, CudaManager
+from singularity.agent.hal.driver import Driver
+from singularity.agent.hal.nvml import open_nvml
+from singularity.primitives.errors import DeviceUnavailable
+
+RT_US, DEPTH = 50, 16
+CASES = {
+    "streams, one before the other": Policy(Sharing.STREAMS),
+    "window 8": Policy(window=8, level=Level.PENDING, padding=False),
+    "gate": Policy(window=8, padding=False),
+}
+SPIN = """
+.version 7.0
+.target sm_70
+.address_size 64
+.visible .entry {name}(.param .u64 {name}_us)
+{{
+	.reg .pred %p<2>;
+	.reg .b64 %d<5>;
+	ld.param.u64 %d0, [{name}_us];
+	mul.lo.u64 %d1, %d0, 1000;
+	mov.u64 %d2, %globaltimer;
+	add.u64 %d3, %d2, %d1;
+$again:
+	mov.u64 %d4, %globaltimer;
+	setp.lt.u64 %p0, %d4, %d3;
+	@%p0 bra $again;
+	ret;
+}}
+"""
+
+
+def latencies_us(
+    device: CudaDevice, policy: Policy, waves: int, times: int, *, beside: bool
+) -> list[float]:
+    took: list[float] = []
+    be = [Kernel("be", blocks=device.caps.units * waves)] * DEPTH
+    queue: QueueId | None = None
+
+    def report(what: events.Report) -> None:
+        if not isinstance(what, events.Finished):
+            return
+        if what.queue == RT:
+            took.append((what.at_ns - what.submitted_ns) / 1e3)
+        elif len(took) < times:
+            driver.submit(what.queue, be)
+
+    driver = Driver(device, policy, report)
+    if beside:
+        queue = driver.attach()
+        driver.submit(queue, be)
+    draw = random.Random(5)
+    while len(took) < times:
+        until_s = time.monotonic() + 0.002 + draw.random() * 0.002
+        while time.monotonic() < until_s:
+            device.pump(0.0005)
+        goal = len(took) + 1
+        driver.submit(RT, [Kernel("rt", blocks=device.caps.units)])
+        while len(took) < goal:
+            device.pump(0.0)
+    while driver.state.lanes[-1].tasks:
+        device.pump(0.01)
+    return took
+
+
+def gpu(times: int) -> list[str]:
+    """Print the table; return what does not hold. Without a GPU one line, and nothing is wrong."""
+    try:
+        with open_nvml() as nvml:
+            names, driver = [facts.name for facts in nvml.devices()], nvml.driver()
+        device = CudaManager().open(0)
+    except DeviceUnavailable as error:
+        print(f"left out: {error.detail}")
+        return []
+    print(f"{names[0]}, driver {driver}, {device.caps.units} processors")
+    wrong = []
+    device.load(SPIN.format(name="rt"), "rt", 1024, [RT_US])
+    for kernel_us in (50, 200, 1000):
+        device.load(SPIN.format(name="be"), "be", 1024, [kernel_us])
+        for waves in (1, 8):
+            alone = latencies_us(device, CASES["gate"], waves, times, beside=False)
+            base_us, p99 = statistics.median(alone), {}
+            for title, policy in CASES.items():
+                got = latencies_us(device, policy, waves, times, beside=True)
+                p50 = statistics.median(got) - base_us
+                p99[title] = quantile(got, 0.99) - base_us
+                print(
+                    f"T {kernel_us} us, {waves} waves, {title}: + p50 {p50:.0f},"
+                    f" p99 {p99[title]:.0f} us"
+                )
+            most_us = kernel_us * waves + 15
+            if p99["gate"] > most_us:
+                wrong.append(
+                    f"T {kernel_us}, {waves} waves: the gate's p99 is {most_us} us at most"
+                )
+    device.close()
+    return wrong

@@ -1,0 +1,41 @@
+"""The shim as a library: compiled here by the machine's own compiler, once for each version."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from singularity.primitives.errors import DeviceUnavailable
+
+_SOURCES: Final = Path(__file__).parent
+_FLAGS: Final = ("-shared", "-fPIC", "-O2", "-std=gnu11", "-fvisibility=hidden", "-Wall")
+_LIBRARIES: Final = ("-ldl", "-lpthread")
+
+
+def built(directory: Path) -> Path:
+    """The library, named by what it was made of; compiled first if it is not there yet.
+
+    Atomic: agents of one machine may race. Raises DeviceUnavailable without a C compiler, or with
+    one that fails.
+    """
+    files = sorted(_SOURCES.glob("*.[ch]"))
+    digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()[:12]
+    target = directory / f"libsingularity-{digest}.so"
+    if target.exists():
+        return target
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        raise DeviceUnavailable("sharing a GPU needs a C compiler on the node, and there is none")
+    directory.mkdir(parents=True, exist_ok=True)
+    made = target.with_name(f"{target.name}.{os.getpid()}")
+    sources = [str(path) for path in files if path.suffix == ".c"]
+    command = [compiler, *_FLAGS, "-o", str(made), *sources, *_LIBRARIES]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise DeviceUnavailable(f"the shim does not compile here: {done.stderr[-500:]}")
+    made.replace(target)
+    return target

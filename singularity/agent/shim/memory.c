@@ -1,0 +1,119 @@
+/* How much memory of the device this process may take. */
+#include "shim.h"
+
+struct block {
+    struct block *next;
+    Ptr key;
+    uint64_t bytes;
+};
+static struct block *blocks[4096];
+static pthread_mutex_t blocks_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static int reserve(uint64_t bytes) {
+    pthread_once(&once, set_up);
+    if (!page) return 1;
+    uint64_t cap = me->cap_bytes;
+    if (cap && bytes > cap) {
+        me->denied++;
+        return 0;
+    }
+    if (atomic_fetch_add(&me->used_bytes, bytes) + bytes <= cap || !cap) return 1;
+    atomic_fetch_sub(&me->used_bytes, bytes);
+    me->denied++;
+    return 0;
+}
+
+static struct block **place_of(Ptr key) {
+    return &blocks[(key >> 9) * 0x9E3779B97F4A7C15u >> 52];
+}
+
+/* Keep what was given for `key`, or take the reservation back. */
+static Result given(Result result, Ptr key, uint64_t bytes) {
+    if (!page) return result;
+    struct block *b = result == OK ? malloc(sizeof *b) : 0;
+    if (!b) return atomic_fetch_sub(&me->used_bytes, bytes), result;
+    b->key = key, b->bytes = bytes;
+    pthread_mutex_lock(&blocks_lock);
+    b->next = *place_of(key), *place_of(key) = b;
+    pthread_mutex_unlock(&blocks_lock);
+    return result;
+}
+
+static Result freed(Result result, Ptr key) {
+    if (!page || result != OK) return result;
+    pthread_mutex_lock(&blocks_lock);
+    for (struct block **at = place_of(key), *b; (b = *at); at = &b->next)
+        if (b->key == key) {
+            *at = b->next;
+            atomic_fetch_sub(&me->used_bytes, b->bytes);
+            free(b);
+            break;
+        }
+    pthread_mutex_unlock(&blocks_lock);
+    return result;
+}
+
+API Result cuMemAlloc_v2(Ptr *found, size_t bytes) {
+    if (!reserve(bytes)) return OUT_OF_MEMORY;
+    Result code = REAL(cuMemAlloc_v2, Result(*)(Ptr *, size_t))(found, bytes);
+    return given(code, *found, bytes);
+}
+API Result cuMemAllocManaged(Ptr *found, size_t bytes, unsigned flags) {
+    if (!reserve(bytes)) return OUT_OF_MEMORY;
+    Result code = REAL(cuMemAllocManaged, Result(*)(Ptr *, size_t, unsigned))(found, bytes, flags);
+    return given(code, *found, bytes);
+}
+API Result cuMemAllocPitch_v2(Ptr *found, size_t *pitch, size_t width, size_t height, unsigned unit) {
+    size_t bytes = ((width + 511) & ~(size_t)511) * height;
+    if (!reserve(bytes)) return OUT_OF_MEMORY;
+    Result code = REAL(cuMemAllocPitch_v2, Result(*)(Ptr *, size_t *, size_t, size_t, unsigned))(
+        found, pitch, width, height, unit);
+    return given(code, *found, bytes);
+}
+API Result cuMemCreate(Ptr *handle, size_t bytes, const void *kind, unsigned long long flags) {
+    if (!reserve(bytes)) return OUT_OF_MEMORY;
+    Result code = REAL(cuMemCreate, Result(*)(Ptr *, size_t, const void *, unsigned long long))(
+        handle, bytes, kind, flags);
+    return given(code, *handle, bytes);
+}
+API Result cuArrayCreate_v2(void **array, const void *shape) {
+    const size_t *size = shape; /* width, height; then format and channels as ints */
+    static const unsigned char bytes_of[64] = {[1] = 1, [2] = 2, [3] = 4, [8] = 1,
+                                               [9] = 2, [10] = 4, [16] = 2, [32] = 4};
+    const int *kind = (const int *)(size + 2);
+    size_t each = bytes_of[kind[0] & 63] ? bytes_of[kind[0] & 63] : 4;
+    size_t bytes = size[0] * (size[1] ? size[1] : 1) * each * (size_t)kind[1];
+    if (!reserve(bytes)) return OUT_OF_MEMORY;
+    Result code = REAL(cuArrayCreate_v2, Result(*)(void **, const void *))(array, shape);
+    return given(code, (Ptr)(uintptr_t)*array, bytes);
+}
+API Result cuMemFree_v2(Ptr key) { return freed(REAL(cuMemFree_v2, Result(*)(Ptr))(key), key); }
+API Result cuMemRelease(Ptr key) { return freed(REAL(cuMemRelease, Result(*)(Ptr))(key), key); }
+API Result cuArrayDestroy(void *key) {
+    return freed(REAL(cuArrayDestroy, OnStream)(key), (Ptr)(uintptr_t)key);
+}
+
+#define ASYNC(suffix)                                                                               \
+    API Result cuMemAllocAsync##suffix(Ptr *found, size_t bytes, void *st) {                        \
+        if (!reserve(bytes)) return OUT_OF_MEMORY;                                                  \
+        Result code = REAL(cuMemAllocAsync##suffix, Result(*)(Ptr *, size_t, void *))(found, bytes, \
+                                                                                      st);          \
+        return given(code, *found, bytes);                                                          \
+    }                                                                                               \
+    API Result cuMemFreeAsync##suffix(Ptr key, void *st) {                                          \
+        return freed(REAL(cuMemFreeAsync##suffix, Result(*)(Ptr, void *))(key, st), key);           \
+    }
+ASYNC()
+ASYNC(_ptsz)
+
+/* A process is told of its share as if it were the device. */
+API Result cuMemGetInfo_v2(size_t *left, size_t *total) {
+    Result code = REAL(cuMemGetInfo_v2, Result(*)(size_t *, size_t *))(left, total);
+    pthread_once(&once, set_up);
+    uint64_t cap = page ? me->cap_bytes : 0;
+    if (code != OK || !cap) return code;
+    uint64_t used = me->used_bytes, room = used < cap ? cap - used : 0;
+    if (*total > cap) *total = cap;
+    if (*left > room) *left = room;
+    return code;
+}

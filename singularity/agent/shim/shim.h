@@ -1,0 +1,101 @@
+/* Loaded before the CUDA driver (LD_PRELOAD) into a process that shares a device with others.
+ *
+ * Best-effort processes: a window bounds how many launches are in flight, and each launch is put
+ * behind a wait for the gate, one word of a page that the agent and all processes of the device
+ * share. Real-time processes: the first launch after idleness closes the gate, and a thread opens it
+ * when nothing has been in flight for the hold-off. Both: a cap on memory, answered as the driver
+ * answers when it has none left.
+ *
+ * Environment: SINGULARITY_SHIM_PAGE (path) and SINGULARITY_SHIM_SLOT (number). Without a page every
+ * call is passed on. Programs find the driver's functions in three ways, all of which lead here:
+ * linked, by dlsym, by cuGetProcAddress. The layout of the page is also in page.py.
+ */
+#pragma once
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define API __attribute__((visibility("default")))
+typedef int Result;
+typedef unsigned long long Ptr;
+
+enum { OK = 0, OUT_OF_MEMORY = 2, NOT_FOUND = 500 };
+enum { MAGIC = 0x53475331, SLOTS = 30, PAGE_BYTES = 4096, RING = 128, BLIND_SYNCS = 64 };
+enum { RT = 1, BE = 2 };                    /* class of a slot */
+enum { WINDOW = 1, STALL = 2, STRICT = 4 }; /* mode */
+enum { ABSENT, LOADED, SEEING, BLIND };     /* status */
+enum { WAIT_EQ = 1, DEVICEMAP = 2, NO_TIMING = 2, PER_THREAD = 2 };
+
+struct slot { /* 128 bytes */
+    _Atomic uint32_t class, pid, status, driver;
+    _Atomic uint64_t launched, completed, gated, blocked_ns, used_bytes, cap_bytes, denied, raised;
+    _Atomic uint64_t syncs, handed;
+    uint64_t spare[4];
+};
+struct page {
+    _Atomic uint32_t magic, gate, mode, window, gate_every, hold_off_us;
+    uint32_t spare[26];
+    struct slot slots[SLOTS];
+};
+_Static_assert(sizeof(struct slot) == 128 && sizeof(struct page) <= PAGE_BYTES, "layout");
+
+/* Null where nothing is to be enforced. */
+extern struct page *page;
+extern struct slot *me;
+extern uint32_t my_bit;
+extern pthread_once_t once;
+
+void set_up(void);
+void say(const char *what);
+void *driver_symbol(const char *name);
+
+/* A function of the driver by name, looked up once. */
+#define REAL(name, type)                                                       \
+    ({                                                                         \
+        static _Atomic(void *) kept;                                           \
+        if (!kept) pthread_once(&once, set_up), kept = driver_symbol(#name);   \
+        (type) kept;                                                           \
+    })
+
+typedef Result (*OnStream)(void *);
+typedef Result (*WithEvent)(void *, void *);
+
+/* What stands in the driver's place: their types are those of the driver. */
+#define GRID unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared
+#define ON_STREAM(suffix)                                                                  \
+    API Result cuLaunchKernel##suffix(void *f, GRID, void *st, void **params, void **more); \
+    API Result cuLaunchCooperativeKernel##suffix(void *f, GRID, void *st, void **params);  \
+    API Result cuLaunchKernelEx##suffix(const void *config, void *f, void **params, void **more); \
+    API Result cuGraphLaunch##suffix(void *graph, void *st);                               \
+    API Result cuStreamSynchronize##suffix(void *st);                                      \
+    API Result cuMemAllocAsync##suffix(Ptr *found, size_t bytes, void *st);                \
+    API Result cuMemFreeAsync##suffix(Ptr key, void *st);
+ON_STREAM()
+ON_STREAM(_ptsz)
+API Result cuCtxSynchronize(void);
+API Result cuMemAlloc_v2(Ptr *found, size_t bytes);
+API Result cuMemAllocManaged(Ptr *found, size_t bytes, unsigned flags);
+API Result cuMemAllocPitch_v2(Ptr *found, size_t *pitch, size_t width, size_t height, unsigned unit);
+API Result cuMemCreate(Ptr *handle, size_t bytes, const void *kind, unsigned long long flags);
+API Result cuArrayCreate_v2(void **array, const void *shape);
+API Result cuMemFree_v2(Ptr key);
+API Result cuMemRelease(Ptr key);
+API Result cuArrayDestroy(void *key);
+API Result cuMemGetInfo_v2(size_t *left, size_t *total);
+API Result cuGetProcAddress_v2(const char *name, void **found, int version, uint64_t flags, int *how);
+API Result cuGetProcAddress(const char *name, void **found, int version, uint64_t flags);
+
+/* For the agent: the word is written by processes of all kinds at once. */
+API void singularity_gate(_Atomic uint32_t *word, uint32_t close, uint32_t open);

@@ -1,0 +1,128 @@
+"""The CUDA backend over stand-ins for the driver and for NVML. No GPU is involved."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from singularity.agent.device import events
+from singularity.agent.device.kernels import RT, Kernel, Level
+from singularity.agent.device.reef import Mode, Policy
+from singularity.agent.hal.cuda import CudaDevice, CudaManager
+from singularity.agent.hal.driver import Driver
+from singularity.agent.hal.nvml import open_nvml
+from singularity.primitives.errors import DeviceFailed, DeviceUnavailable, InvalidSpec
+from tests.standin.cuda import HERE, compiler, stand_in
+
+pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C compiler here")
+LIMIT_S = 30.0
+WAVE_US = 2000
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    return ctypes.CDLL(str(stand_in(tmp_path_factory.mktemp("driver")) / "libcuda.so.1"))
+
+
+@pytest.fixture(scope="module")
+def management(tmp_path_factory: pytest.TempPathFactory) -> str:
+    made = tmp_path_factory.mktemp("nvml") / "libnvidia-ml.so.1"
+    argv = [compiler() or "", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run([*argv, "-o", str(made), str(HERE / "libnvml.c")], check=True)
+    return str(made)
+
+
+@pytest.fixture
+def device(library: ctypes.CDLL) -> Iterator[CudaDevice]:
+    made = CudaDevice(library, 0)
+    made.load("x", "kernel", 32, [WAVE_US])
+    yield made
+    made.close()
+
+
+def pump(device: CudaDevice, reports: list[events.Report], finished: int) -> None:
+    deadline_s = time.monotonic() + LIMIT_S
+    while sum(isinstance(r, events.Finished) for r in reports) < finished:
+        assert time.monotonic() < deadline_s
+        device.pump(0.1)
+
+
+def test_the_same_scheduler_preempts_a_gpus_streams(device: CudaDevice) -> None:
+    reports: list[events.Report] = []
+    driver = Driver(device, Policy(window=4), reports.append)
+    assert device.caps.levels is Level.INFLIGHT and device.caps.units == 8
+    one, other = driver.attach(), driver.attach()
+    tasks = [driver.submit(queue, [Kernel("kernel", blocks=8)] * 30) for queue in (one, other)]
+    for _ in range(4):
+        device.pump(0.01)
+        answered = sum(isinstance(r, events.Finished) for r in reports) + 1
+        driver.submit(RT, [Kernel("kernel", blocks=8)] * 3)
+        pump(device, reports, answered)
+    pump(device, reports, 6)
+    ended = [report.task for report in reports if isinstance(report, events.Finished)]
+    assert sorted(ended) == [1, 2, 3, 4, 5, 6] and set(ended[-2:]) == set(tasks)
+    assert sum(isinstance(report, events.Preempted) for report in reports) == 4
+    assert all(lane.account.preempted >= 1 for lane in driver.state.lanes[1:])
+    assert driver.state.mode is Mode.NORMAL
+
+
+def test_what_is_frozen_does_not_begin_until_its_gate_opens(device: CudaDevice) -> None:
+    reports: list[events.Report] = []
+    driver = Driver(device, Policy(window=4), reports.append)
+    queue = driver.attach()
+    driver.submit(queue, [Kernel("kernel", blocks=8)] * 4)
+    driver.submit(RT, [Kernel("kernel", blocks=8)] * 10)
+    pump(device, reports, 1)
+    (first,) = [report for report in reports if isinstance(report, events.Finished)]
+    assert first.queue == RT
+    pump(device, reports, 2)
+
+
+def test_what_it_cannot_do_is_refused(device: CudaDevice) -> None:
+    driver = Driver(device, Policy(), [].append)
+    with pytest.raises(InvalidSpec, match="no program"):
+        driver.submit(RT, [Kernel("unheard of")])
+    with pytest.raises(DeviceFailed, match="cuDeviceGet"):
+        CudaDevice(device._library, 3)
+
+
+def test_without_a_driver_the_answer_is_a_clear_line() -> None:
+    def absent(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    with pytest.raises(DeviceUnavailable, match="no CUDA driver"):
+        CudaManager(absent).open(0)
+    with pytest.raises(DeviceUnavailable, match="no NVIDIA driver"), open_nvml("libno-such.so.1"):
+        pass
+
+
+def test_a_gpu_that_is_not_there_is_unavailable(library: ctypes.CDLL) -> None:
+    with pytest.raises(DeviceUnavailable, match="GPU 5"):
+        CudaManager(lambda name: library).open(5)
+
+
+def test_devices_are_found_with_all_that_they_tell(management: str) -> None:
+    with open_nvml(management) as nvml:
+        well, ill = nvml.devices()
+        assert nvml.driver() == "580.1"
+    assert (well.uuid, well.memory_bytes, well.used_bytes) == ("GPU-1", 1000, 100)
+    assert (well.utilisation, well.temperature_c, well.links) == (0.25, 61, (1,))
+    assert not well.health and "7 uncorrected" in ill.health
+
+
+def test_what_a_device_does_not_tell_is_not_guessed(
+    management: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STANDIN_NVML", "old")
+    with open_nvml(management) as nvml:
+        first, _ = nvml.devices()
+    assert (first.utilisation, first.temperature_c, first.health, first.links) == (
+        None,
+        None,
+        "",
+        (),
+    )

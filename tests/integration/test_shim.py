@@ -1,0 +1,200 @@
+"""The shim in real processes, over a stand-in for the CUDA driver. No GPU is involved."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from singularity.agent.shim.build import built
+from singularity.agent.shim.page import Class, ControlPage, Mode, Status, complaint
+from singularity.primitives.errors import DeviceUnavailable, InvalidSpec
+from tests.standin.cuda import Client, compiler, stand_in
+
+pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C compiler here")
+LIMIT_S = 30.0
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return stand_in(tmp_path_factory.mktemp("driver"))
+
+
+class Shared:
+    def __init__(self, directory: Path, root: Path) -> None:
+        self._directory = directory
+        self.page = ControlPage.create(root / "page", built(directory))
+        self.clients: list[Client] = []
+
+    def start(self, slot: int, kind: Class, *arguments: object, cap_bytes: int = 0) -> Client:
+        environment = self.page.admit(slot, kind, cap_bytes)
+        client = Client(self._directory, f"slot{slot}", list(arguments), environment)
+        self.clients.append(client)
+        return client
+
+    def close(self) -> None:
+        for client in self.clients:
+            client.end()
+
+
+@pytest.fixture
+def shared(directory: Path, tmp_path: Path) -> Iterator[Shared]:
+    made = Shared(directory, tmp_path)
+    yield made
+    made.close()
+
+
+def until(law: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + LIMIT_S
+    while not law():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.005)
+
+
+def has_run(client: Client, waves: int) -> bool:
+    return client.waves >= waves
+
+
+def settled(client: Client) -> int:
+    """Waves it has run, once there have been no more for two hundred times what one takes."""
+    before = -1
+    while before != client.waves:
+        before = client.waves
+        time.sleep(0.4)
+    return before
+
+
+@pytest.mark.parametrize("how", ["dlsym", "address", "thread"])
+def test_launches_are_seen_however_the_program_found_the_function(shared: Shared, how: str) -> None:
+    shared.page.rule(Mode.STALL)
+    client = shared.start(0, Class.BE, how, "some", 20)
+    assert client.line() == ["up"]
+    slot = shared.page.slot(0)
+    assert (slot.launched, slot.gated, slot.status) == (20, 20, Status.SEEING)
+    assert slot.pid == client.process.pid and not complaint(slot)
+
+
+@pytest.mark.parametrize(("mode", "window"), [(Mode.WINDOW, 2), (Mode.WINDOW, 8), (Mode.STALL, 0)])
+def test_a_closed_gate_lets_the_window_run_out_and_a_stalled_stream_nothing_but_what_runs(
+    shared: Shared, mode: Mode, window: int
+) -> None:
+    shared.page.rule(mode, window=window)
+    client = shared.start(0, Class.BE, "dlsym", "train", 64, 8, 2000)
+    assert client.line() == ["up"]
+    until(lambda: client.waves > 10)
+    shared.page.close_gate()
+    begun = client.waves
+    passed = settled(client) - begun
+    assert passed <= window + 2, "one was running, one was just beginning"
+    assert client.process.poll() is None
+    shared.page.open_gate()
+    until(lambda: client.waves > begun + 64)
+    client.tell()
+    (launched,) = client.line()
+    assert int(launched) == client.waves, "each kernel ran once"
+
+
+def test_real_time_work_closes_the_gate_itself_and_opens_it_when_it_is_idle(shared: Shared) -> None:
+    shared.page.rule(Mode.STALL, hold_off_us=500)
+    learner = shared.start(0, Class.BE, "dlsym", "train", 64, 8, 2000)
+    assert learner.line() == ["up"]
+    answerer = shared.start(1, Class.RT, "address", "answer", 30, 1000)
+    assert answerer.line() == ["up"]
+    for _ in range(5):
+        until(lambda: shared.page.gate == 0)
+        until(partial(has_run, learner, learner.waves + 1))
+        answerer.tell()
+        until(lambda: shared.page.gate == 1 << 1)
+        before = learner.waves
+        answerer.line()
+        assert learner.waves - before <= 2, "one ran, one was beginning; no more for 30 ms"
+    slot = shared.page.slot(1)
+    assert slot.raised >= 5 and slot.launched == 150 and slot.gated == 0
+
+
+def test_a_real_time_process_that_dies_leaves_nobody_frozen(shared: Shared) -> None:
+    shared.page.rule(Mode.STALL, hold_off_us=60_000_000)
+    answerer = shared.start(4, Class.RT, "dlsym", "answer", 1, 100)
+    assert answerer.line() == ["up"]
+    answerer.tell()
+    until(lambda: shared.page.gate == 1 << 4)
+    assert shared.page.sweep() == []
+    with pytest.raises(InvalidSpec, match="in use"):
+        shared.page.admit(4, Class.BE)
+    answerer.end()
+    assert shared.page.sweep() == [4] and shared.page.gate == 0
+    shared.page.admit(4, Class.BE)
+
+
+def test_memory_over_the_cap_is_refused_as_the_driver_would(shared: Shared) -> None:
+    client = shared.start(0, Class.BE, "dlsym", "memory", cap_bytes=1_000_000)
+    for kind in ("Alloc_v2", "AllocManaged", "AllocAsync", "Create"):
+        assert client.line() == [kind, "0", "2", "400000", "1000000"]
+    assert client.line() == ["up", "0"]
+    slot = shared.page.slot(0)
+    assert (slot.used_bytes, slot.denied) == (600_000, 4)
+    with pytest.raises(InvalidSpec, match="600000"):
+        shared.page.cap(0, 500_000)
+    shared.page.cap(0, 600_000)
+
+
+@pytest.mark.parametrize("mode", [Mode.STALL, Mode.STALL | Mode.STRICT])
+def test_a_process_whose_launches_nobody_sees_is_noticed(shared: Shared, mode: Mode) -> None:
+    shared.page.rule(mode)
+    client = shared.start(0, Class.BE, "hidden", "some", 100)
+    if mode & Mode.STRICT:
+        said = client.process.communicate()[1]
+        assert client.process.returncode == 78 and b"cannot be preempted" in said
+    else:
+        assert client.line() == ["up"]
+    slot = shared.page.slot(0)
+    assert slot.status is Status.BLIND and slot.launched == 0
+    assert "none of its launches" in complaint(slot)
+
+
+def test_a_process_without_the_shim_is_told_apart(shared: Shared, directory: Path) -> None:
+    environment = dict(shared.page.admit(0, Class.BE))
+    del environment["LD_PRELOAD"]
+    client = Client(directory, "bare", ["dlsym", "some", 3], environment)
+    shared.clients.append(client)
+    assert client.line() == ["up"]
+    assert "never loaded" in complaint(shared.page.slot(0))
+
+
+def test_without_a_page_every_call_is_passed_on(shared: Shared, directory: Path) -> None:
+    client = Client(directory, "free", ["dlsym", "some", 3], {"LD_PRELOAD": str(built(directory))})
+    shared.clients.append(client)
+    assert client.line() == ["up"] and client.waves == 3
+
+
+def test_each_block_of_a_torn_grid_runs_once(shared: Shared) -> None:
+    """The stand-in does per block what the injected prologue does; the gate, the flag, and the
+    launch that repairs are in the order that keeps what is behind the grid from running early."""
+    shared.page.rule(Mode.STALL)
+    client = shared.start(0, Class.BE, "dlsym", "exact", 80, 20_000)
+    assert client.line() == ["up"]
+    until(lambda: client.waves >= 3)
+    shared.page.close_gate()
+    client.tell()
+    left, ran, behind = map(int, client.line())
+    assert left > 0 and ran > 0 and left + ran == 80 and behind == 0
+    client.tell()
+    assert client.line() == ["1", "1", "0"], "whole, and nothing behind it has run"
+    shared.page.open_gate()
+    client.tell()
+    assert client.line() == ["1", "1", "1", "1"]
+
+
+def test_a_node_without_a_compiler_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "PATH", str(tmp_path))
+    with pytest.raises(DeviceUnavailable, match="C compiler"):
+        built(tmp_path / "none")
+
+
+def test_slots_that_do_not_exist_are_refused(shared: Shared) -> None:
+    with pytest.raises(InvalidSpec, match="30 processes"):
+        shared.page.admit(30, Class.BE)

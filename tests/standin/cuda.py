@@ -1,0 +1,89 @@
+"""Builds the stand-in for the CUDA driver and starts programs on it."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import select
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+HERE = Path(__file__).parent
+CLIENT = HERE / "cuda_client.py"
+TRACE_BYTES = 64
+LINE_S = 20.0
+
+
+def compiler() -> str | None:
+    return shutil.which("cc") or shutil.which("gcc")
+
+
+def stand_in(directory: Path) -> Path:
+    """Compile it; the directory is one for LD_LIBRARY_PATH."""
+    made, source = directory / "libcuda.so.1", HERE / "libcuda_streams.c"
+    found = compiler()
+    assert found is not None
+    flags = ["-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-O1", "-Wl,-Bsymbolic"]
+    subprocess.run([found, *flags, "-o", str(made), str(source), "-lpthread", "-ldl"], check=True)
+    return directory
+
+
+class Client:
+    """One program, and what its device has done."""
+
+    def __init__(
+        self, directory: Path, name: str, arguments: list[object], environment: Mapping[str, str]
+    ) -> None:
+        trace = directory / f"{name}.trace"
+        trace.write_bytes(bytes(TRACE_BYTES))
+        with trace.open("r+b") as file:
+            self._trace = memoryview(mmap.mmap(file.fileno(), TRACE_BYTES)).cast("Q")
+        self.process = subprocess.Popen(
+            [sys.executable, str(CLIENT), *map(str, arguments)],
+            env={
+                **os.environ,
+                "LD_LIBRARY_PATH": str(directory),
+                "STANDIN_TRACE": str(trace),
+                **environment,
+            },
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        self._said = b""
+
+    @property
+    def begun_ns(self) -> int:
+        return self._trace[0]
+
+    @property
+    def ended_ns(self) -> int:
+        return self._trace[1]
+
+    @property
+    def waves(self) -> int:
+        return self._trace[2]
+
+    def line(self) -> list[str]:
+        """What it says next, in words."""
+        assert self.process.stdout is not None
+        while b"\n" not in self._said:
+            ready, _, _ = select.select([self.process.stdout], [], [], LINE_S)
+            assert ready, "it says nothing"
+            more = os.read(self.process.stdout.fileno(), 4096)
+            assert more, f"it ended: {self.process.communicate()[1]!r}"
+            self._said += more
+        line, _, self._said = self._said.partition(b"\n")
+        return line.decode().split()
+
+    def tell(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"\n")
+        self.process.stdin.flush()
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.communicate()
