@@ -13,52 +13,7 @@ from dataclasses import dataclass, field, replace
 from singularity.primitives.messages import Cut, Envelope, Report, Reslot, Start, Stop
 from singularity.primitives.model import Certificate, JobId, NodeId, ShardImage, Unable
 
-# -- effects: ask the hands to do something; they answer with a Done ------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """Start or restore the ranks. Answered by Started, Refused or Ended."""
-
-    start: Start
-
-
-@dataclass(frozen=True, slots=True)
-class TakeCut:
-    """Take part in a cut of the gang. Answered by Saved or CutFailed, or Ended."""
-
-    start: Start
-    cut: Cut
-
-
-@dataclass(frozen=True, slots=True)
-class TakeSlots:
-    """Let the ranks share devices by other slots. Answered by Resized, or Ended."""
-
-    start: Start
-    reslot: Reslot
-
-
-@dataclass(frozen=True, slots=True)
-class Kill:
-    """Kill whatever there is of a job's ranks, in any stage; with `stacks`, keep first where each
-    of them stands. Answered by Ended."""
-
-    job: JobId
-    incarnation: int
-    stacks: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class LetGo:
-    """Free what is kept here of lives of the job up to `incarnation`, for others to begin from:
-    they have, or never will. Not answered; mostly there is nothing."""
-
-    job: JobId
-    incarnation: int
-
-
-Effect = Launch | TakeCut | TakeSlots | Kill | LetGo
+from .effects import Effect, Kill, Launch, LetGo, TakeCut, TakeSlots
 
 # -- what the hands answer ------------------------------------------------------------------------
 

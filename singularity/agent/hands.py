@@ -30,19 +30,21 @@ from .cooperative import begins_from_files
 from .core import (
     CutFailed,
     Done,
-    Effect,
     Ended,
     Hung,
-    Launch,
     Refused,
     Resized,
     Saved,
     Started,
-    TakeCut,
-    TakeSlots,
 )
 from .cutting import Broken, CutLoop
 from .dumping import Dumping
+from .effects import (
+    Effect,
+    Launch,
+    TakeCut,
+    TakeSlots,
+)
 from .endings import ended_well, endings, post_mortem
 from .engines import keeper
 from .families import Families, forget_page
@@ -86,9 +88,7 @@ class Hands(threading.Thread):
         self._ranks.update(ranks)
         self._pages.update({r: Page(self._page_path(r)) for r in ranks})
         self._families.close(False)
-        if any(
-            p.step for p in self._families.held().values()
-        ):  # what the first step of a life takes was behind them
+        if any(p.step for p in self._families.held().values()):  # their first step is behind them
             self._overseer = stacks.Overseer(self.start_command.hang_after_s, 0.0)
 
     def put(self, effect: Effect) -> None:
@@ -106,9 +106,7 @@ class Hands(threading.Thread):
     def step(self) -> int:
         """The furthest boundary that a rank here has come to: mini-batches, where it trains. One
         that began from its own files counts from nought again: what was before is added."""
-        return self._before + max(
-            (page.count for page in self._families.held().values()), default=0
-        )
+        return self._before + max((p.count for p in self._families.held().values()), default=0)
 
     def freeze(self) -> None:
         self._overseer.frozen = True

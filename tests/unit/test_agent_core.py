@@ -10,20 +10,22 @@ from singularity.agent.core import (
     Boot,
     CutFailed,
     Done,
-    Effect,
     Ended,
     Event,
     Forget,
     Hung,
-    Kill,
-    Launch,
     Refused,
     Resized,
     Saved,
     Started,
+    react,
+)
+from singularity.agent.effects import (
+    Effect,
+    Kill,
+    Launch,
     TakeCut,
     TakeSlots,
-    react,
 )
 from singularity.primitives.messages import Command, Cut, Envelope, Report, Reslot, Start, Stop
 from singularity.primitives.model import JobId, NodeId, ShardImage, Unable

@@ -11,13 +11,15 @@ import pytest
 from singularity.agent.core import (
     AgentState,
     Forget,
-    Launch,
-    LetGo,
     Refused,
     Saved,
     Started,
-    TakeCut,
     react,
+)
+from singularity.agent.effects import (
+    Launch,
+    LetGo,
+    TakeCut,
 )
 from singularity.api.story import end_of, tell
 from singularity.primitives import verbs

@@ -15,20 +15,22 @@ from singularity.agent.core import (
     Admitted,
     AgentState,
     Boot,
-    Effect,
     Ended,
     Event,
     Forget,
     Hung,
-    Kill,
-    Launch,
-    LetGo,
     Refused,
     Resized,
     Started,
+    react,
+)
+from singularity.agent.effects import (
+    Effect,
+    Kill,
+    Launch,
+    LetGo,
     TakeCut,
     TakeSlots,
-    react,
 )
 from singularity.primitives.messages import Envelope, Heartbeat, Register, Report, Start
 from singularity.primitives.model import JobId, Node
