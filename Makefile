@@ -1,13 +1,15 @@
 # `make check` before every commit, `make test` for everything; what a target needs it builds itself.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help venv criu format check static test carry demo storm bench bench-checkpoint bench-device bench-gpu golden lock clean
+.PHONY: help venv criu format check static test carry transitions demo storm bench bench-checkpoint bench-scheduler bench-device bench-gpu golden lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEPS := .venv/.deps
 STAMP := .venv/.stamp
 SEEDS ?= 50
+COUNT ?= 20
+SEED ?= 1
 FAST := tests/unit tests/properties tests/contract tests/golden
 PYTEST := $(BIN)/python -m pytest -q
 
@@ -55,6 +57,9 @@ test: static criu  ## everything: check, simulation, integration
 carry: $(STAMP) criu  ## every way people run PyTorch, moved, to the bit
 	SINGULARITY_CARRY=all $(PYTEST) tests/integration/test_carry.py
 
+transitions: $(STAMP) criu  ## COUNT=20 random transitions of one training (SEED=1), to the bit
+	SINGULARITY_TRANSITIONS=$(COUNT) SINGULARITY_SEED=$(SEED) $(PYTEST) tests/integration/test_transitions.py
+
 demo: $(STAMP) criu  ## a planet on this machine, a real training job, and what befalls it
 	$(BIN)/python examples/digits/demo.py
 
@@ -68,6 +73,9 @@ bench-checkpoint: $(STAMP) criu  ## what a cut, a move and shared devices cost
 	@for figure in overhead elastic splice store migration faults "plane --submits 0"; do \
 	  echo "== bench/$$figure"; set -- $$figure; script=$$1; shift; \
 	  $(BIN)/python bench/$$script.py "$$@" || exit 1; done
+
+bench-scheduler: $(STAMP)  ## what decisions cost, on how many nodes
+	$(BIN)/python bench/scale.py
 
 bench-device: $(STAMP)  ## preemption inside a device, modelled and real
 	@for figure in levels disb shim cpu; do \

@@ -47,6 +47,7 @@ _ERRORS_MOST: Final = 3
 _HARMLESS: Final = "Can't setup RLIMIT_NOFILE"  # CRIU says so wherever it may not, and goes on
 # What CRIU says when the machine was short of something, or the rank not as it was a moment before.
 _PASSING: Final = ("Cannot allocate memory", "Input/output error", "No such process", "SEIZE")
+_NAMED_SEMAPHORE: Final = "Can't create link remap for /dev/shm/sem."
 _ROOM_LEAST_BYTES: Final = 1 << 20
 _PROBE_S: Final = 10.0  # for each step of a probe that takes a fraction of a second
 _COUNT: Final = """
@@ -280,6 +281,12 @@ def _failure(sandbox: Sandbox, images: Path, code: int) -> HandFailed:
     if "No space left" in complaint or room.f_bavail * room.f_frsize < _ROOM_LEAST_BYTES:
         # Where there is no room for images there may be none for the words that say so.
         return StoreFull(f"the rank runs on: No space left for its images ({complaint})")
+    if _NAMED_SEMAPHORE in complaint:
+        return CannotCarry(
+            "it cannot be carried, and runs on: it shares a semaphore by name with programs that "
+            "it started (multiprocessing by 'spawn'), which is no part of an image; workers that "
+            "are forked can be carried"
+        )
     passing = any(text in complaint for text in _PASSING)
     judged = code == 1 and "Error" in complaint and not passing and sandbox.alive()
     return CannotCarry(detail) if judged else CheckpointFailed(detail)

@@ -18,7 +18,7 @@ from sandboxes import counts_on, lines, network, python, spec, until
 from singularity.agent.checkpoint import CriuCheckpointer, find_criu, probe
 from singularity.agent.runtime.network import Network
 from singularity.agent.runtime.sandbox import Sandbox
-from singularity.primitives.errors import CheckpointFailed
+from singularity.primitives.errors import CannotCarry, CheckpointFailed
 
 DEADLINE_S = 20.0
 CRIU = find_criu(os.environ.get("SINGULARITY_CRIU", ""))
@@ -215,6 +215,34 @@ def test_a_file_that_lives_on_under_another_name_is_refused(
 ) -> None:
     code = "import os\nf = open('one', 'w')\nos.link('one', 'two')\nos.unlink('one')\n"
     assert "lives on under another" in refused(criu, make, tmp_path, code)
+
+
+def test_a_semaphore_that_programs_share_by_name_is_refused_with_what_to_do(
+    criu: CriuCheckpointer, make: Make, tmp_path: Path
+) -> None:
+    """As between a process and the workers that it spawns, and does not fork."""
+    script = tmp_path / "spawns.py"
+    script.write_text(
+        "import multiprocessing, time\n"
+        "def wait(lock): lock.acquire()\n"
+        "if __name__ == '__main__':\n"
+        "    context = multiprocessing.get_context('spawn')\n"
+        "    lock = context.Lock()\n"
+        "    lock.acquire()\n"
+        "    context.Process(target=wait, args=(lock,), daemon=True).start()\n"
+        "    for i in range(100_000):\n"
+        "        print(i, flush=True)\n"
+        "        time.sleep(0.01)\n"
+    )
+    log = tmp_path / "log"
+    sandbox = make("rank")
+    sandbox.launch(spec(tmp_path, (sys.executable, str(script))))
+    counts_on(log)
+    with pytest.raises(CannotCarry) as caught:
+        criu.dump(sandbox, tmp_path / "images")
+    assert "shares a semaphore by name" in caught.value.detail
+    assert "workers that are forked can be carried" in caught.value.detail
+    counts_on(log)
 
 
 def test_a_watch_on_files_is_carried_and_still_watches(

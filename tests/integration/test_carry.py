@@ -27,11 +27,12 @@ SCRIPT = Path(__file__).parent / "jobs" / "carry.py"
 STEPS = 400  # 16 s and more while they are slow
 PATIENCE_S = 120.0  # torch.compile on a machine that is very busy
 RANKS = {"script": 1, "alone": 1, "compiled-step": 1, "hsdp": 4}  # else two
+RANKS |= {"islands": 4, "eight": 8}
 RANKS |= {"spawned": 1, "forked-fed": 1}  # which start their own
 CASES = (
     *("script", "alone", "ddp", "zero", "fsdp2", "hsdp", "accumulate", "optimizers"),
     *("forked", "persistent", "compiled", "compiled-step", "talk", "inference", "by-hand"),
-    *("spawned", "forked-fed"),
+    *("spawned", "forked-fed", "islands", "eight"),
 )
 OFTEN = ("script", "ddp", "fsdp2", "persistent", "compiled", "talk", "inference", "spawned")
 CHOSEN = CASES if os.environ.get("SINGULARITY_CARRY") == "all" else OFTEN
@@ -101,7 +102,7 @@ def test_it_is_carried_and_its_numbers_stay_the_same(world: Planet, case: str) -
         progress(world, node)
     node.cut(1, 2, keep_running=False)
     gone = node.report()
-    assert gone.phase == "dumped", gone
+    assert gone.phase == "dumped", gone.reason or gone
     assert world.steps() < STEPS, "it was still at work"
     slow.unlink()
     for name, start in resumed(world.start(there, 2, STEPS), origin(gone)).items():

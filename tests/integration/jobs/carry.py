@@ -224,6 +224,19 @@ def persistent(run: Run) -> None:
     _loader(run, persistent=True)
 
 
+def islands(run: Run) -> None:
+    """Pairs that learn apart: nothing is ever said between them."""
+    dist.init_process_group("gloo")
+    pairs = [dist.new_group([first, first + 1]) for first in range(0, run.world, 2)]
+    mine = pairs[run.rank // 2]
+    model = DistributedDataParallel(network(), process_group=mine)
+    train(run, model, torch.optim.AdamW(model.parameters(), 1e-2 * (1 + run.rank // 2)))
+
+
+def eight(run: Run) -> None:
+    ddp(run)
+
+
 def compiled(run: Run) -> None:
     """The model is machine code that torch wrote; C++, by the compiler of this machine."""
     dist.init_process_group("gloo")
@@ -357,6 +370,7 @@ CASES: dict[str, Callable[[Run], None]] = {
     for case in (
         *(script, alone, ddp, zero, fsdp2, hsdp, accumulate, optimizers),
         *(forked, persistent, compiled, compiled_step, talk, inference, by_hand),
+        *(islands, eight),
     )
 }
 
