@@ -56,25 +56,25 @@ static Result freed(Result result, Ptr key) {
 API Result cuMemAlloc_v2(Ptr *found, size_t bytes) {
     if (!reserve(bytes)) return OUT_OF_MEMORY;
     Result code = REAL(cuMemAlloc_v2, Result(*)(Ptr *, size_t))(found, bytes);
-    return given(code, *found, bytes);
+    return given(code, code == OK ? *found : 0, bytes);
 }
 API Result cuMemAllocManaged(Ptr *found, size_t bytes, unsigned flags) {
     if (!reserve(bytes)) return OUT_OF_MEMORY;
     Result code = REAL(cuMemAllocManaged, Result(*)(Ptr *, size_t, unsigned))(found, bytes, flags);
-    return given(code, *found, bytes);
+    return given(code, code == OK ? *found : 0, bytes);
 }
 API Result cuMemAllocPitch_v2(Ptr *found, size_t *pitch, size_t width, size_t height, unsigned unit) {
     size_t bytes = ((width + 511) & ~(size_t)511) * height;
     if (!reserve(bytes)) return OUT_OF_MEMORY;
     Result code = REAL(cuMemAllocPitch_v2, Result(*)(Ptr *, size_t *, size_t, size_t, unsigned))(
         found, pitch, width, height, unit);
-    return given(code, *found, bytes);
+    return given(code, code == OK ? *found : 0, bytes);
 }
 API Result cuMemCreate(Ptr *handle, size_t bytes, const void *kind, unsigned long long flags) {
     if (!reserve(bytes)) return OUT_OF_MEMORY;
     Result code = REAL(cuMemCreate, Result(*)(Ptr *, size_t, const void *, unsigned long long))(
         handle, bytes, kind, flags);
-    return given(code, *handle, bytes);
+    return given(code, code == OK ? *handle : 0, bytes);
 }
 API Result cuArrayCreate_v2(void **array, const void *shape) {
     const size_t *size = shape; /* width, height; then format and channels as ints */
@@ -85,7 +85,7 @@ API Result cuArrayCreate_v2(void **array, const void *shape) {
     size_t bytes = size[0] * (size[1] ? size[1] : 1) * each * (size_t)kind[1];
     if (!reserve(bytes)) return OUT_OF_MEMORY;
     Result code = REAL(cuArrayCreate_v2, Result(*)(void **, const void *))(array, shape);
-    return given(code, (Ptr)(uintptr_t)*array, bytes);
+    return given(code, code == OK ? (Ptr)(uintptr_t)*array : 0, bytes);
 }
 API Result cuMemFree_v2(Ptr key) { return freed(REAL(cuMemFree_v2, Result(*)(Ptr))(key), key); }
 API Result cuMemRelease(Ptr key) { return freed(REAL(cuMemRelease, Result(*)(Ptr))(key), key); }
@@ -98,7 +98,7 @@ API Result cuArrayDestroy(void *key) {
         if (!reserve(bytes)) return OUT_OF_MEMORY;                                                  \
         Result code = REAL(cuMemAllocAsync##suffix, Result(*)(Ptr *, size_t, void *))(found, bytes, \
                                                                                       st);          \
-        return given(code, *found, bytes);                                                          \
+        return given(code, code == OK ? *found : 0, bytes);                                                          \
     }                                                                                               \
     API Result cuMemFreeAsync##suffix(Ptr key, void *st) {                                          \
         return freed(REAL(cuMemFreeAsync##suffix, Result(*)(Ptr, void *))(key, st), key);           \
