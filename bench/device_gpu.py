@@ -22,8 +22,10 @@ from singularity.agent.hal.nvml import open_nvml
 from singularity.primitives.errors import DeviceUnavailable
 
 RT_US, DEPTH = 50, 16
+BLOCKS = 2  # of 1,024 threads, that fill a processor
+PRIORITY = "stream priority"
 CASES = {
-    "streams, one before the other": Policy(Sharing.STREAMS),
+    PRIORITY: Policy(Sharing.STREAMS),
     "window 8": Policy(window=8, level=Level.PENDING, padding=False),
     "gate": Policy(window=8, padding=False),
 }
@@ -52,7 +54,7 @@ def latencies_us(
     device: CudaDevice, policy: Policy, waves: int, times: int, *, beside: bool
 ) -> list[float]:
     took: list[float] = []
-    be = [Kernel("be", blocks=device.caps.units * waves)] * DEPTH
+    be = [Kernel("be", blocks=BLOCKS * device.caps.units * waves)] * DEPTH
     queue: QueueId | None = None
 
     def report(what: events.Report) -> None:
@@ -73,7 +75,7 @@ def latencies_us(
         while time.monotonic() < until_s:
             device.pump(0.0005)
         goal = len(took) + 1
-        driver.submit(RT, [Kernel("rt", blocks=device.caps.units)])
+        driver.submit(RT, [Kernel("rt", blocks=BLOCKS * device.caps.units)])
         while len(took) < goal:
             device.pump(0.0)
     while driver.state.lanes[-1].tasks:
@@ -111,5 +113,7 @@ def gpu(times: int) -> list[str]:
                 wrong.append(
                     f"T {kernel_us}, {waves} waves: the gate's p99 is {most_us} us at most"
                 )
+            if p99["gate"] >= p99[PRIORITY]:
+                wrong.append(f"T {kernel_us}, {waves} waves: the gate is better than priority")
     device.close()
     return wrong

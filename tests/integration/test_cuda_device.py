@@ -100,6 +100,11 @@ def test_without_a_driver_the_answer_is_a_clear_line() -> None:
         pass
 
 
+def test_a_driver_that_is_too_old_says_so(library: ctypes.CDLL) -> None:
+    with pytest.raises(DeviceUnavailable, match="too old"), open_nvml(library._name):
+        pass
+
+
 def test_a_gpu_that_is_not_there_is_unavailable(library: ctypes.CDLL) -> None:
     with pytest.raises(DeviceUnavailable, match="GPU 5"):
         CudaManager(lambda name: library).open(5)

@@ -12,6 +12,13 @@ from singularity.primitives.errors import DeviceUnavailable
 from .faces import DeviceFacts
 
 _LIBRARY: Final = "libnvidia-ml.so.1"
+_NEEDED: Final = (
+    "nvmlInit_v2",
+    "nvmlShutdown",
+    "nvmlSystemGetDriverVersion",
+    "nvmlDeviceGetCount_v2",
+    "nvmlDeviceGetHandleByIndex_v2",
+)
 _TEXT_BYTES: Final = 96
 _GPU_TEMPERATURE: Final = 0
 _UNCORRECTED, _SINCE_BOOT = 1, 0  # of memory errors
@@ -64,7 +71,7 @@ class Nvml:
             name=name,
             memory_bytes=memory.total,
             used_bytes=memory.used,
-            utilisation=None if busy else use.gpu / 100,
+            utilisation=None if busy else min(1.0, use.gpu / 100),
             temperature_c=None if warm else degrees.value,
             health=self._health(handle),
             links=tuple(i for i, o in enumerate(handles) if i != index and self._reach(handle, o)),
@@ -85,7 +92,11 @@ class Nvml:
 
     def _text(self, what: str, handle: ctypes.c_void_p) -> str:
         text = ctypes.create_string_buffer(_TEXT_BYTES)
-        return "" if self._call(what, handle, text, _TEXT_BYTES) else text.value.decode()
+        return (
+            ""
+            if self._call(what, handle, text, _TEXT_BYTES)
+            else text.value.decode(errors="replace")
+        )
 
     def _call(self, what: str, *arguments: object) -> int:
         function = getattr(self._library, f"nvmlDevice{what}", None)
@@ -99,6 +110,8 @@ def open_nvml(library: str = _LIBRARY) -> Iterator[Nvml]:
         loaded = ctypes.CDLL(library)
     except OSError as error:
         raise DeviceUnavailable("no NVIDIA driver is installed here, so no GPUs") from error
+    if missing := [name for name in _NEEDED if not hasattr(loaded, name)]:
+        raise DeviceUnavailable(f"the NVIDIA driver is too old: its NVML has no {missing[0]}")
     if code := loaded.nvmlInit_v2():
         raise DeviceUnavailable(f"the NVIDIA driver does not answer: NVML error {code}")
     try:
