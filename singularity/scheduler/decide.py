@@ -79,8 +79,8 @@ def _move(draft: Draft, job: Job) -> None:
         return
     assert job.confine is not None
     where = f"{job.confine.kind} {job.confine.id}"
-    if not draft.can_cut(job):
-        draft.explain(job, (Reason("move", "waits until a checkpoint can be taken"),))
+    if waits := draft.why_uncut(job):
+        draft.explain(job, (Reason("move", waits),))
         return
     for devices in sizes(job):
         if target := find(draft, job, devices):

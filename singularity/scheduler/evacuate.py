@@ -98,7 +98,7 @@ def _not_yet(
         ]
         if len(inside) >= order.moves_most:
             return f"{len(inside)} moves of {order.id} are under way; waits its turn"
-    return "" if draft.can_cut(job) else "waits until a checkpoint can be taken"
+    return draft.why_uncut(job)
 
 
 def fate(draft: Draft, job: Job, order: Drain | None, policy: Policy) -> Fate:

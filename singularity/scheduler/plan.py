@@ -122,6 +122,13 @@ class Draft:
             and job.retry_at_s <= self.snapshot.now_s
         )
 
+    def why_uncut(self, job: Job) -> str:
+        """What whoever waits for the job to be cut is told; "" where that may begin now."""
+        if self.can_cut(job):
+            return ""
+        failed = f": {job.message}" if job.dump_failures and job.message else ""
+        return f"waits until it can be cut{failed}"
+
     def mask(self, nodes: frozenset[NodeId]) -> Flags:
         found = np.zeros(len(self.snapshot.nodes), dtype=np.bool_)
         found[[self.snapshot.row[n] for n in sorted(nodes)]] = True

@@ -9,6 +9,7 @@ import pytest
 
 from singularity.primitives.drains import Drain, Leaving
 from singularity.primitives.errors import Conflict, NotFound
+from singularity.primitives.messages import Report
 from singularity.primitives.model import Duty, JobId, JobState, Scope, ScopeKind, Tier
 from singularity.scheduler.evacuate import How
 from singularity.scheduler.exodus import Exodus, foresee
@@ -61,6 +62,18 @@ def test_a_paused_drain_begins_nothing_and_says_so_until_it_goes_on() -> None:
     assert not plan.actions and plan.pending[job][0].detail == "drain-1 is paused"
     planet.ledger.pause_drain(drain.id, paused=False)
     assert verbs(planet.tick()) == {job: "migrate"}
+
+
+def test_a_job_that_cannot_be_cut_says_what_came_of_the_last_try() -> None:
+    planet, (job,) = full(Tier.STANDARD)
+    order(planet)
+    planet.tick()
+    said = {"job": job, "node": "us-0", "incarnation": 1, "phase": "running", "cut": 1}
+    report = Report.model_validate({**said, "reason": "it has a socket open"})
+    planet.ledger.record(report, planet.now_s)
+    (reason,) = planet.tick(0.1).pending[job]
+    told = "waits until it can be cut: checkpoint 1 failed: it has a socket open"
+    assert (reason.kind, reason.detail) == ("drain", told)
 
 
 def test_what_fits_nowhere_goes_tier_by_tier_as_the_deadline_comes() -> None:
