@@ -32,6 +32,7 @@ from singularity.primitives.model import (
     Scope,
     reborn,
 )
+from singularity.primitives.sla import accounted
 from singularity.scheduler.plan import Plan, admissible, perform
 from singularity.scheduler.snapshot import Snapshot
 
@@ -117,6 +118,7 @@ class SqlLedger(SqlDrains):
             if job.intent is Intent.CANCEL and changes.get("intent", Intent.CANCEL) != job.intent:
                 raise Conflict(f"{job.spec.name} is being cancelled; submit it again", job=job_id)
             after = replace(job, version=job.version + 1, **changes)  # type: ignore[arg-type]
+            after = accounted(job, after, now_s)
             books = Books(db, {job_id: job}, {})
             books.wish(job, after, reason, now_s)
             books.flush()

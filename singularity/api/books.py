@@ -35,6 +35,7 @@ from singularity.primitives.model import (
     Node,
     NodeId,
 )
+from singularity.primitives.sla import accounted
 from singularity.primitives.verbs import Step
 
 from . import tables as t
@@ -111,9 +112,9 @@ class Books:
         self, before: Job, step: Step, reason: str, now_s: float, node: NodeId | None = None
     ) -> None:
         """One step of a job: its row, what it holds, its history, its letters."""
-        after = step.job
-        if after == before:
+        if step.job == before:
             return
+        after = accounted(before, step.job, now_s)
         assert after.version > before.version, (before, after)
         self._keep(before, after)
         self._hold(before, after)

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from singularity.primitives import engines
-from singularity.primitives.model import Certificate, Checkpoint, Job, Node, NodeId, Scope
+from singularity.primitives.model import Certificate, Checkpoint, Job, Node, NodeId, Scope, Tier
+from singularity.primitives.sla import PROMISED, Share, share
 from singularity.scheduler.interval import Cadence, cadence
 from singularity.scheduler.policy import Policy
 
@@ -79,10 +80,17 @@ def job_view(job: Job, spec: Json, nodes: Mapping[NodeId, Node], outlook: Outloo
         },
         "certificate": certificate_view(job.certificate) if job.certificate else None,
         "taken": asdict(job.taken) if job.taken else None,
+        "share": share_view(share(job, outlook.now_s), job.tier),
         "confine": scope_text(job.confine) if job.confine else None,
         "version": job.version,
         "spec": {**spec, "tier": job.tier.name.lower()},
     }
+
+
+def share_view(found: Share, tier: Tier) -> Json:
+    """Of the devices that were asked for within the hour, and what the tier promises."""
+    told = {"asked_s": found.asked_s, "given_s": found.given_s, "fraction": found.fraction}
+    return {**told, "promised": PROMISED.get(tier)}
 
 
 def certificate_view(found: Certificate) -> Json:

@@ -41,6 +41,7 @@ GROUPS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
         drains.drains,
         places.cordon,
         places.uncordon,
+        shares.sla,
         shares.evictions,
     ),
 }

@@ -10,7 +10,7 @@ from singularity.primitives.clock import SystemClock
 
 from .frame import server
 from .output import Column, Format, Output, Sheet, duration, say, show_list
-from .views import EvictionView
+from .views import EvictionView, SlaView
 
 EVICTIONS = Sheet(
     EvictionView.model_validate,
@@ -21,6 +21,29 @@ EVICTIONS = Sheet(
     ),
     lambda e: e.job,
 )
+
+
+SLA = Sheet(
+    SlaView.model_validate,
+    (
+        Column[SlaView]("PROJECT", lambda s: s.project),
+        Column("TIER", lambda s: s.tier),
+        Column("JOBS", lambda s: str(s.jobs)),
+        Column("GIVEN", lambda s: percent(s.fraction)),
+        Column("PROMISED", lambda s: percent(s.promised)),
+        Column("SHORT", lambda s: str(s.short)),
+    ),
+    lambda s: f"{s.project}/{s.tier}",
+)
+
+
+def percent(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{fraction:.1%}"
+
+
+def sla(ctx: typer.Context, output: Output = Format.TABLE) -> None:
+    """Show what projects were given of what they asked for within the last hour, by tier."""
+    show_list(server(ctx).items("/v1/sla"), SLA, output)
 
 
 def evictions(

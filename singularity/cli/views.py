@@ -235,6 +235,17 @@ class ExodusView(View):
     stay: int = 0
 
 
+class SlaView(View):
+    """One project and tier; `short` jobs are below what the tier promises."""
+
+    project: str
+    tier: str
+    jobs: int = 0
+    short: int = 0
+    fraction: float | None = None
+    promised: float | None = None
+
+
 class EvictionView(View):
     job: str
     name: str = ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 from typing import NewType
 
-from .service import Taken
+from .service import Account, Taken
 
 JobId = NewType("JobId", str)
 NodeId = NewType("NodeId", str)
@@ -331,7 +331,8 @@ class Job:
     ranks have all ended well, `corrupt_in` the incarnation that last found its checkpoint corrupt.
     `cut_ended_s` is when the last cut was over, well or not; `pausing_s` what the cut in flight has
     cost the ranks so far, and `pause_s` what those that count have cost on average, newest first;
-    `restoring_s` and `restore_s` the same of coming back. `taken` is what it gave up for others.
+    `restoring_s` and `restore_s` the same of coming back. `taken` is what it gave up for others,
+    `account` what it was given of what it asked for (sla.py).
     `resize` numbers changes of devices without a cut; `resizing` are the nodes that have not
     answered the one in flight, and `resize_refused` says that this life's ranks did not follow one.
     `fallen` is how far down its chain of engines the job has come, all the way when none works;
@@ -390,6 +391,7 @@ class Job:
     unfit: frozenset[NodeId] = frozenset()
     certificate: Certificate | None = None
     taken: Taken | None = None
+    account: Account | None = None
 
     @property
     def engine(self) -> Engine | None:

@@ -29,3 +29,20 @@ def charge(
     left_s = now_s if evicted else (before.evicted_at_s if before else None)
     times, paid = (before.times, before.paid) if before else (0, 0.0)
     return Taken(now_s, price, reason, left_s, times + 1, paid + price)
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Device-seconds asked for and given within one slice of time, by its number since 1970."""
+
+    number: int
+    asked_s: float
+    given_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The newest slices, the oldest first; what came after `until_s` is not in them yet."""
+
+    until_s: float
+    slices: tuple[Slice, ...] = ()

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from singularity.primitives.model import WAITING, Intent, Job, JobState
+from singularity.primitives.sla import PROMISED, share
 
 from .plan import Reason
 from .snapshot import Snapshot
 
 
 def queue(snapshot: Snapshot) -> list[Job]:
-    """Jobs that want devices: most urgent tier first, then the longest waiting. Those that verify
-    others do not queue."""
+    """Jobs that want devices: most urgent tier first, then those furthest from what the tier
+    promises, then the longest waiting. After an hour without devices none is further than another,
+    so whoever came first is before all who came later. Those that verify others do not queue."""
     waiting = [j for j in snapshot.jobs if j.state in WAITING and j.intent is Intent.RUN]
     waiting = [j for j in waiting if j.spec.aside is None]
-    return sorted(waiting, key=lambda j: (j.tier, j.submitted_at_s, j.id))
+    return sorted(
+        waiting, key=lambda j: (j.tier, _served(j, snapshot.now_s), j.submitted_at_s, j.id)
+    )
+
+
+def _served(job: Job, now_s: float) -> int:
+    """In twentieths, how much of what it asked for the job was given within the hour; 0 where that
+    is promised to nobody."""
+    promised = PROMISED.get(job.tier, 0.0)
+    return round(20 * min(promised, share(job, now_s).fraction or 0.0))
 
 
 def not_yet(snapshot: Snapshot, job: Job) -> tuple[Reason, ...]:

@@ -177,6 +177,14 @@ def test_a_plan_of_a_drain_lists_departures_and_sums_them_up() -> None:
     assert "empty after 3.0s" in result.stderr
 
 
+def test_sla_shows_fractions_as_people_read_them() -> None:
+    row = {"project": "vision", "tier": "premium", "jobs": 3, "short": 1}
+    planet = Planet({"GET /v1/sla": items({**row, "fraction": 0.934, "promised": 0.95})})
+    result = planet.run("sla")
+    assert result.exit_code == 0
+    assert all(word in result.stdout for word in ("vision", "premium", "93.4%", "95.0%"))
+
+
 def test_a_drain_is_paused_by_its_target() -> None:
     view = {"id": "d1", "target": "node/n0", "paused": True}
     planet = Planet(

@@ -25,6 +25,7 @@ from singularity.primitives.model import (
     Scope,
     reborn,
 )
+from singularity.primitives.sla import accounted
 from singularity.scheduler.plan import Plan, admissible, perform
 from singularity.scheduler.snapshot import Snapshot
 
@@ -149,16 +150,16 @@ class MemoryLedger:
         return self._drains[drain]
 
     def intend(self, job: JobId, intent: Intent, now_s: float) -> Job:
-        return self._wish(job, intent=intent, retry_at_s=0.0)
+        return self._wish(job, now_s, intent=intent, retry_at_s=0.0)
 
     def confine(self, job: JobId, scope: Scope | None, now_s: float) -> Job:
-        return self._wish(job, confine=scope)
+        return self._wish(job, now_s, confine=scope)
 
     def resize(self, job: JobId, devices: int, now_s: float) -> Job:
-        return self._wish(job, devices=devices)
+        return self._wish(job, now_s, devices=devices)
 
     def request_checkpoint(self, job: JobId, now_s: float) -> Job:
-        return self._wish(job, checkpoint_wanted=True)
+        return self._wish(job, now_s, checkpoint_wanted=True)
 
     def acknowledge(self, actor: str, now_s: float) -> None:
         self._acknowledged_s = max(self._acknowledged_s, now_s)
@@ -184,7 +185,7 @@ class MemoryLedger:
     def nodes(self) -> dict[NodeId, Node]:
         return dict(self._nodes)
 
-    def _wish(self, job_id: JobId, **changes: object) -> Job:
+    def _wish(self, job_id: JobId, now_s: float, **changes: object) -> Job:
         job = self._jobs.get(job_id)
         if job is None:
             raise NotFound(f"there is no job {job_id}", job=job_id)
@@ -192,12 +193,12 @@ class MemoryLedger:
             raise Conflict(f"{job.spec.name} has {job.state}", job=job_id)
         if job.intent is Intent.CANCEL and changes.get("intent", Intent.CANCEL) != job.intent:
             raise Conflict(f"{job.spec.name} is being cancelled; submit it again", job=job_id)
-        job = replace(job, version=job.version + 1, **changes)  # type: ignore[arg-type]
-        self._jobs[job_id] = job
-        return job
+        after = replace(job, version=job.version + 1, **changes)  # type: ignore[arg-type]
+        self._jobs[job_id] = accounted(job, after, now_s)
+        return self._jobs[job_id]
 
     def _write(self, before: Job, step: verbs.Step, now_s: float) -> None:
-        self._jobs[step.job.id] = step.job
+        self._jobs[step.job.id] = accounted(before, step.job, now_s)
         aside = step.job.spec.aside
         if aside is not None and asides.certifies(before, step.job) and aside.of in self._jobs:
             subject = self._jobs[aside.of]

@@ -1,14 +1,34 @@
-"""/v1/evictions: who had to leave devices for others just now, and an operator's word on it."""
+"""/v1/sla and /v1/evictions: who got what of what it asked for, and who had to give way for it."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter
 
-from singularity.api.services import Operator, Overseer, Services, Serving
-from singularity.api.views import Json
+from singularity.api.services import Operator, Overseer, Services, Serving, Viewer
+from singularity.api.views import Json, share_view
+from singularity.primitives.sla import attainment
 from singularity.scheduler.plan import recently_evicted
 
 router = APIRouter(prefix="/v1", tags=["fleet"])
+
+
+@router.get("/sla")
+def sla(who: Viewer, serving: Serving) -> Json:
+    """Of the last hour, by project and tier, of the jobs that have not ended."""
+    now_s = serving.clock.now_s()
+    jobs = serving.ledger.snapshot(now_s).jobs
+    found = attainment((j for j in jobs if who.project in (None, j.spec.project)), now_s)
+    items = [
+        {
+            "project": a.project,
+            "tier": a.tier.name.lower(),
+            "jobs": a.jobs,
+            "short": a.short,
+            **share_view(a.share, a.tier),
+        }
+        for a in found
+    ]
+    return {"items": items, "next": None}
 
 
 @router.get("/evictions")

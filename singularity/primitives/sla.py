@@ -1,0 +1,100 @@
+"""What a job was given of what it asked for: the fraction that tiers make promises about.
+
+Kept with the job in slices of ten minutes, the newest seven: an hour, sliding. It is brought up to
+date whenever the job begins to ask for or to be given more or less; in between both are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from .model import TERMINAL, Intent, Job, JobState, Tier
+from .service import Account, Slice
+
+SLICE_S: Final = 600.0
+KEPT: Final = 7
+# Of the devices that a job asks for, over an hour (arXiv 2202.07848, tiers); basic has no promise.
+PROMISED: Final[Mapping[Tier, float]] = {Tier.PREMIUM: 0.95, Tier.STANDARD: 0.70}
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Device-seconds, and how they compare."""
+
+    asked_s: float
+    given_s: float
+
+    @property
+    def fraction(self) -> float | None:
+        """None for nobody who asked for anything."""
+        return self.given_s / self.asked_s if self.asked_s > 0.0 else None
+
+
+def rates(job: Job) -> tuple[int, int]:
+    """Devices that it asks for and is given now. One that waits for other jobs asks for nothing
+    yet, nor does one that its owner holds, or that only verifies another."""
+    waits = job.state is JobState.PENDING and bool(job.spec.after)
+    asks = job.intent is Intent.RUN and job.state not in TERMINAL and not waits
+    if not asks or job.spec.aside is not None:
+        return 0, 0
+    return job.devices, min(job.held, job.devices) if job.state is JobState.RUNNING else 0
+
+
+def accounted(before: Job, after: Job, now_s: float) -> Job:
+    """`after` with the account brought up to now, where this change is one of its rates."""
+    if rates(before) == rates(after):
+        return after
+    return replace(after, account=_up_to(before, now_s))
+
+
+def share(job: Job, now_s: float) -> Share:
+    """Of the last hour, or since it was submitted."""
+    slices = _up_to(job, now_s).slices
+    return Share(sum(s.asked_s for s in slices), sum(s.given_s for s in slices))
+
+
+@dataclass(frozen=True, slots=True)
+class Attainment:
+    """The jobs of one project and tier together; `short` of them are below the promise."""
+
+    project: str
+    tier: Tier
+    jobs: int
+    short: int
+    share: Share
+
+
+def attainment(jobs: Iterable[Job], now_s: float) -> list[Attainment]:
+    """By project and tier, of the jobs that ask for something or did within the hour."""
+    found: dict[tuple[str, Tier], Attainment] = {}
+    for job in jobs:
+        mine, key = share(job, now_s), (job.spec.project, job.tier)
+        if mine.fraction is None:
+            continue
+        known = found.get(key) or Attainment(*key, jobs=0, short=0, share=Share(0.0, 0.0))
+        found[key] = replace(
+            known,
+            jobs=known.jobs + 1,
+            short=known.short + (mine.fraction < PROMISED.get(job.tier, 0.0)),
+            share=Share(known.share.asked_s + mine.asked_s, known.share.given_s + mine.given_s),
+        )
+    return [found[key] for key in sorted(found)]
+
+
+def _up_to(job: Job, now_s: float) -> Account:
+    account = job.account or Account(job.submitted_at_s)
+    asked, given = rates(job)
+    slices = {s.number: s for s in account.slices}
+    newest, at_s = int(now_s // SLICE_S), account.until_s
+    at_s = max(at_s, (newest - KEPT + 1) * SLICE_S)  # what is older would be dropped at once
+    while at_s < now_s:
+        number = int(at_s // SLICE_S)
+        end_s = min(now_s, (number + 1) * SLICE_S)
+        old = slices.get(number) or Slice(number, 0.0, 0.0)
+        seconds = end_s - at_s
+        slices[number] = Slice(number, old.asked_s + asked * seconds, old.given_s + given * seconds)
+        at_s = end_s
+    kept = tuple(slices[n] for n in sorted(slices) if n > newest - KEPT)
+    return Account(max(account.until_s, now_s), kept)
