@@ -88,8 +88,12 @@ def test_a_node_that_has_just_come_counts(api: Api, fleet: list[Agent]) -> None:
 
 def test_the_answer_to_a_submit_is_the_job_as_it_is_kept(api: Api, fleet: list[Agent]) -> None:
     answer = api.ok("POST", "/v1/jobs", _SPEC, Idempotency_Key="k")
-    assert answer == api.ok("GET", f"/v1/jobs/{answer['id']}")
-    assert answer == api.ok("POST", "/v1/jobs", _SPEC, Idempotency_Key="k")
+    found = api.ok("GET", f"/v1/jobs/{answer['id']}")
+    again = api.ok("POST", "/v1/jobs", _SPEC, Idempotency_Key="k")
+    # What it waited for grows from one look to the next.
+    asked_s = [view.pop("share")["asked_s"] for view in (answer, found, again)]
+    assert asked_s == sorted(asked_s)
+    assert answer == found == again
 
 
 def test_damaged_json_is_a_problem(api: Api) -> None:
