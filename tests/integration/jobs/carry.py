@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -195,12 +197,19 @@ class Samples(Dataset[torch.Tensor]):
         return torch.randn(32, generator=torch.Generator().manual_seed(index)) + torch.rand(1)
 
 
-def _loader(run: Run, *, persistent: bool) -> None:
+def _loader(run: Run, *, persistent: bool, context: str | None = None) -> None:
     """Five epochs, so that workers are forked again, or kept."""
     torch.manual_seed(run.rank)
     samples = Samples(run.steps // 5 * 16 * run.world)
     sampler: DistributedSampler[Any] = DistributedSampler(samples, seed=1)
-    loader = DataLoader(samples, 16, sampler=sampler, num_workers=2, persistent_workers=persistent)
+    loader = DataLoader(
+        samples,
+        16,
+        sampler=sampler,
+        num_workers=2,
+        persistent_workers=persistent,
+        multiprocessing_context=context,
+    )
     model = DistributedDataParallel(network())
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     for epoch in range(5):
@@ -235,6 +244,18 @@ def islands(run: Run) -> None:
 
 def eight(run: Run) -> None:
     ddp(run)
+
+
+def spawned_fed(run: Run) -> None:
+    """Workers that are new interpreters, with locks that have names."""
+    dist.init_process_group("gloo")
+    _loader(run, persistent=True, context="spawn")
+
+
+def served_fed(run: Run) -> None:
+    """Workers that a server forks, which listens on a socket of a file's name."""
+    dist.init_process_group("gloo")
+    _loader(run, persistent=True, context="forkserver")
 
 
 def compiled(run: Run) -> None:
@@ -362,15 +383,22 @@ def forked_fed(args: argparse.Namespace) -> None:
     mp.start_processes(_spawned, (args, 2, "fed"), nprocs=2, start_method="fork")
 
 
+def launched(args: argparse.Namespace) -> None:
+    """A program that runs torchrun itself, in the one rank that it has."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    words = [__file__, "ddp", "--out", str(args.out), "--steps", str(args.steps)]
+    subprocess.run([sys.executable, *torchrun, *words], check=True)
+
+
 LAUNCHERS: dict[str, Callable[[argparse.Namespace], None]] = {
-    case.__name__.replace("_", "-"): case for case in (spawned, forked_fed)
+    case.__name__.replace("_", "-"): case for case in (spawned, forked_fed, launched)
 }
 CASES: dict[str, Callable[[Run], None]] = {
     case.__name__.replace("_", "-"): case
     for case in (
         *(script, alone, ddp, zero, fsdp2, hsdp, accumulate, optimizers),
         *(forked, persistent, compiled, compiled_step, talk, inference, by_hand),
-        *(islands, eight),
+        *(islands, eight, spawned_fed, served_fed),
     )
 }
 
