@@ -29,7 +29,8 @@ STEPS = 400  # 16 s and more while they are slow
 PATIENCE_S = 120.0  # torch.compile on a machine that is very busy
 RANKS = {"script": 1, "alone": 1, "compiled-step": 1, "hsdp": 4}  # else two
 RANKS |= {"islands": 4, "eight": 8}
-RANKS |= {"spawned": 1, "forked-fed": 1, "launched": 1}  # which start their own
+STARTING = ("spawned", "forked-fed", "launched")  # the plane starts one, which starts two
+RANKS |= dict.fromkeys(STARTING, 1)
 CASES = (
     *("script", "alone", "ddp", "zero", "fsdp2", "hsdp", "accumulate", "optimizers"),
     *("forked", "persistent", "compiled", "compiled-step", "talk", "inference", "by-hand"),
@@ -64,7 +65,8 @@ def untouched(case: str, ranks: int, out: Path) -> list[bytes]:
 
 
 def words(case: str, out: Path) -> list[str]:
-    return [str(SCRIPT), case, "--out", str(out), "--steps", str(STEPS)]
+    script = SCRIPT.with_name("launching.py") if case in STARTING else SCRIPT
+    return [str(script), case, "--out", str(out), "--steps", str(STEPS)]
 
 
 def logs(out: Path) -> list[bytes]:
