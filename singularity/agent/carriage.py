@@ -57,6 +57,11 @@ def obstacles(contents: Contents) -> tuple[str, ...]:
         reasons = [
             *(r for d in process["descriptors"] if (r := _of_descriptor(d, sockets, ends))),
             *(r for path in process["devices"] if (r := _of_mapping(path))),
+            *(
+                f"has a part of {path} just where its parent has another, and CRIU would mistake "
+                "one for the other; start it with other addresses (setarch without -R)"
+                for path in process["mistakable"]
+            ),
         ]
         found += [f"{_who(process)} {reason}" for reason in dict.fromkeys(reasons)]
     return (*found, *_of_pipes(processes))
@@ -101,9 +106,9 @@ def _of_socket(
     if found["family"] == "tcp" and found["state"] in ("established", "closing"):
         if (remote, local) in ends:
             return (
-                f"has a TCP connection within the job ({local} to {remote}): "
-                "processes that the job starts itself are no ranks; "
-                "let the plane start them, with ranks: N"
+                f"has a TCP connection within the job ({local} to {remote}): only process groups "
+                "of torch are connected anew; ranks that the job starts itself need ranks: 1, "
+                "others let the plane start, with ranks: N"
             )
         return f"has a TCP connection to {remote}"
     address = ipaddress.ip_address(found["local"][0])

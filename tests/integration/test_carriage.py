@@ -245,6 +245,28 @@ def test_a_semaphore_that_programs_share_by_name_is_refused_with_what_to_do(
     counts_on(log)
 
 
+def test_a_child_that_has_another_part_of_a_file_where_its_parent_has_one_is_refused(
+    criu: CriuCheckpointer, make: Make, tmp_path: Path
+) -> None:
+    """CRIU would restore it with its parent's part, and say that all went well."""
+    (tmp_path / "parts").write_bytes(b"1" * 4096 + b"2" * 4096)
+    code = """
+import ctypes, os, time
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = (*(ctypes.c_void_p, ctypes.c_size_t), *(ctypes.c_int,) * 3, ctypes.c_long)
+fd = os.open("parts", os.O_RDONLY)
+place = libc.mmap(None, 4096, 1, 2, fd, 0)
+heard, said = os.pipe()
+if os.fork() == 0:
+    assert libc.mmap(place, 4096, 1, 2 | 16, fd, 4096) == place
+    os.write(said, b"x")
+    while True: time.sleep(1)
+os.read(heard, 1)
+"""
+    assert f"a part of {tmp_path / 'parts'} just where" in refused(criu, make, tmp_path, code)
+
+
 def test_a_watch_on_files_is_carried_and_still_watches(
     criu: CriuCheckpointer, make: Make, tmp_path: Path
 ) -> None:

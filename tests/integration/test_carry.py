@@ -16,6 +16,7 @@ from sandboxes import until
 
 from singularity.agent.checkpoint import find_criu, probe
 from singularity.primitives.messages import Report
+from singularity.primitives.model import Unable
 from tests.integration.plain import run_plain
 
 pytest.importorskip("torch")
@@ -28,7 +29,8 @@ STEPS = 400  # 16 s and more while they are slow
 PATIENCE_S = 120.0  # torch.compile on a machine that is very busy
 RANKS = {"script": 1, "alone": 1, "compiled-step": 1, "hsdp": 4}  # else two
 RANKS |= {"islands": 4, "eight": 8}
-RANKS |= {"spawned": 1, "forked-fed": 1}  # which start their own
+STARTING = ("spawned", "forked-fed", "launched")  # the plane starts one, which starts two
+RANKS |= dict.fromkeys(STARTING, 1)
 CASES = (
     *("script", "alone", "ddp", "zero", "fsdp2", "hsdp", "accumulate", "optimizers"),
     *("forked", "persistent", "compiled", "compiled-step", "talk", "inference", "by-hand"),
@@ -36,6 +38,11 @@ CASES = (
 )
 OFTEN = ("script", "ddp", "fsdp2", "persistent", "compiled", "talk", "inference", "spawned")
 CHOSEN = CASES if os.environ.get("SINGULARITY_CARRY") == "all" else OFTEN
+NAMED = {  # what is said of jobs that cannot be carried
+    "spawned-fed": "shares a semaphore by name",
+    "served-fed": "shares a semaphore by name",
+    "launched": "TCP connection within the job",
+}
 KEPT_RUNNING = (
     "alone",
     "ddp",
@@ -58,7 +65,8 @@ def untouched(case: str, ranks: int, out: Path) -> list[bytes]:
 
 
 def words(case: str, out: Path) -> list[str]:
-    return [str(SCRIPT), case, "--out", str(out), "--steps", str(STEPS)]
+    script = SCRIPT.with_name("launching.py") if case in STARTING else SCRIPT
+    return [str(script), case, "--out", str(out), "--steps", str(STEPS)]
 
 
 def logs(out: Path) -> list[bytes]:
@@ -112,4 +120,25 @@ def test_it_is_carried_and_its_numbers_stay_the_same(world: Planet, case: str) -
         assert report.phase == "running", report
     for name in there:
         ended(world, world.node(name))
+    assert logs(world.out) == untouched(case, ranks, world.root / "untouched")
+
+
+@pytest.mark.skipif(CHOSEN is not CASES, reason="make carry tries them")
+@pytest.mark.parametrize("case", sorted(NAMED))
+def test_what_cannot_be_carried_is_named_and_ends_as_if_untouched(world: Planet, case: str) -> None:
+    ranks = RANKS.get(case, 2)
+    run = (sys.executable, *words(case, world.out))
+    slow = world.out / "slow"
+    slow.touch()
+    node = world.node("a")
+    start = world.start({"a": tuple(range(ranks))}, 1, STEPS)["a"]
+    node.send(start.model_copy(update={"run": run}))
+    assert node.report().phase == "running"
+    progress(world, node)
+    node.cut(1, 1, keep_running=False)
+    refused = node.report()
+    assert (refused.phase, refused.unable) == ("running", Unable.JOB), refused
+    assert NAMED[case] in refused.reason
+    slow.unlink()
+    ended(world, node)
     assert logs(world.out) == untouched(case, ranks, world.root / "untouched")

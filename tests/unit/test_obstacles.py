@@ -29,13 +29,19 @@ def sock(inode: int) -> Descriptor:
     return opened(f"socket:[{inode}]", "socket")
 
 
-def process(*descriptors: Descriptor, devices: list[str] | None = None, pid: int = 1000) -> Process:
+def process(
+    *descriptors: Descriptor,
+    devices: list[str] | None = None,
+    mistakable: list[str] | None = None,
+    pid: int = 1000,
+) -> Process:
     command = "python train.py"
     return {
         "pid": pid,
         "command": command,
         "descriptors": list(descriptors),
         "devices": devices or [],
+        "mistakable": mistakable or [],
     }
 
 
@@ -100,6 +106,11 @@ def test_what_cannot_be_carried_is_named_with_its_process(
 def test_a_mapped_device_counts_like_an_open_one() -> None:
     (reason,) = found(process(devices=["/dev/nvidiactl", "/dev/shm/x", "/dev/zero"]))
     assert "/dev/nvidiactl" in reason
+
+
+def test_a_child_that_lies_almost_like_its_parent_is_named() -> None:
+    (reason,) = found(process(mistakable=["/lib/libdl.so.2"]))
+    assert "/lib/libdl.so.2" in reason and "setarch" in reason
 
 
 def test_a_connection_is_told_from_a_listener_and_from_one_within_the_job() -> None:

@@ -60,6 +60,7 @@ class Process(TypedDict):
     command: str
     descriptors: list[Descriptor]
     devices: list[str]  # that are mapped into its memory
+    mistakable: list[str]  # files of which its parent has another part at the same place
 
 
 class Contents(TypedDict):
@@ -70,13 +71,14 @@ class Contents(TypedDict):
 
 
 def main(pid: int) -> None:
-    processes = [found for p in _tree(pid) if (found := _process(p)) is not None]
+    processes = [found for p, above in _tree(pid) if (found := _process(p, above)) is not None]
     contents: Contents = {"processes": processes, "sockets": {**_internet(), **_unix()}}
     json.dump(contents, sys.stdout)
 
 
-def _tree(pid: int) -> Iterator[int]:
-    yield pid
+def _tree(pid: int, parent: int = 0) -> Iterator[tuple[int, int]]:
+    """Each with its parent, 0 for the first."""
+    yield pid, parent
     try:
         tasks = os.listdir(f"/proc/{pid}/task")
     except _GONE:
@@ -88,10 +90,10 @@ def _tree(pid: int) -> Iterator[int]:
         except _GONE:
             continue
         for child in below:
-            yield from _tree(int(child))
+            yield from _tree(int(child), pid)
 
 
-def _process(pid: int) -> Process | None:
+def _process(pid: int, parent: int) -> Process | None:
     try:
         with open(f"/proc/{pid}/cmdline") as file:
             command = " ".join(file.read().split("\0")[:4]).strip()
@@ -102,6 +104,7 @@ def _process(pid: int) -> Process | None:
             "command": command,
             "descriptors": descriptors,
             "devices": _mapped_devices(pid),
+            "mistakable": _mistakable(pid, parent) if parent else [],
         }
     except _GONE:
         return None
@@ -133,6 +136,29 @@ def _mapped_devices(pid: int) -> list[str]:
             if path and path[0].startswith(("/dev/", "anon_inode:")):
                 found.add(path[0])
     return sorted(found)
+
+
+def _mistakable(pid: int, parent: int) -> list[str]:
+    """CRIU compares where parent and child have a file, and not which part of it."""
+    mine, above = _file_parts(pid), _file_parts(parent)
+    return sorted(
+        {part[0] for place, part in mine.items() if _same_file(part, above.get(place, part))}
+    )
+
+
+def _same_file(one: tuple[str, str], other: tuple[str, str]) -> bool:
+    return one[0] == other[0] and one[1] != other[1]
+
+
+def _file_parts(pid: int) -> dict[str, tuple[str, str]]:
+    """By range of addresses: path and offset of what is mapped there privately."""
+    found = {}
+    with open(f"/proc/{pid}/maps", errors="replace") as file:
+        for line in file:
+            place, mode, offset, _, inode, *path = line.rstrip("\n").split(maxsplit=5)
+            if path and inode != "0" and mode.endswith("p"):
+                found[place] = (path[0], offset)
+    return found
 
 
 def _internet() -> dict[str, Socket]:

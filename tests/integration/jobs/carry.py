@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -195,12 +194,19 @@ class Samples(Dataset[torch.Tensor]):
         return torch.randn(32, generator=torch.Generator().manual_seed(index)) + torch.rand(1)
 
 
-def _loader(run: Run, *, persistent: bool) -> None:
+def fed(run: Run, *, persistent: bool, context: str | None = None) -> None:
     """Five epochs, so that workers are forked again, or kept."""
     torch.manual_seed(run.rank)
     samples = Samples(run.steps // 5 * 16 * run.world)
     sampler: DistributedSampler[Any] = DistributedSampler(samples, seed=1)
-    loader = DataLoader(samples, 16, sampler=sampler, num_workers=2, persistent_workers=persistent)
+    loader = DataLoader(
+        samples,
+        16,
+        sampler=sampler,
+        num_workers=2,
+        persistent_workers=persistent,
+        multiprocessing_context=context,
+    )
     model = DistributedDataParallel(network())
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     for epoch in range(5):
@@ -216,12 +222,12 @@ def _loader(run: Run, *, persistent: bool) -> None:
 
 def forked(run: Run) -> None:
     dist.init_process_group("gloo")
-    _loader(run, persistent=False)
+    fed(run, persistent=False)
 
 
 def persistent(run: Run) -> None:
     dist.init_process_group("gloo")
-    _loader(run, persistent=True)
+    fed(run, persistent=True)
 
 
 def islands(run: Run) -> None:
@@ -235,6 +241,18 @@ def islands(run: Run) -> None:
 
 def eight(run: Run) -> None:
     ddp(run)
+
+
+def spawned_fed(run: Run) -> None:
+    """Workers that are new interpreters, with locks that have names."""
+    dist.init_process_group("gloo")
+    fed(run, persistent=True, context="spawn")
+
+
+def served_fed(run: Run) -> None:
+    """Workers that a server forks, which listens on a socket of a file's name."""
+    dist.init_process_group("gloo")
+    fed(run, persistent=True, context="forkserver")
 
 
 def compiled(run: Run) -> None:
@@ -330,61 +348,23 @@ def alone(run: Run) -> None:
     run.end(model)
 
 
-def _spawned(rank: int, args: argparse.Namespace, world: int, case: str) -> None:
-    """What every tutorial does in the processes that it starts."""
-    torch.set_num_threads(1)
-    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = "localhost", "29511"
-    run = Run(args, rank, world)
-    dist.init_process_group("gloo", rank=rank, world_size=world)
-    INNER[case](run)
-    dist.destroy_process_group()
-
-
-def _ddp(run: Run) -> None:
-    model = DistributedDataParallel(network())
-    train(run, model, torch.optim.AdamW(model.parameters(), 1e-2))
-
-
-def _fed(run: Run) -> None:
-    _loader(run, persistent=False)
-
-
-INNER: dict[str, Callable[[Run], None]] = {"ddp": _ddp, "fed": _fed}
-
-
-def spawned(args: argparse.Namespace) -> None:
-    """One process that starts its own two, as most tutorials do."""
-    mp.spawn(_spawned, (args, 2, "ddp"), nprocs=2)
-
-
-def forked_fed(args: argparse.Namespace) -> None:
-    """The two are forked, and fork workers of their own."""
-    mp.start_processes(_spawned, (args, 2, "fed"), nprocs=2, start_method="fork")
-
-
-LAUNCHERS: dict[str, Callable[[argparse.Namespace], None]] = {
-    case.__name__.replace("_", "-"): case for case in (spawned, forked_fed)
-}
 CASES: dict[str, Callable[[Run], None]] = {
     case.__name__.replace("_", "-"): case
     for case in (
         *(script, alone, ddp, zero, fsdp2, hsdp, accumulate, optimizers),
         *(forked, persistent, compiled, compiled_step, talk, inference, by_hand),
-        *(islands, eight),
+        *(islands, eight, spawned_fed, served_fed),
     )
 }
 
 
 def main(arguments: Iterable[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("case", choices=sorted({**CASES, **LAUNCHERS}))
+    parser.add_argument("case", choices=sorted(CASES))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, required=True)
     args = parser.parse_args(None if arguments is None else list(arguments))
     torch.set_num_threads(1)
-    if args.case in LAUNCHERS:
-        LAUNCHERS[args.case](args)
-        return
     CASES[args.case](Run(args))
     if dist.is_initialized():
         dist.destroy_process_group()
