@@ -124,7 +124,7 @@ def _key(tally: Ints, room: Ints, rank: int, domain: int, want: Want) -> Key:
     nodes, waste = _measure(tally, domain, want.units, want.unit, want.single)
     if nodes < 0:
         return _NEVER
-    return rank, nodes, waste, room[domain]
+    return rank, nodes, waste, int(room[domain])
 
 
 @njit(cache=True)
@@ -138,10 +138,10 @@ def _choose(tally: Ints, room: Ints, allowed: Ranks, want: Want) -> tuple[int, K
     fewest = -(-want.units // most) if most > 0 else 1
     best, key, after = -1, _NEVER, _NEVER
     for domain in range(want.low, want.high):
-        rank = np.int64(allowed[domain])
+        rank = int(allowed[domain])
         if rank == 0 or room[domain] < want.units * want.unit:
             continue
-        found = rank, fewest, 0, room[domain]
+        found = rank, fewest, 0, int(room[domain])
         if found < key:
             found = _key(tally, room, rank, domain, want)
         if found < key:
@@ -204,7 +204,7 @@ def _place_all(
         if units[gang] != size or domain < 0:
             keep = units[gang] == size  # it fitted nowhere, and nothing has changed since
         else:
-            rank = np.int64(allowed[domain])
+            rank = int(allowed[domain])
             keep = _key(index.tally, index.room, rank, domain, want) < after
         if not keep:
             domain, after = _choose(index.tally, index.room, allowed, want)
