@@ -83,17 +83,17 @@ class Snapshot:
             now_s=now_s,
             nodes=rows,
             row={n.id: i for i, n in enumerate(rows)},
-            total=_frozen(total),
-            free=_frozen(total - used),
+            total=frozen(total),
+            free=frozen(total - used),
             region=region,
             cluster=cluster,
             device=device,
             region_names=regions,
             cluster_names=clusters,
             device_names=devices,
-            ready=_frozen(ready),
-            lost=_frozen(np.array([n.lost for n in rows], dtype=np.bool_)),
-            draining=_frozen(np.array([n.duty is Duty.DRAINING for n in rows], dtype=np.bool_)),
+            ready=frozen(ready),
+            lost=frozen(np.array([n.lost for n in rows], dtype=np.bool_)),
+            draining=frozen(np.array([n.duty is Duty.DRAINING for n in rows], dtype=np.bool_)),
             fleet=Fleet.build(layout, open_to, int(total.max(initial=0))),
             jobs=todo,
             by_id={j.id: j for j in todo},
@@ -105,9 +105,10 @@ class Snapshot:
 def _codes(names: list[str]) -> tuple[tuple[str, ...], Codes]:
     found = tuple(sorted(set(names)))
     lookup = {name: code for code, name in enumerate(found)}
-    return found, _frozen(np.array([lookup[n] for n in names], dtype=np.int32))
+    return found, frozen(np.array([lookup[n] for n in names], dtype=np.int32))
 
 
-def _frozen(array: npt.NDArray[T]) -> npt.NDArray[T]:
+def frozen(array: npt.NDArray[T]) -> npt.NDArray[T]:
+    """The array, never to be changed again."""
     array.flags.writeable = False
     return array
