@@ -36,6 +36,7 @@ class Figures:
     arrival_ms: float
     change_us: tuple[float, float]
     called_us: tuple[float, float]
+    door_ms: float
     placed: int
     used: float
     index_mib: float
@@ -88,9 +89,16 @@ def measure(nodes: int, jobs: int) -> Figures:
     parts = (index.free, index.of, index.tally, index.room, index.words, index.tops)
     mib = sum(p.nbytes for p in parts) / 2**20
     called = calls(fleet, allowed, rng)
+    door_ms = cpu_ms(lambda: door(Fleet.build(layout, whole, DEVICES), sizes, allowed))
     return Figures(
-        nodes, jobs, build_ms, round_ms, arrival_ms, change_us, called, placed, used, mib
+        nodes, jobs, build_ms, round_ms, arrival_ms, change_us, called, door_ms, placed, used, mib
     )
+
+
+def door(fleet: Fleet, sizes: Ints, allowed: npt.NDArray[np.uint8]) -> None:
+    """A round as decide() does it: one call a gang."""
+    for size in sizes.tolist():
+        fleet.take(fleet.find(Gang(size), allowed))
 
 
 def changes(
@@ -162,18 +170,18 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="write a PNG")
     args = parser.parse_args()
     found = []
-    head = "nodes", "jobs", "placed", "used", "build", "round", "arriving", "change p50/p99"
-    print(("{:>8}" * 7 + "{:>16}{:>20}{:>8}").format(*head, "find+take p50/p99", "index"))
-    print(
-        ("{:>8}" * 7 + "{:>16}{:>20}{:>8}").format("", "", "", "%", *["ms"] * 3, "us", "us", "MiB")
-    )
+    head = "nodes", "jobs", "placed", "used %", "build", "round", "arriving", "by call"
+    wide = "change p50/p99 us", "call p50/p99 us", "index MiB"
+    print(("{:>9}" * 8 + "{:>18}" * 3).format(*head, *wide))
     for nodes, jobs in ((1000, 800), (10_000, 8_000), (125_000, 100_000), (125_000, 1_000_000)):
         f = measure(nodes, jobs)
         found.append(f)
         change, called = (f"{p[0]:.1f} / {p[1]:.1f}" for p in (f.change_us, f.called_us))
         print(
-            f"{f.nodes:8}{f.jobs:8}{f.placed:8}{100 * f.used:8.2f}{f.build_ms:8.2f}"
-            f"{f.round_ms:8.2f}{f.arrival_ms:8.2f}{change:>16}{called:>20}{f.index_mib:8.2f}"
+            f"{f.nodes:9}{f.jobs:9}{f.placed:9}{100 * f.used:9.2f}{f.build_ms:9.2f}"
+            f"{f.round_ms:9.2f}{f.arrival_ms:9.2f}{f.door_ms:9.0f}"
+            f"{change:>18}{called:>18}{f.index_mib:18.2f}",
+            flush=True,
         )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"peak memory of this process {peak:.0f} MiB")

@@ -99,7 +99,9 @@ class Draft:
         self._actions: dict[JobId, Action] = {}
         self._pending: dict[JobId, tuple[Reason, ...]] = {}
         self._evicted = len(recently_evicted(snapshot))
+        self._in: dict[JobState, list[Job]] = {}
         for job in snapshot.jobs:
+            self._in.setdefault(job.state, []).append(job)
             if job.state in (JobState.SUSPENDING, JobState.STOPPING) or job.resizing:
                 self._expect(job.placement, job.target)
 
@@ -108,7 +110,7 @@ class Draft:
 
     def untouched(self, state: JobState) -> list[Job]:
         """Jobs in `state` without an action yet, in id order."""
-        return [j for j in self.snapshot.jobs if j.state is state and not self.touched(j)]
+        return [j for j in self._in.get(state, ()) if not self.touched(j)]
 
     def can_cut(self, job: Job) -> bool:
         """May a checkpoint of the job begin now? One at a time, and of whole gangs only."""
