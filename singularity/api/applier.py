@@ -207,7 +207,8 @@ class SqlLedger(SqlDrains):
                 db.execute(delete(t.outbox).where(t.outbox.c.node == node.id))
                 db.execute(delete(t.node_log).where(t.node_log.c.node == node.id))
                 node = reborn(books.nodes[node.id])
-            node = replace(node, address=register.address, heard_s=now_s, devices=register.devices)
+            told = {"address": register.address, "devices": register.devices}
+            node = replace(node, heard_s=now_s, rack=register.rack, **told)  # type: ignore[arg-type]
             books.put(node)
             books.flush()
             return node
@@ -372,6 +373,7 @@ def _make_place(db: Connection, register: Register, now_s: float) -> None:
         device=register.device,
         devices=register.devices,
         known_s=now_s,
+        rack=register.rack,
     )
     db.execute(upsert(t.node).values(node_row(fresh)).on_conflict_do_nothing())
     devices = [

@@ -82,6 +82,7 @@ node = Table(
     _text("address"),
     _time("known_s"),
     _int("failures"),
+    _text("rack"),
     CheckConstraint("devices > 0", "devices"),
     CheckConstraint("used BETWEEN 0 AND devices", "used_within_devices"),
     postgresql_with={"fillfactor": 70},

@@ -107,8 +107,7 @@ class Resident:
         if node_id not in last.row:
             return True
         before = last.nodes[last.row[node_id]]
-        where = (node.region, node.cluster, node.device, node.devices)
-        return where != (before.region, before.cluster, before.device, before.devices)
+        return _place(node) != _place(before)
 
     def _renewed(self, last: Snapshot) -> Snapshot:
         """The snapshot with nodes as they are now, none of which is new."""
@@ -134,6 +133,10 @@ class Resident:
             draining=_with(last.draining, rows, [n.duty is Duty.DRAINING for n in changed]),
             fleet=fleet,
         )
+
+
+def _place(node: Node) -> tuple[object, ...]:
+    return node.region, node.cluster, node.rack, node.device, node.devices
 
 
 def _with(flags: Flags, rows: Ints, now: list[bool]) -> Flags:
