@@ -77,6 +77,7 @@ bench-checkpoint: $(STAMP) criu  ## what a cut, a move and shared devices cost
 bench-scheduler: $(STAMP)  ## what decisions cost; and with DATA=dir of openb, how tightly shares are packed
 	$(BIN)/python bench/scale.py
 	$(BIN)/python bench/resident.py
+	$(BIN)/python bench/following.py
 	@test -z "$(DATA)" || $(BIN)/python bench/openb.py --data "$(DATA)"
 
 bench-device: $(STAMP)  ## preemption inside a device, modelled and real
