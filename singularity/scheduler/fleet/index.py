@@ -130,9 +130,10 @@ def engine(nodes: int) -> Engine:
 
 @cache
 def compiled() -> Engine | None:
-    """The kernels; None where numba is not installed. The import takes a second."""
+    """The kernels; None where numba is not installed, or finds no place to keep what it compiles.
+    The import takes a second."""
     try:
         found: object = import_module("singularity.scheduler.fleet.kernels")
-    except ModuleNotFoundError:
+    except (ModuleNotFoundError, RuntimeError):
         return None
     return found  # type: ignore[return-value]

@@ -35,10 +35,10 @@ def rate_plainly(
 
 @cache
 def rater() -> Rater:
-    """Compiled where numba is installed."""
+    """Compiled where numba is installed and can keep what it compiles."""
     try:
         found = import_module("singularity.scheduler.fleet.sharekernels")
-    except ModuleNotFoundError:
+    except (ModuleNotFoundError, RuntimeError):
         return rate_plainly
     compiled: Rater = found.rate_all
     return compiled
