@@ -80,6 +80,7 @@ def open_node(settings: AgentSettings) -> Iterator[tuple[Agent, Executor]]:
             node=settings.node,
             region=settings.region,
             cluster=settings.cluster,
+            rack=settings.rack,
             device=settings.device,
             devices=settings.devices,
             address=server.address,

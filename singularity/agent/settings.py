@@ -26,6 +26,7 @@ class AgentSettings(BaseSettings):
     node: NodeId
     region: str
     cluster: str
+    rack: str = ""
     device: str = "cpu"
     devices: int = Field(ge=1)
     node_dir: Path

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sqlalchemy import Connection, Engine, delete, func, insert, select, update
+from sqlalchemy import Connection, Engine, delete, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from singularity.primitives import verbs
@@ -46,7 +46,8 @@ from .books import (
     node_row,
     spec_to_json,
 )
-from .drains import SqlDrains, in_force
+from .drains import SqlDrains
+from .following import Follower
 
 _NOT_ENDED = t.job_state.c.state.not_in([str(s) for s in TERMINAL])
 
@@ -65,6 +66,7 @@ class SqlLedger(SqlDrains):
 
     def __init__(self, engine: Engine, guard: Callable[[Connection], None] | None = None) -> None:
         self._engine, self._guard = engine, guard
+        self._follower = Follower(engine)
 
     # -- jobs ------------------------------------------------------------------------------------
 
@@ -127,16 +129,8 @@ class SqlLedger(SqlDrains):
     # -- the scheduler ---------------------------------------------------------------------------
 
     def snapshot(self, now_s: float) -> Snapshot:
-        """One repeatable read, so nodes and jobs are of the same instant."""
-        with self._engine.connect() as db:
-            db.execution_options(isolation_level="REPEATABLE READ")
-            nodes = load_nodes(db, select(t.node))
-            jobs = load_jobs(db, _NOT_ENDED)
-            ids = {j.id for j in jobs}
-            seen_s = db.execute(select(func.max(t.acknowledgement.c.at_s))).scalar()
-            if after := {a for j in jobs for a in j.spec.named} - ids:
-                jobs += load_jobs(db, t.job_state.c.id.in_(sorted(after)))
-            return Snapshot.build(nodes, jobs, now_s, in_force(db), float(seen_s or 0.0))
+        """Reads what has changed since the last one."""
+        return self._follower.snapshot(now_s)
 
     def commit(self, plan: Plan, now_s: float) -> dict[JobId, str]:
         """Carry out each action that is still admissible; the rest, with the reason why not."""
@@ -213,7 +207,8 @@ class SqlLedger(SqlDrains):
                 db.execute(delete(t.outbox).where(t.outbox.c.node == node.id))
                 db.execute(delete(t.node_log).where(t.node_log.c.node == node.id))
                 node = reborn(books.nodes[node.id])
-            node = replace(node, address=register.address, heard_s=now_s, devices=register.devices)
+            told = {"address": register.address, "devices": register.devices}
+            node = replace(node, heard_s=now_s, rack=register.rack, **told)  # type: ignore[arg-type]
             books.put(node)
             books.flush()
             return node
@@ -378,6 +373,7 @@ def _make_place(db: Connection, register: Register, now_s: float) -> None:
         device=register.device,
         devices=register.devices,
         known_s=now_s,
+        rack=register.rack,
     )
     db.execute(upsert(t.node).values(node_row(fresh)).on_conflict_do_nothing())
     devices = [

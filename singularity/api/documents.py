@@ -16,7 +16,6 @@ _LATER: Final = {
     "replicas": "services are not run in this release; kind is train or batch",
     "port": "services are not run in this release; kind is train or batch",
     "slo": "services are not run in this release; kind is train or batch",
-    "prefer": "placement preferences are not known in this release; use place.regions",
     "same_fabric": "a gang never leaves its cluster; use place.same_node for one machine",
 }
 

@@ -123,7 +123,8 @@ class Capacity:
         if any(pack(empty, room, job, count) for count in sizes(job)):
             return
         largest = next((d for d in range(job.devices, 0, -1) if pack(empty, room, job, d)), 0)
-        where = "one node" if job.spec.same_node else "one cluster"
+        near = "rack" if job.spec.topology.same_rack else "cluster"
+        where = "one node" if job.spec.same_node else f"one {near}"
         raise Unplaceable(
             f"{min(sizes(job))} {job.spec.device} do not fit into {where} that it may use, even "
             f"empty; the largest gang that fits has {largest}",

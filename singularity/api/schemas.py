@@ -21,6 +21,7 @@ from pydantic import (
 from singularity.primitives.errors import InvalidSpec
 from singularity.primitives.launcher import unwrap
 from singularity.primitives.model import JobId, JobSpec, Kind, Tier
+from singularity.primitives.topology import Near, Topology
 
 from .documents import Document, Duration, one_or_many
 from .keeping import Checkpointing
@@ -103,6 +104,21 @@ class Place(Document):
     regions: Globs = ()
     avoid: Globs = Field((), alias="not")
     same_node: bool = False
+    same_rack: bool = False
+    prefer: Near | None = None
+    spread: Near | None = None
+    apart: Name | Literal[""] = ""
+
+    @model_validator(mode="after")
+    def _can_be(self) -> Self:
+        if self.spread and (self.prefer or self.same_node):
+            raise ValueError("spread: a gang cannot be kept together and spread; leave out one")
+        if self.spread is Near.RACK and self.same_rack:
+            raise ValueError("spread: a gang in one rack cannot be spread over racks")
+        return self
+
+    def topology(self) -> Topology:
+        return Topology(self.same_rack, self.prefer, self.spread, self.apart)
 
 
 class Retry(Document):
@@ -208,6 +224,7 @@ class JobDocument(Document):
             regions=self.place.regions,
             avoid=self.place.avoid,
             same_node=self.place.same_node,
+            topology=self.place.topology(),
             checkpoint_every_s=self.checkpoint.every,
             checkpoint_keep=self.checkpoint.keep,
             retry_infra=self.retry.infra,

@@ -22,6 +22,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.types import UserDefinedType
 
 metadata = MetaData(
     naming_convention={
@@ -32,6 +33,15 @@ metadata = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
+
+
+class TransactionId(UserDefinedType[str]):
+    """xid8: the number of a transaction, never reused. As text outside of the database."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: object) -> str:
+        return "XID8"
 
 
 def _text(name: str, *, null: bool = False) -> Column[str]:
@@ -72,6 +82,7 @@ node = Table(
     _text("address"),
     _time("known_s"),
     _int("failures"),
+    _text("rack"),
     CheckConstraint("devices > 0", "devices"),
     CheckConstraint("used BETWEEN 0 AND devices", "used_within_devices"),
     postgresql_with={"fillfactor": 70},
@@ -259,4 +270,16 @@ inventory = Table(
     Column("node", ForeignKey("node.id"), primary_key=True),
     Column("devices", JSONB, nullable=False),
     _time("seen_s"),
+)
+
+# By a trigger: the transaction that last wrote a row of job_state, or of node what is more than a
+# heartbeat. Whoever has seen all before some transaction reads what is not older (following.py).
+change = Table(
+    "change",
+    metadata,
+    Column("what", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("by", TransactionId, nullable=False),
+    Index(None, "what", "by"),
+    postgresql_with={"fillfactor": 70},
 )

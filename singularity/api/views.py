@@ -114,6 +114,7 @@ def node_view(node: Node, jobs: Sequence[str]) -> Json:
         "id": node.id,
         "region": node.region,
         "cluster": node.cluster,
+        "rack": node.rack,
         "device": node.device,
         "devices": node.devices,
         "used": node.used,

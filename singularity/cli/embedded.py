@@ -325,6 +325,7 @@ class Planet:
             "SINGULARITY_NODE_INDEX": str(place.index),
             "SINGULARITY_REGION": place.region,
             "SINGULARITY_CLUSTER": place.cluster,
+            "SINGULARITY_RACK": place.rack,
             "SINGULARITY_DEVICE": place.device,
             "SINGULARITY_DEVICES": str(place.devices),
             "SINGULARITY_NODE_DIR": str(self.node_dir(place.name)),

@@ -3,7 +3,7 @@
 regions:
   us-east:
     clusters:
-      use1-a: {nodes: 2, device: cpu, devices: 4}
+      use1-a: {nodes: 2, device: cpu, devices: 4, racks: 1}
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class NodePlace:
     cluster: str
     device: str
     devices: int
+    rack: str = ""
 
 
 class Cluster(BaseModel):
@@ -40,6 +41,7 @@ class Cluster(BaseModel):
     nodes: int = Field(ge=1, le=_NODES_MOST)
     device: Name = "cpu"
     devices: int = Field(default=4, ge=1, le=1024)
+    racks: int = Field(default=1, ge=1, le=_NODES_MOST)  # nodes are divided among them, in order
 
 
 class Region(BaseModel):
@@ -81,8 +83,13 @@ class Fleet(BaseModel):
                         cluster=name,
                         device=cluster.device,
                         devices=cluster.devices,
+                        rack=_rack(number - 1, cluster),
                     )
                     index += 1
+
+
+def _rack(number: int, cluster: Cluster) -> str:
+    return f"r{number * cluster.racks // cluster.nodes + 1}" if cluster.racks > 1 else ""
 
 
 def default_fleet() -> Fleet:

@@ -26,6 +26,7 @@ NODES = Sheet(
         Column[NodeView]("NODE", lambda n: n.id),
         Column("REGION", lambda n: n.region),
         Column("CLUSTER", lambda n: n.cluster),
+        Column("RACK", lambda n: n.rack or "-", wide=True),
         Column("DEVICES", lambda n: f"{n.used}/{n.devices} {n.device}"),
         Column("CONDITION", lambda n: n.condition),
         Column("HEARD", _heard),

@@ -133,6 +133,7 @@ class NodeView(View):
     id: str
     region: str
     cluster: str
+    rack: str = ""
     device: str = ""
     devices: int
     used: int = 0

@@ -184,6 +184,7 @@ class Register(Wire):
     device: str
     devices: Positive
     address: str
+    rack: str = ""
     epoch: Natural = 0
 
 

@@ -8,6 +8,7 @@ from enum import IntEnum, StrEnum
 from typing import NewType
 
 from .service import Account, Taken
+from .topology import Topology
 
 JobId = NewType("JobId", str)
 NodeId = NewType("NodeId", str)
@@ -140,6 +141,7 @@ class Node:
     address: str = ""
     known_s: float = 0.0
     failures: int = 0
+    rack: str = ""  # of its cluster
 
     @property
     def ready(self) -> bool:
@@ -309,6 +311,7 @@ class JobSpec:
     engines: tuple[Engine, ...] = (Engine.TRANSPARENT,)  # allowed, in this order
     cooperation: Cooperation | None = None
     aside: Aside | None = None
+    topology: Topology = Topology()
 
     @property
     def named(self) -> tuple[JobId, ...]:

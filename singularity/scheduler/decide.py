@@ -126,9 +126,11 @@ def place(draft: Draft, policy: Policy) -> list[Job]:
 
 
 def _ahead(draft: Draft, job: Job, blocked: Sequence[Job]) -> Job | None:
+    if not (ahead := [other for other in blocked if other.tier < job.tier]):
+        return None
     mine = feasible(draft.snapshot, job)
-    for other in blocked:
-        if other.tier < job.tier and (mine & feasible(draft.snapshot, other)).any():
+    for other in ahead:
+        if (mine & feasible(draft.snapshot, other)).any():
             return other
     return None
 

@@ -21,7 +21,7 @@ from .policy import Policy
 def failover(draft: Draft) -> None:
     """A gang that lost a node stops whole; one that lost only a reservation lets go of it."""
     snapshot = draft.snapshot
-    for job in snapshot.jobs:
+    for job in snapshot.jobs if snapshot.lost.any() else ():
         if job.state not in ACTIVE:
             continue
         lost = frozenset(n for n in hosts(job) if snapshot.lost[snapshot.row[n]])
@@ -47,6 +47,8 @@ class Fate:
 
 def drain(draft: Draft, policy: Policy) -> None:
     """Let running jobs leave draining nodes, the most urgent first, a bounded number at a time."""
+    if not draft.snapshot.draining.any():
+        return
     moving = [j for j in draft.snapshot.jobs if j.state is JobState.SUSPENDING and j.target]
     for job in sorted(draft.untouched(JobState.RUNNING), key=lambda j: (j.tier, j.id)):
         leaving = draining(draft, job)

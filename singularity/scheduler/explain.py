@@ -32,6 +32,8 @@ def lacking(draft: Draft, job: Job) -> tuple[Reason, ...]:
     if not may.any():
         return (_nowhere(snapshot, job),)
     room = np.where(may & snapshot.ready, draft.free, 0)
+    shunned = [r for r in draft.shunned(job) if may[r]]
+    room[shunned] = 0
     unready = int((may & ~snapshot.ready).sum())
     least = min(sizes(job), default=job.devices)
     unit = max(1, least // spec.ranks)
@@ -40,14 +42,20 @@ def lacking(draft: Draft, job: Job) -> tuple[Reason, ...]:
         row = int(np.argmax(room))
         where, name, most = "node", str(snapshot.nodes[row].id), int(room[row])
     else:
-        per_cluster = np.bincount(snapshot.cluster, weights=room)
-        best = int(np.argmax(per_cluster))
-        where, name, most = "cluster", snapshot.cluster_names[best], int(per_cluster[best])
+        in_rack = spec.topology.same_rack
+        codes, names = snapshot.cluster, snapshot.cluster_names
+        if in_rack:
+            codes, names = snapshot.rack, snapshot.rack_names
+        per_area = np.bincount(codes, weights=room)
+        best = int(np.argmax(per_area))
+        where, name, most = "rack" if in_rack else "cluster", names[best], int(per_area[best])
     pieces = f", {unit} on one node each," if unit > 1 and not spec.same_node else ""
     detail = f"no {where} has {least} {spec.device}{pieces} free for it; "
     detail += f"the best is {name} with {most}"
     if unready:
         detail += f"; {unready} nodes are lost, cordoned or draining"
+    if shunned:
+        detail += f"; {len(shunned)} nodes hold others of its group {spec.topology.apart}"
     return (Reason("capacity", detail),)
 
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from typing import Final
 
 import numpy as np
 
 from singularity.primitives.holdings import holdings
 from singularity.primitives.model import Job, JobSpec, Placement, ScopeKind, Shard
 from singularity.primitives.resizing import in_place
+from singularity.primitives.topology import Near
 
 from .fleet.gangs import Fleet, Gang
 from .fleet.layout import Level
 from .fleet.reference import Ranks
 from .plan import Draft
 from .snapshot import Codes, Flags, Ints, Snapshot
+
+_LEVELS: Final = {Near.NODE: Level.NODE, Near.RACK: Level.RACK}
 
 
 def sizes(job: Job, most: int | None = None) -> list[int]:
@@ -66,13 +70,13 @@ def find(draft: Draft, job: Job, devices: int, free: Ints | None = None) -> Plac
     if free is None and not pinned:
         own = {snapshot.row[n]: held for n, held in sorted(holdings(job).items())}
         own = {row: held for row, held in own.items() if snapshot.ready[row]}
-        apart = tuple(snapshot.row[n] for n in sorted(job.unfit) if n in snapshot.row)
-        wanted = gang(job.spec, devices, own, apart)
+        wanted = gang(job.spec, devices, own, tuple(draft.shunned(job)))
         return _placed(draft.fleet, snapshot, wanted, _ranks(snapshot, job))
     room = (draft.free if free is None else free).copy()
     for node, held in sorted(holdings(job).items()):
         room[snapshot.row[node]] += held
     room = np.where(feasible(snapshot, job) & snapshot.ready, room, 0)
+    room[draft.shunned(job)] = 0
     return pack(snapshot, room, job, devices)
 
 
@@ -117,8 +121,18 @@ def gang(
     if devices < 1 or (devices > spec.ranks and devices % spec.ranks):
         return None
     unit = max(1, devices // spec.ranks)
-    within = Level.NODE if spec.same_node else Level.CLUSTER
-    return Gang(devices // unit, unit, within, apart=apart, own=own or {})
+    topology, within = spec.topology, Level.CLUSTER
+    if spec.same_node or topology.same_rack:
+        within = Level.NODE if spec.same_node else Level.RACK
+    return Gang(
+        units=devices // unit,
+        unit=unit,
+        within=within,
+        prefer=_LEVELS[topology.prefer] if topology.prefer else None,
+        spread=_LEVELS[topology.spread] if topology.spread else None,
+        apart=apart,
+        own=own or {},
+    )
 
 
 def _placed(fleet: Fleet, snapshot: Snapshot, wanted: Gang | None, ranks: Ranks) -> Placement:

@@ -11,8 +11,9 @@ from typing import Any, Final
 import numpy as np
 
 from singularity.primitives import verbs
-from singularity.primitives.holdings import holdings
+from singularity.primitives.holdings import holdings, hosts
 from singularity.primitives.model import (
+    ACTIVE,
     TERMINAL,
     WAITING,
     Checkpoint,
@@ -99,7 +100,12 @@ class Draft:
         self._actions: dict[JobId, Action] = {}
         self._pending: dict[JobId, tuple[Reason, ...]] = {}
         self._evicted = len(recently_evicted(snapshot))
+        self._in: dict[JobState, list[Job]] = {}
+        self._groups: dict[tuple[str, str], list[Job]] = {}
         for job in snapshot.jobs:
+            self._in.setdefault(job.state, []).append(job)
+            if job.spec.topology.apart:
+                self._groups.setdefault(_group(job), []).append(job)
             if job.state in (JobState.SUSPENDING, JobState.STOPPING) or job.resizing:
                 self._expect(job.placement, job.target)
 
@@ -108,7 +114,7 @@ class Draft:
 
     def untouched(self, state: JobState) -> list[Job]:
         """Jobs in `state` without an action yet, in id order."""
-        return [j for j in self.snapshot.jobs if j.state is state and not self.touched(j)]
+        return [j for j in self._in.get(state, ()) if not self.touched(j)]
 
     def can_cut(self, job: Job) -> bool:
         """May a checkpoint of the job begin now? One at a time, and of whole gangs only."""
@@ -133,6 +139,16 @@ class Draft:
         found = np.zeros(len(self.snapshot.nodes), dtype=np.bool_)
         found[[self.snapshot.row[n] for n in sorted(nodes)]] = True
         return found
+
+    def shunned(self, job: Job) -> list[int]:
+        """Rows where the job may not go because of who is there or will be, and of what it is."""
+        nodes = set(job.unfit)
+        for other in self._groups.get(_group(job), ()) if job.spec.topology.apart else ():
+            if other.id != job.id:
+                nodes.update(hosts(other) if other.state in ACTIVE else ())
+                if (action := self._actions.get(other.id)) is not None:
+                    nodes.update(s.node for s in action.placement)
+        return sorted(self.snapshot.row[n] for n in nodes if n in self.snapshot.row)
 
     def take(self, action: Action) -> None:
         assert action.job not in self._actions, f"{action.job} already has an action"
@@ -180,6 +196,10 @@ class Draft:
         for shard in leaving:
             freed = max(0, shard.devices - kept[shard.node])
             self.coming[self.snapshot.row[shard.node]] += freed
+
+
+def _group(job: Job) -> tuple[str, str]:
+    return job.spec.project, job.spec.topology.apart
 
 
 def recently_evicted(snapshot: Snapshot) -> list[Job]:

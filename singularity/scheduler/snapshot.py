@@ -3,6 +3,7 @@
 total, free      int64[N]   accelerators; free excludes placements and reserved targets
 region, cluster  int32[N]   dense codes into `region_names`, `cluster_names`
 device           int32[N]   dense codes into `device_names`
+rack             int32[N]   dense codes into `rack_names`, which are of one cluster each
 ready            bool[N]    new work may be placed there
 lost, draining   bool[N]
 fleet            `free` of the nodes that are ready, indexed by domain; copy it to change it
@@ -43,9 +44,11 @@ class Snapshot:
     region: Codes
     cluster: Codes
     device: Codes
+    rack: Codes
     region_names: tuple[str, ...]
     cluster_names: tuple[str, ...]
     device_names: tuple[str, ...]
+    rack_names: tuple[str, ...]
     ready: Flags
     lost: Flags
     draining: Flags
@@ -76,24 +79,27 @@ class Snapshot:
         regions, region = _codes([n.region for n in rows])
         clusters, cluster = _codes([n.cluster for n in rows])
         devices, device = _codes([n.device for n in rows])
+        racks, rack = _codes([f"{n.cluster}/{n.rack}" for n in rows])
         ready = np.array([n.ready for n in rows], dtype=np.bool_)
-        layout = lay_out(region, cluster, device)
+        layout = lay_out(region, cluster, device, rack)
         open_to = np.where(ready, total - used, 0)
         return cls(
             now_s=now_s,
             nodes=rows,
             row={n.id: i for i, n in enumerate(rows)},
-            total=_frozen(total),
-            free=_frozen(total - used),
+            total=frozen(total),
+            free=frozen(total - used),
             region=region,
             cluster=cluster,
             device=device,
+            rack=rack,
             region_names=regions,
             cluster_names=clusters,
             device_names=devices,
-            ready=_frozen(ready),
-            lost=_frozen(np.array([n.lost for n in rows], dtype=np.bool_)),
-            draining=_frozen(np.array([n.duty is Duty.DRAINING for n in rows], dtype=np.bool_)),
+            rack_names=racks,
+            ready=frozen(ready),
+            lost=frozen(np.array([n.lost for n in rows], dtype=np.bool_)),
+            draining=frozen(np.array([n.duty is Duty.DRAINING for n in rows], dtype=np.bool_)),
             fleet=Fleet.build(layout, open_to, int(total.max(initial=0))),
             jobs=todo,
             by_id={j.id: j for j in todo},
@@ -105,9 +111,10 @@ class Snapshot:
 def _codes(names: list[str]) -> tuple[tuple[str, ...], Codes]:
     found = tuple(sorted(set(names)))
     lookup = {name: code for code, name in enumerate(found)}
-    return found, _frozen(np.array([lookup[n] for n in names], dtype=np.int32))
+    return found, frozen(np.array([lookup[n] for n in names], dtype=np.int32))
 
 
-def _frozen(array: npt.NDArray[T]) -> npt.NDArray[T]:
+def frozen(array: npt.NDArray[T]) -> npt.NDArray[T]:
+    """The array, never to be changed again."""
     array.flags.writeable = False
     return array

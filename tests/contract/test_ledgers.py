@@ -152,6 +152,8 @@ class Ledgers(RuleBasedStateMachine):
         self.now_s += pause_s
         seen = [ledger.snapshot(self.now_s) for ledger in (self.sql, self.memory)]
         assert seen[0].jobs == seen[1].jobs
+        nodes = [[replace(n, heard_s=0.0) for n in one.nodes] for one in seen]
+        assert nodes[0] == nodes[1], "of heartbeats the one that follows is not told"
         assert seen[0].acknowledged_s == seen[1].acknowledged_s
         plan = decide(self.memory.snapshot(self.now_s), POLICY)
         now, self.stale = (self.stale, plan) if late else (plan, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -150,3 +150,23 @@ def test_shares_add_up(units: int, room: list[int]) -> None:
     if most:
         shares = Fleet.shares(rooms, units, most)
         assert shares.sum() == units and (shares <= rooms).all() and shares.max() == most
+
+
+@given(layouts(), st.integers(0, 1 << 30), st.lists(st.integers(1, 20), max_size=40))
+@settings(deadline=None)
+def test_a_round_places_what_gangs_one_by_one_would(
+    layout: Layout, seed: int, sizes: list[int]
+) -> None:
+    low, high = layout.domains(Level.CLUSTER)
+    allowed = np.random.default_rng(seed).integers(0, 3, len(layout.start)).astype(np.uint8)
+    want, units = Want(0, 1, False, low, high), np.array(sizes, dtype=np.int64)
+    told = []
+    for by in engines():
+        index = build(layout, frees(len(layout.order), seed), MOST)
+        ends, (positions, devices) = by.place_all(index, allowed, units, want)
+        rounds = [
+            sorted(zip(positions[a:b].tolist(), devices[a:b].tolist(), strict=True))
+            for a, b in pairwise(ends)
+        ]
+        told.append((rounds, index.free.tolist()))
+    assert told[0] == told[1]

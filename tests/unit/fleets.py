@@ -24,13 +24,16 @@ class Planet:
             for i in range(nodes):
                 self.join(f"{region}-{i}", region, devices)
 
-    def join(self, name: str, region: str, devices: int = 4, kind: str = "cpu") -> None:
+    def join(
+        self, name: str, region: str, devices: int = 4, kind: str = "cpu", rack: str = ""
+    ) -> None:
         register = Register(
             node=NodeId(name),
             region=region,
             cluster=f"{region}-a",
             device=kind,
             devices=devices,
+            rack=rack,
             address="x:1",
         )
         self.ledger.register(register, self.now_s)

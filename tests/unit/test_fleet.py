@@ -61,3 +61,9 @@ def test_a_missing_file_is_a_refusal_and_not_a_crash(tmp_path: Path) -> None:
 def test_a_fleet_survives_being_written_down() -> None:
     fleet = default_fleet()
     assert Fleet.model_validate_json(fleet.model_dump_json()) == fleet
+
+
+def test_racks_take_nodes_in_order_and_evenly(tmp_path: Path) -> None:
+    text = "regions: {r: {clusters: {a: {nodes: 5, racks: 2}, b: {nodes: 1}}}}"
+    nodes = load_fleet(write(tmp_path, text)).nodes()
+    assert [node.rack for node in nodes] == ["r1", "r1", "r1", "r2", "r2", ""]

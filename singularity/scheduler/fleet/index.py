@@ -46,6 +46,10 @@ class Engine(Protocol):
 
     def put_all(self, index: Index, positions: Ints, free: Ints) -> None: ...
 
+    def place_all(
+        self, index: Index, allowed: Ranks, units: Ints, want: Want
+    ) -> tuple[Ints, Picks]: ...
+
 
 class Plain:
     """NumPy only. Finds by looking at every node; keeps the index all the same."""
@@ -62,6 +66,20 @@ class Plain:
                 _mark(index.tops[level], position >> 6, bool(index.words[level, position >> 6]))
                 index.tally[index.of[:, position], level] += 1 if more else -1
             index.room[index.of[:, position]] += now - was
+
+    def place_all(
+        self, index: Index, allowed: Ranks, units: Ints, want: Want
+    ) -> tuple[Ints, Picks]:
+        """Place and take gangs of `units` int64[J] single devices, in this order; of `want` only
+        the domains count. Returns int64[J + 1] where the picks of each end, and all picks."""
+        ends, found = [0], [reference.NONE]
+        for size in units.tolist():
+            positions, devices = self.find(index, allowed, want._replace(units=size, unit=1))
+            self.put_all(index, positions, index.free[positions] - devices)
+            found.append((positions, devices))
+            ends.append(ends[-1] + len(positions))
+        picks = np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found])
+        return np.array(ends, dtype=np.int64), picks
 
 
 def _mark(words: Words, bit: int, to: bool) -> None:
@@ -112,9 +130,10 @@ def engine(nodes: int) -> Engine:
 
 @cache
 def compiled() -> Engine | None:
-    """The kernels; None where numba is not installed. The import takes a second."""
+    """The kernels; None where numba is not installed, or finds no place to keep what it compiles.
+    The import takes a second."""
     try:
         found: object = import_module("singularity.scheduler.fleet.kernels")
-    except ModuleNotFoundError:
+    except (ModuleNotFoundError, RuntimeError):
         return None
     return found  # type: ignore[return-value]

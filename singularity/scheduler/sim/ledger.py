@@ -82,6 +82,7 @@ class MemoryLedger:
             device=register.device,
             devices=register.devices,
             known_s=now_s,
+            rack=register.rack,
         )
         self._nodes[node.id] = node
         if node.epoch == 0 or node.lost or node.epoch != register.epoch:
@@ -93,7 +94,8 @@ class MemoryLedger:
                     self._write(now, step, now_s)
             self._log = [letter for letter in self._log if letter.node != node.id]
             node = reborn(self._nodes[node.id])
-        node = replace(node, address=register.address, heard_s=now_s, devices=register.devices)
+        told = {"address": register.address, "devices": register.devices}
+        node = replace(node, heard_s=now_s, rack=register.rack, **told)  # type: ignore[arg-type]
         self._nodes[node.id] = node
         return node
 
