@@ -10,16 +10,8 @@ from pathlib import Path
 from singularity.primitives.model import JobId
 
 from . import aside
-from .core import (
-    Ended,
-    Life,
-)
-from .effects import (
-    Effect,
-    Kill,
-    Launch,
-    LetGo,
-)
+from .core import Ended, Life
+from .effects import Effect, Kill, Launch, LetGo
 from .hands import Hands
 from .runtime.sandbox import Sandbox
 from .tools import Answer, Tools

@@ -27,24 +27,10 @@ from singularity.primitives.messages import Cut, Reslot, Start
 from . import stacks
 from .barrier import Verdict
 from .cooperative import begins_from_files
-from .core import (
-    CutFailed,
-    Done,
-    Ended,
-    Hung,
-    Refused,
-    Resized,
-    Saved,
-    Started,
-)
+from .core import CutFailed, Done, Ended, Hung, Refused, Resized, Saved, Started
 from .cutting import Broken, CutLoop
 from .dumping import Dumping
-from .effects import (
-    Effect,
-    Launch,
-    TakeCut,
-    TakeSlots,
-)
+from .effects import Effect, Launch, TakeCut, TakeSlots
 from .endings import ended_well, endings, post_mortem
 from .engines import keeper
 from .families import Families, forget_page

@@ -26,18 +26,8 @@ from singularity.primitives.messages import (
 from singularity.primitives.transport import VerifyKey
 
 from .client import ControlPlane
-from .core import (
-    Admitted,
-    AgentState,
-    Boot,
-    Done,
-    Event,
-    Forget,
-    react,
-)
-from .effects import (
-    Effect,
-)
+from .core import Admitted, AgentState, Boot, Done, Event, Forget, react
+from .effects import Effect
 from .executor import Executor
 from .journal import Journal
 

@@ -46,7 +46,7 @@ from .books import (
     node_row,
     spec_to_json,
 )
-from .drains import SqlDrains
+from .drains import SqlDrains, set_duty
 from .following import Follower
 
 _NOT_ENDED = t.job_state.c.state.not_in([str(s) for s in TERMINAL])
@@ -258,14 +258,8 @@ class SqlLedger(SqlDrains):
 
     def set_duty(self, scope: Scope, duty: Duty, now_s: float) -> list[NodeId]:
         """Cordon or put back what is in `scope`; the nodes that it concerns."""
-        column = {"region": t.node.c.region, "cluster": t.node.c.cluster, "node": t.node.c.id}
         with self._engine.begin() as db:
-            inside = select(t.node.c.id).where(column[scope.kind] == scope.id)
-            nodes = _lock_nodes(db, {NodeId(i) for (i,) in db.execute(inside)})
-            if nodes:
-                found = update(t.node).where(t.node.c.id.in_(sorted(nodes)))
-                db.execute(found.values(duty=int(duty)))
-        return sorted(nodes)
+            return set_duty(db, scope, duty)
 
     def acknowledge(self, actor: str, now_s: float) -> None:
         """An operator approves of the evictions until now: they bound no others any more."""

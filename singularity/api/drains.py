@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ from sqlalchemy import Connection, Engine, insert, select, update
 
 from singularity.primitives.drains import Drain, Leaving, standing
 from singularity.primitives.errors import NotFound
-from singularity.primitives.model import Duty, Scope, ScopeKind
+from singularity.primitives.model import Duty, NodeId, Scope, ScopeKind
 
 from . import tables as t
 from .books import load_nodes
@@ -39,7 +38,7 @@ class SqlDrains:
                     {**_row(drain), "actor": actor, "reason": reason, "jobs": jobs}
                 )
             )
-            _set_duty(db, drain.scope, Duty.DRAINING)
+            set_duty(db, drain.scope, Duty.DRAINING)
         return drain
 
     def pause_drain(self, drain: str, *, paused: bool) -> Drain:
@@ -48,7 +47,7 @@ class SqlDrains:
     def close_drain(self, drain: str, now_s: float) -> Drain:
         with self._engine.begin() as db:
             found = _changed(db, drain, ended_at_s=now_s)
-            _set_duty(db, found.scope, Duty.READY)
+            set_duty(db, found.scope, Duty.READY)
         return found
 
     def drains(self) -> list[Drain]:
@@ -114,10 +113,13 @@ def _changed(db: Connection, drain: str, **values: object) -> Drain:
     return _drain(row)
 
 
-def _set_duty(db: Connection, scope: Scope, duty: Duty) -> None:
+def set_duty(db: Connection, scope: Scope, duty: Duty) -> list[NodeId]:
+    """Of the nodes in `scope`, which are locked in id order and returned so."""
     inside = select(t.node.c.id).where(_AREA[scope.kind] == scope.id).order_by(t.node.c.id)
-    nodes: Sequence[str] = list(db.execute(inside.with_for_update()).scalars())
-    db.execute(update(t.node).where(t.node.c.id.in_(nodes)).values(duty=int(duty)))
+    nodes = [NodeId(node) for node in db.execute(inside.with_for_update()).scalars()]
+    if nodes:
+        db.execute(update(t.node).where(t.node.c.id.in_(nodes)).values(duty=int(duty)))
+    return nodes
 
 
 def _row(drain: Drain) -> dict[str, object]:

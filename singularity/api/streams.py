@@ -19,6 +19,7 @@ from . import logs
 from .views import Json
 
 _LOOK_S: Final = 0.25
+_STATE_LOOK_S: Final = 1.0  # a look at a whole state may take a decision about all jobs
 _LOOKS_A_COMMENT: Final = 60  # a comment every 15 s keeps proxies from closing a quiet stream
 _BLOCK: Final = 64 * 1024
 
@@ -62,7 +63,7 @@ async def follow_state(look: Callable[[], Json], stop: threading.Event) -> Async
         if found != last:
             last = found
             yield found
-        await asyncio.sleep(_LOOK_S)
+        await asyncio.sleep(_STATE_LOOK_S)
 
 
 async def follow_log(

@@ -20,13 +20,7 @@ from singularity.agent.core import (
     Started,
     react,
 )
-from singularity.agent.effects import (
-    Effect,
-    Kill,
-    Launch,
-    TakeCut,
-    TakeSlots,
-)
+from singularity.agent.effects import Effect, Kill, Launch, TakeCut, TakeSlots
 from singularity.primitives.messages import Command, Cut, Envelope, Report, Reslot, Start, Stop
 from singularity.primitives.model import JobId, NodeId, ShardImage, Unable
 

@@ -8,19 +8,8 @@ from typing import Any
 
 import pytest
 
-from singularity.agent.core import (
-    AgentState,
-    Forget,
-    Refused,
-    Saved,
-    Started,
-    react,
-)
-from singularity.agent.effects import (
-    Launch,
-    LetGo,
-    TakeCut,
-)
+from singularity.agent.core import AgentState, Forget, Refused, Saved, Started, react
+from singularity.agent.effects import Launch, LetGo, TakeCut
 from singularity.api.story import end_of, tell
 from singularity.primitives import verbs
 from singularity.primitives.holdings import at_risk_s, holdings

@@ -17,7 +17,7 @@ from functools import partial
 
 from singularity.agent.device.kernels import Caps, Launch, QueueId, TaskId
 
-from .faces import Communication, ComputeQueue, DeviceFacts, Upcalls
+from .faces import Communication, ComputeQueue, Upcalls
 
 Block = tuple[TaskId, int, int]
 
@@ -309,16 +309,3 @@ class _Meetings:
 
     def release(self, queue: QueueId) -> None:
         self._device.find(queue).holding = False
-
-
-class ModelManager:
-    """One modelled device, of 16 GiB."""
-
-    def __init__(self, caps: Caps, costs: Costs | None = None) -> None:
-        self._caps, self._costs = caps, costs
-
-    def devices(self) -> tuple[DeviceFacts, ...]:
-        return (DeviceFacts(0, "model-0", f"model of {self._caps.units} units", 16 << 30, 0),)
-
-    def open(self, index: int) -> ModelDevice:
-        return ModelDevice(self._caps, self._costs)

@@ -8,15 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from singularity.agent.barrier import CutState, Dumped, Order, Verdict, View, give_up
 from singularity.agent.barrier import react as hear
-from singularity.agent.core import (
-    CutFailed,
-    Done,
-    Ended,
-    Saved,
-)
-from singularity.agent.effects import (
-    TakeCut,
-)
+from singularity.agent.core import CutFailed, Done, Ended, Saved
+from singularity.agent.effects import TakeCut
 from singularity.primitives.messages import Cut
 from singularity.primitives.model import Engine, JobId, ShardImage, Unable
 

@@ -24,14 +24,7 @@ from singularity.agent.core import (
     Started,
     react,
 )
-from singularity.agent.effects import (
-    Effect,
-    Kill,
-    Launch,
-    LetGo,
-    TakeCut,
-    TakeSlots,
-)
+from singularity.agent.effects import Effect, Kill, Launch, LetGo, TakeCut, TakeSlots
 from singularity.primitives.messages import Envelope, Heartbeat, Register, Report, Start
 from singularity.primitives.model import JobId, Node
 
