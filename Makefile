@@ -79,6 +79,7 @@ bench-scheduler: $(STAMP)  ## what decisions cost; and with DATA=dir of openb, h
 	$(BIN)/python bench/resident.py
 	$(BIN)/python bench/following.py
 	@test -z "$(DATA)" || $(BIN)/python bench/openb.py --data "$(DATA)"
+	@test -z "$(DATA)" || $(BIN)/python bench/services.py --data "$(DATA)"
 
 bench-device: $(STAMP)  ## preemption inside a device, modelled and real
 	@for figure in levels disb shim cpu; do \
