@@ -112,8 +112,9 @@ class Store(Protocol):
         RestoreFailed: none of the directories exists then.
         """
 
-    def holds(self, rank: int, copy: Copy, vault: Vault) -> bool:
-        """Are these still the files of a checkpoint of ours, by its manifest and their sizes?"""
+    def whole(self, copies: Copies, vault: Vault) -> frozenset[int]:
+        """The ranks of which all files are there, of a checkpoint that is still in the store; by
+        its manifest and their sizes."""
 
     def fence(self, job: JobId, incarnation: int) -> None:
         """From now on only `incarnation` and later ones may save. Never lowered."""
@@ -269,15 +270,10 @@ class ImageStore:
             raise failure(f"cannot fetch {key.job}: {error}") from error
         return {rank: manifest.ranks[rank].outputs for rank in targets}
 
-    def holds(self, rank: int, copy: Copy, vault: Vault) -> bool:
-        manifest = self._readable(copy.key, copy.digest, vault)
-        if manifest is None or rank not in manifest.ranks:
-            return False
-        files = manifest.ranks[rank].files
-        try:
-            return all((copy.path / n).stat().st_size == file.bytes for n, file in files.items())
-        except OSError:
-            return False
+    def whole(self, copies: Copies, vault: Vault) -> frozenset[int]:
+        known = dict.fromkeys((copy.key, copy.digest) for copy in copies.values())
+        manifests = {key: self._readable(key, digest, vault) for key, digest in known}
+        return frozenset(r for r, copy in copies.items() if _whole(manifests[copy.key], r, copy))
 
     # -- upkeep ------------------------------------------------------------------------------
 
@@ -318,6 +314,16 @@ def _formers(manifest: Manifest, rank: int, path: Path | None) -> dict[Place, Fo
         raw = whole[offset : offset + place[1]] if whole is not None else None
         found[place] = Former(name, raw)
     return found
+
+
+def _whole(manifest: Manifest | None, rank: int, copy: Copy) -> bool:
+    if manifest is None or rank not in manifest.ranks:
+        return False
+    files = manifest.ranks[rank].files
+    try:
+        return all((copy.path / n).stat().st_size == file.bytes for n, file in files.items())
+    except OSError:
+        return False
 
 
 class _Saving:

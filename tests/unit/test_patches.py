@@ -213,21 +213,18 @@ def test_what_is_gone_from_the_store_is_written_again_beside_a_copy_of_it(world:
 def test_a_copy_of_a_cut_that_was_dropped_is_of_no_use_and_does_no_harm(world: World) -> None:
     memory = heap()
     world.save(1, [memory])
-    (copy,) = world.copies(1).values()
-    assert world.shelf.store.holds(0, copy, world.shelf.vault(KEY))
+    assert world.shelf.store.whole(world.copies(1), world.shelf.vault(KEY)) == {0}
     world.shelf.store.drop(KEY.job, 1, 1)
-    assert not world.shelf.store.holds(0, copy, world.shelf.vault(KEY))
+    assert world.shelf.store.whole(world.copies(1), world.shelf.vault(KEY)) == set()
     world.save(2, [touched(memory, 1)], beside=1)
     world.check(2)
 
 
 def test_a_copy_with_a_file_cut_short_is_none(world: World) -> None:
-    world.save(1, [heap()])
-    (copy,) = world.copies(1).values()
-    os.truncate(copy.path / "pages-1.img", 5)
-    assert not world.shelf.store.holds(0, copy, world.shelf.vault(KEY))
-    assert not world.shelf.store.holds(1, copy, world.shelf.vault(KEY))
-    world.save(2, [heap()], beside=1)
+    world.save(1, [heap(), heap()])
+    os.truncate(world.copies(1)[0].path / "pages-1.img", 5)
+    assert world.shelf.store.whole(world.copies(1), world.shelf.vault(KEY)) == {1}
+    world.save(2, [heap(), heap()], beside=1)
     world.check(2)
 
 
