@@ -125,7 +125,7 @@ def make_tools(
         store=store,
         layout=layout,
         handovers=handovers,
-        recent=Recent(layout.scratch),
+        recent=Recent(),
         restore_deadline_s=settings.restore_deadline_s,
         processor=processors.here(),
     )

@@ -20,7 +20,7 @@ from typing import Final
 from singularity.primitives.model import JobId
 from singularity.store.imagestore import Copies, Copy
 
-from .scratch import Memory, Scratch, memory
+from .scratch import Memory, in_memory, memory
 
 _SPARE_SHARE: Final = 0.25  # of the machine's memory must be left to others
 _KEPT_S: Final = 3600.0  # since it was made; of a job that was suspended and moved nobody tells us
@@ -59,8 +59,8 @@ class _Entry:
 class Recent:
     """Of one node. Thread-safe. `look` tells how much memory there is."""
 
-    def __init__(self, scratch: Scratch, look: Callable[[], Memory] = memory) -> None:
-        self._scratch, self._look = scratch, look
+    def __init__(self, look: Callable[[], Memory] = memory) -> None:
+        self._look = look
         self._lock = threading.Lock()
         self._entries: dict[JobId, _Entry] = {}
 
@@ -77,7 +77,7 @@ class Recent:
         held = Held(job, size, time.monotonic())
         with self._lock:
             before = self._entries.pop(job, None)
-        if not self._scratch.in_memory(directory) or not self.room():
+        if not in_memory(directory) or not self.room():
             _remove(entry.directory for entry in (before,) if entry)
             _remove([directory])
             return

@@ -55,9 +55,6 @@ class Scratch:
         """Where its directories may lie."""
         return (self.disk,) if self.memory is None else (self.disk, self.memory)
 
-    def in_memory(self, directory: Path) -> bool:
-        return self.memory is not None and directory.parent == self.memory
-
     def kept(self) -> Iterator[Path]:
         """Directories that an agent means to find again."""
         for home in self.homes:
@@ -118,6 +115,10 @@ def resident_bytes(sandbox: Sandbox) -> int:
             resident_pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
             found += resident_pages * mmap.PAGESIZE
     return found
+
+
+def in_memory(directory: Path) -> bool:
+    return os.path.ismount(_MEMORY) and directory.stat().st_dev == _MEMORY.stat().st_dev
 
 
 @dataclass(frozen=True, slots=True)
