@@ -6,7 +6,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,21 +89,24 @@ class Images:
         expected_bytes = sum(resident_bytes(sandbox) for sandbox in ranks.values())
         keeping = self.recent.room(expected_bytes)
         began_s = time.monotonic()
+        dumped_s = [began_s]
+
+        def dump(rank: int) -> RankImages:
+            images = self._dump(ref.job, rank, ranks[rank], directory / str(rank))
+            dumped_s.append(time.monotonic())
+            return images
+
         with (
             self.layout.scratch.directory(_label(ref), expected_bytes) as directory,
-            self.store.saving(key, vault, self.recent.of(ref.job)) as saving,
+            ThreadPoolExecutor(_SIDE_BY_SIDE) as pool,  # nothing leaves it while a dump goes on
         ):
-            dumped_s = [began_s]
-
-            def take(rank: int) -> None:
-                images = self._dump(ref.job, rank, ranks[rank], directory / str(rank))
-                dumped_s.append(time.monotonic())
-                saving.take(rank, images)
-                if not keeping:
-                    shutil.rmtree(images.path)
-
-            _side_by_side(take, ranks)
-            image = saving.commit(step)
+            dumps = {pool.submit(dump, rank): rank for rank in ranks}
+            with self.store.saving(key, vault, self.recent.of(ref.job)) as saving:
+                for done in as_completed(dumps):
+                    saving.take(dumps[done], done.result())
+                    if not keeping:
+                        shutil.rmtree(directory / str(dumps[done]))
+                image = saving.commit(step)
             if keeping:
                 copies = {r: Copy(key, image.digest, directory / str(r)) for r in ranks}
                 self.recent.keep(ref.job, copies, directory)

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -143,7 +142,7 @@ class ImageStore:
                 blobs.stage() as stage,
                 ThreadPoolExecutor(blobs.workers) as pool,
             ):
-                past = partial(self._past, key, vault, copies or {})
+                past = pool.submit(self._past, key, vault, copies or {})
                 yield _Saving(self, key, Intake(Door(blobs, stage, mark, vault), pool, past))
         except OSError as error:
             if error.errno in _FULL:

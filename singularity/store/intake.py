@@ -92,13 +92,11 @@ class _Piece:
 
 
 class Intake:
-    """One save. `raw_bytes` were taken, `new_bytes` of them had to be written, packed. What `past`
-    tells is the same for the length of the save; it is asked when it is first needed."""
+    """One save. `raw_bytes` were taken, `new_bytes` of them had to be written, packed. `past` is
+    read while ranks are still being dumped."""
 
-    def __init__(
-        self, door: Door, pool: ThreadPoolExecutor, past: Callable[[], Past] = Past
-    ) -> None:
-        self.door, self._pool, self._tell = door, pool, past
+    def __init__(self, door: Door, pool: ThreadPoolExecutor, past: Future[Past]) -> None:
+        self.door, self._pool, self._reading = door, pool, past
         self._lock = threading.Lock()
         self._turn = threading.Lock()
         self._past: Past | None = None
@@ -113,7 +111,7 @@ class Intake:
         rank at a time, whoever calls; `images` may be removed when this returns."""
         with self._turn:
             if self._past is None:
-                self._past = self._tell()
+                self._past = self._reading.result()
                 self._over, self._inline = dict(self._past.bases), dict(self._past.inline)
             cuts = cut_rank(images, worth_cutting(tensors))
             before = self._past.ranks.get(rank, {})

@@ -82,7 +82,7 @@ class Trays:
     def has(self, name: str) -> bool:
         return name in self.trays
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, name: str, data: bytes, *, durable: bool = True) -> None:
         self.trays[name] = (data, self._now_s)
 
     @contextmanager
