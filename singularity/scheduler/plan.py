@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from singularity.primitives import verbs
+from singularity.primitives import cuts, verbs
 from singularity.primitives.holdings import holdings, hosts
 from singularity.primitives.model import (
     ACTIVE,
@@ -43,6 +43,7 @@ class Verb(StrEnum):
     STOP = "stop"  # overdue: stop and try again
     CANCEL = "cancel"
     EXPIRE = "expire"  # ran longer than its owner allowed
+    LET_GO = "let-go"  # of a handover that nobody comes for
 
 
 MINUTE_S: Final = 60.0
@@ -298,3 +299,5 @@ def _dispatch(job: Job, action: Action, now_s: float) -> Step:
             return verbs.cancel(job, now_s)
         case Verb.EXPIRE:
             return verbs.stop(job, now_s, Goal.FAIL, action.reason)
+        case Verb.LET_GO:
+            return Step(cuts.let_go(job))

@@ -27,6 +27,7 @@ class Policy:
     checkpoint_least_s: float = 30.0  # a cut more often than that would load the store
     checkpoint_most_s: float = 21600.0  # nobody likes to lose more than 6 hours
     node_mtbf_s: float = 3.6e6  # 42 days: 1,024 GPUs, 8 a node, fail every 7.9 h (arXiv 2410.21680)
+    handover_kept_s: float = 1800.0  # in the memory of nodes, of a job that has found no room
     resize_deadline_s: float = 180.0  # agents give a resize up by themselves long before
     aside_wait_s: float = 300.0  # for idle devices; whoever asked to verify wants an answer
     aside_settle_s: float = 5.0  # from the start, or the last cut, to one that is to be compared
