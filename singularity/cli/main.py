@@ -10,6 +10,7 @@ import typer
 from . import drains, host, jobs, places, shares, submit
 from .checkpoints import ckpt
 from .frame import CONTEXT, Commands
+from .operations import maintenance, operations
 
 app = typer.Typer(
     cls=Commands,
@@ -35,7 +36,6 @@ GROUPS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
     "Fleet": (
         places.regions,
         places.clusters,
-        places.nodes,
         places.devices,
         drains.drain,
         drains.drains,
@@ -49,6 +49,9 @@ for panel, commands in GROUPS.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
 app.add_typer(ckpt, name="ckpt", rich_help_panel="Jobs")
+app.add_typer(places.nodes, name="nodes", rich_help_panel="Fleet")
+app.add_typer(maintenance, name="maintenance", rich_help_panel="Fleet")
+app.add_typer(operations, name="operations", rich_help_panel="Fleet")
 
 
 def main() -> None:

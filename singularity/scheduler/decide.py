@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from singularity.primitives import engines
 from singularity.primitives.model import TERMINAL, Engine, Intent, Job, JobId, JobState
 
-from . import aside, elastic, evacuate
+from . import aside, elastic, evacuate, quarantine, upkeep
 from .explain import lacking
 from .interval import cadence
 from .placement import feasible, find, sizes
@@ -32,7 +32,7 @@ def decide(snapshot: Snapshot, policy: Policy) -> Plan:
     blocked = place(draft, policy)
     elastic.grow(draft, blocked, policy)
     checkpoint(draft, aside.place(draft, blocked, policy), policy)
-    return draft.plan()
+    return draft.plan((*quarantine.judge(snapshot, policy), *upkeep.keep(snapshot, policy)))
 
 
 def overdue(draft: Draft, policy: Policy) -> None:

@@ -53,7 +53,7 @@ def lacking(draft: Draft, job: Job) -> tuple[Reason, ...]:
     detail = f"no {where} has {least} {spec.device}{pieces} free for it; "
     detail += f"the best is {name} with {most}"
     if unready:
-        detail += f"; {unready} nodes are lost, cordoned or draining"
+        detail += f"; {unready} nodes are lost, cordoned, draining or quarantined"
     if shunned:
         detail += f"; {len(shunned)} nodes hold others of its group {spec.topology.apart}"
     return (Reason("capacity", detail),)

@@ -10,7 +10,7 @@ import hashlib
 import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -174,6 +174,9 @@ class World:
         snapshot = self.ledger.snapshot(self.now_s)
         plan = decide(snapshot, self.policy)
         assert not (faults := check(snapshot, plan)), faults
+        self.ledger.carry_out(plan.orders, self.now_s)
+        for order in plan.orders:
+            self.note(type(order).__name__.lower(), *astuple(order))
         if plan.actions:
             self.after(self.costs.plan_s, partial(self._commit, plan))
 
@@ -289,14 +292,14 @@ class World:
         if self.chance(0.5):
             order = replace(order, deadline_s=self.now_s + seconds / 2, moves_most=1)
         self.note("drain", node, leaving)
-        self.ledger.open_drain(order, "an operator")
+        self.ledger.open_drain(order)
         if self.chance(0.3):
-            self.ledger.pause_drain(order.id, paused=True)
+            self.ledger.pause_drain(order.id, paused=True, now_s=self.now_s)
             self.after(seconds / 4, partial(self._go_on, order.id))
         self.after(seconds, partial(self._undrain, order.id))
 
     def _go_on(self, drain: str) -> None:
-        self.ledger.pause_drain(drain, paused=False)
+        self.ledger.pause_drain(drain, paused=False, now_s=self.now_s)
 
     def _undrain(self, drain: str) -> None:
         self.ledger.close_drain(drain, self.now_s)
