@@ -66,9 +66,20 @@ def upgrade() -> None:
         sa.CheckConstraint(_PLACES, name=op.f("ck_maintenance_scope_kind")),
         sa.CheckConstraint("length_s > 0", name=op.f("ck_maintenance_length")),
     )
+    op.create_table(
+        "rebalancing",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("at_s", sa.Double(), nullable=False),
+        sa.Column("until_s", sa.Double(), nullable=False),
+        sa.Column("scope_kind", sa.Text(), nullable=True),
+        sa.Column("scope", sa.Text(), nullable=True),
+        sa.Column("ended_at_s", sa.Double(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name="pk_rebalancing"),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("rebalancing")
     op.drop_table("maintenance")
     for name in ("upkeep", "next_move_s", "until_s", "bytes_per_s"):
         op.drop_column("drain", name)

@@ -21,6 +21,7 @@ from .routes import (
     jobs,
     maintenance,
     operations,
+    rebalance,
     shares,
     tokens,
     verifications,
@@ -82,7 +83,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.services = serving
     app.add_middleware(Gate, meter=meter)
     problems.install(app)
-    operating = (fleet, drains, maintenance, operations, shares)
+    operating = (fleet, drains, maintenance, operations, rebalance, shares)
     for module in (jobs, verifications, history, *operating, tokens, agents):
         app.include_router(module.router)
 

@@ -15,7 +15,7 @@ from singularity.primitives.faults import steered
 from singularity.primitives.health import Quarantine
 from singularity.primitives.model import Duty, Node, NodeId, Scope, ScopeKind
 from singularity.primitives.operations import PLANE, By
-from singularity.scheduler.orders import Close, Isolate, Open, Order, Readmit, judged
+from singularity.scheduler.orders import Close, Isolate, Open, Order, Readmit, Settle, judged
 
 from . import drains, maintenance, operations
 from . import tables as t
@@ -23,12 +23,13 @@ from .books import load_nodes, node_row
 from .drains import SqlDrains
 from .maintenance import SqlMaintenance
 from .operations import Deed, note
+from .rebalancing import SqlRebalancing, settled
 from .views import Json
 
 _QUARANTINE: TypeAdapter[Quarantine | None] = TypeAdapter(Quarantine | None)
 
 
-class SqlDuties(SqlDrains, SqlMaintenance):
+class SqlDuties(SqlDrains, SqlMaintenance, SqlRebalancing):
     """The part of the ledger that changes what nodes are for."""
 
     _engine: Engine
@@ -103,6 +104,8 @@ class SqlDuties(SqlDrains, SqlMaintenance):
                     paused = next(d.paused for d in drains.in_force(db) if d.id == drain)
                     operations.need_unchanged(found, {"paused": paused})
                     drains.held_up(db, drain, by, now_s, paused=not paused)
+                case "rebalance":
+                    settled(db, found["after"]["rebalancing"], by, now_s)
                 case "maintenance-add":
                     maintenance.dropped(db, found["after"]["maintenance"], by, now_s)
                 case "maintenance-rm":
@@ -163,6 +166,8 @@ def _carry_out(db: Connection, order: Order, now_s: float) -> None:
             drains.opened(db, drain, replace(PLANE, reason=f"maintenance {drain.upkeep}"))
         case Close(drain_id, reason):
             drains.closed(db, drain_id, replace(PLANE, reason=reason), now_s)
+        case Settle(rebalancing, reason):
+            settled(db, rebalancing, replace(PLANE, reason=reason), now_s)
 
 
 def _in_use(node: Node, jobs: int, since_s: float) -> str:

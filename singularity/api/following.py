@@ -23,6 +23,7 @@ from . import tables as t
 from .books import load_jobs, load_nodes
 from .drains import in_force
 from .maintenance import planned
+from .rebalancing import ordered
 
 _LIVES = t.job_state.c.state.not_in([str(s) for s in TERMINAL])
 _NOW = text(
@@ -62,7 +63,7 @@ class Follower:
             self._resident.apply((), load_jobs(db, _among(missing)))
         acknowledged_s = db.execute(select(func.max(t.acknowledgement.c.at_s))).scalar()
         found = self._resident.snapshot(now_s, in_force(db), float(acknowledged_s or 0.0))
-        return replace(found, maintenance=planned(db))
+        return replace(found, maintenance=planned(db), rebalancing=ordered(db))
 
 
 def _changed(what: str, since: str) -> ColumnElement[str]:

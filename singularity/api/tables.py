@@ -269,6 +269,17 @@ maintenance = Table(
     CheckConstraint("length_s > 0", "length"),
 )
 
+rebalancing = Table(
+    "rebalancing",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _time("at_s"),
+    _time("until_s"),
+    _text("scope_kind", null=True),
+    _text("scope", null=True),
+    _time("ended_at_s", null=True),
+)
+
 # What operators, and the plane in their place, did: to what, why, how it was and what it is since.
 operation = Table(
     "operation",

@@ -7,7 +7,7 @@ from typing import Final
 
 import typer
 
-from . import drains, host, jobs, places, shares, submit
+from . import drains, host, jobs, places, rebalance, shares, submit
 from .checkpoints import ckpt
 from .frame import CONTEXT, Commands
 from .operations import maintenance, operations
@@ -41,6 +41,7 @@ GROUPS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
         drains.drains,
         places.cordon,
         places.uncordon,
+        rebalance.rebalance,
         shares.sla,
         shares.evictions,
     ),

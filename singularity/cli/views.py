@@ -175,6 +175,28 @@ class MaintenanceView(View):
     condition: str = ""
 
 
+class RelocationView(View):
+    job: str
+    name: str = ""
+    devices: int = 0
+    to: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        return f"{self.name or self.job} to {','.join(self.to)}"
+
+
+class ClearanceView(View):
+    """A node that would come free as a whole."""
+
+    node: str
+    cluster: str = ""
+    devices: int = 0
+    moves: tuple[RelocationView, ...] = ()
+    cost_device_s: float = 0.0
+    worth_device_s: float = 0.0
+
+
 class NodeView(View):
     id: str
     region: str

@@ -15,6 +15,7 @@ from singularity.primitives.maintenance import Maintenance
 from singularity.primitives.messages import Envelope, Register, Report
 from singularity.primitives.model import Duty, Intent, Job, JobId, Node, NodeId, Scope
 from singularity.primitives.operations import PLANE, By
+from singularity.primitives.rebalancing import Rebalancing
 
 from .orders import Order
 from .plan import Plan
@@ -87,6 +88,14 @@ class Ledger(Protocol):
 
     def drains(self) -> list[Drain]:
         """Those in force."""
+        ...
+
+    def order_rebalancing(self, found: Rebalancing, by: By = PLANE) -> None:
+        """Put it in force. Raises Conflict when there is one already."""
+        ...
+
+    def settle_rebalancing(self, rebalancing: str, now_s: float, by: By = PLANE) -> None:
+        """End it; moves under way go on. Raises NotFound unless it is in force."""
         ...
 
     def intend(self, job: JobId, intent: Intent, now_s: float) -> Job: ...

@@ -42,7 +42,15 @@ class Close:
     reason: str
 
 
-Order = Isolate | Readmit | Open | Close
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """End a rebalancing."""
+
+    rebalancing: str
+    reason: str
+
+
+Order = Isolate | Readmit | Open | Close | Settle
 
 
 def judged(node: Node, order: Isolate | Readmit, now_s: float) -> Node:

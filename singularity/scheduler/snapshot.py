@@ -27,6 +27,7 @@ from singularity.primitives.health import WELL
 from singularity.primitives.holdings import holdings
 from singularity.primitives.maintenance import Maintenance
 from singularity.primitives.model import Job, JobId, Node, NodeId
+from singularity.primitives.rebalancing import Rebalancing
 
 from .fleet.gangs import Fleet
 from .fleet.layout import lay_out
@@ -62,6 +63,7 @@ class Snapshot:
     drains: tuple[Drain, ...]
     acknowledged_s: float = 0.0
     maintenance: tuple[Maintenance, ...] = ()
+    rebalancing: Rebalancing | None = None
 
     @classmethod
     def build(

@@ -49,6 +49,7 @@ from singularity.primitives.model import (
     Unable,
 )
 from singularity.primitives.model import Engine as Chain
+from singularity.primitives.rebalancing import Rebalancing
 from singularity.scheduler.decide import decide
 from singularity.scheduler.ledger import Ledger
 from singularity.scheduler.plan import Plan
@@ -156,7 +157,7 @@ class Ledgers(RuleBasedStateMachine):
         assert seen[0].jobs == seen[1].jobs
         nodes = [[replace(n, heard_s=0.0) for n in one.nodes] for one in seen]
         assert nodes[0] == nodes[1], "of heartbeats the one that follows is not told"
-        for name in ("acknowledged_s", "drains", "maintenance"):
+        for name in ("acknowledged_s", "drains", "maintenance", "rebalancing"):
             assert getattr(seen[0], name) == getattr(seen[1], name)
         plan = decide(self.memory.snapshot(self.now_s), POLICY)
         now, self.stale = (self.stale, plan) if late else (plan, None)
@@ -251,6 +252,17 @@ class Ledgers(RuleBasedStateMachine):
     def quarantine(self, node: NodeId, put: bool, drains: bool) -> None:
         found = Quarantine(self.now_s, self.now_s + 60.0, "a look", drains) if put else None
         self.same(lambda x: x.quarantine(node, found, self.now_s))
+
+    @rule(end=st.booleans())
+    def rebalance(self, end: bool) -> None:
+        self.orders += 1
+        if end:
+            there = self.memory.snapshot(self.now_s).rebalancing
+            name = there.id if there else "none"
+            self.same(lambda x: x.settle_rebalancing(name, self.now_s))
+        else:
+            found = Rebalancing(f"r{self.orders}", self.now_s, self.now_s + 60.0)
+            self.same(lambda x: x.order_rebalancing(found))
 
     @rule(scope=st.sampled_from(SCOPES), hour=st.integers(0, 2))
     def plan_maintenance(self, scope: Scope, hour: int) -> None:

@@ -216,3 +216,21 @@ def test_a_window_is_drained_by_the_same_round_and_ends_by_itself(
     assert api.ok("GET", "/v1/drains")["items"] == []
     api.schedule()
     assert api.ok("GET", "/v1/drains")["items"] == [], "it was given up"
+
+
+def test_a_rebalance_is_planned_ordered_and_stopped(api: Api, fleet: list[Agent]) -> None:
+    run(api, fleet)
+    plan = api.call("POST", "/v1/rebalance", {"plan": True})
+    assert plan[0] == 200 and plan[1]["clearances"] == []
+    assert plan[1]["whole_nodes"] == plan[1]["whole_nodes_then"] == 2
+    made = api.ok("POST", "/v1/rebalance", {"target": "us-east", "reason": "gangs wait"})
+    assert api.ok("GET", "/v1/rebalance")["items"] == [made]
+    status, told = api.call("POST", "/v1/rebalance", {})
+    assert status == 409 and f"{made['id']} is in force" in told["detail"]
+    api.ok("DELETE", "/v1/rebalance")
+    assert api.call("DELETE", "/v1/rebalance")[0] == 404
+    api.ok("POST", "/v1/rebalance", {})
+    assert last(api)["target"] == "planet"
+    api.schedule()
+    assert api.ok("GET", "/v1/rebalance")["items"] == [], "there is nothing to gain"
+    assert last(api)["reason"] == "nothing is gained by further moves"

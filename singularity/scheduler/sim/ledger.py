@@ -29,8 +29,9 @@ from singularity.primitives.model import (
     Scope,
 )
 from singularity.primitives.operations import PLANE, By
+from singularity.primitives.rebalancing import Rebalancing, need_none
 from singularity.primitives.sla import accounted
-from singularity.scheduler.orders import Close, Isolate, Open, Order, Readmit, judged
+from singularity.scheduler.orders import Close, Isolate, Open, Order, Readmit, Settle, judged
 from singularity.scheduler.plan import Plan, admissible, perform
 from singularity.scheduler.snapshot import Snapshot
 
@@ -44,6 +45,7 @@ class MemoryLedger:
         self._log: list[Envelope] = []
         self._drains: dict[str, Drain] = {}
         self._maintenance: dict[str, Maintenance] = {}
+        self._rebalancing: Rebalancing | None = None
         self._acknowledged_s = 0.0
 
     def submit(self, job: Job) -> None:
@@ -62,7 +64,7 @@ class MemoryLedger:
             self._acknowledged_s,
         )
         planned = sorted(self._maintenance.values(), key=lambda m: m.id)
-        return replace(found, maintenance=tuple(planned))
+        return replace(found, maintenance=tuple(planned), rebalancing=self._rebalancing)
 
     def commit(self, plan: Plan, now_s: float) -> dict[JobId, str]:
         rejected = {}
@@ -146,6 +148,8 @@ class MemoryLedger:
                         self.open_drain(drain)
                     case Close(drain_id):
                         self.close_drain(drain_id, now_s)
+                    case Settle(rebalancing):
+                        self.settle_rebalancing(rebalancing, now_s)
 
     def quarantine(
         self, node: NodeId, quarantine: Quarantine | None, now_s: float, by: By = PLANE
@@ -157,6 +161,15 @@ class MemoryLedger:
 
     def plan_maintenance(self, found: Maintenance, now_s: float, by: By = PLANE) -> None:
         self._maintenance[found.id] = found
+
+    def order_rebalancing(self, found: Rebalancing, by: By = PLANE) -> None:
+        need_none(self._rebalancing)
+        self._rebalancing = found
+
+    def settle_rebalancing(self, rebalancing: str, now_s: float, by: By = PLANE) -> None:
+        if self._rebalancing is None or self._rebalancing.id != rebalancing:
+            raise NotFound(f"there is no rebalancing {rebalancing!r} in force")
+        self._rebalancing = None
 
     def set_duty(self, scope: Scope, duty: Duty, now_s: float, by: By = PLANE) -> list[NodeId]:
         found = sorted(n.id for n in self._nodes.values() if scope.holds(n))
