@@ -105,18 +105,24 @@ class Operator:
         self.until("all run", self.all_run)
         self.until("all train", lambda: all((self.out / j / "loss.csv").exists() for j in JOBS))
         self.say(f"{len(JOBS)} trainings of {RANKS} ranks: {self.seen()}")
+        for job in self.jobs().values():
+            self.call("POST", f"jobs/{job['id']}/checkpoints")
+        self.until("checkpoints", lambda: all(j["checkpoint"] for j in self.jobs().values()))
+        self.say("each has a checkpoint, which says how much there is to move")
 
     def drain(self) -> None:
         """The plan, the order, the way to its end."""
         place = f"region/{self.fullest()}"
-        self.singularity("drain", place, "--plan", "--moves", "2")
+        limits = ("--moves", "2", "--bandwidth", "200MB/s")
+        self.singularity("drain", place, "--plan", *limits)
         began_s = time.monotonic()
-        self.singularity("drain", place, "--moves", "2", "--reason", "new switches", "--watch")
+        self.singularity("drain", place, *limits, "--reason", "new switches", "--watch")
         self.until("all run elsewhere", self.all_run)
         took_s = time.monotonic() - began_s
         assert place not in {f"region/{j['region']}" for j in self.jobs().values()}
         self.say(f"{place} is empty and all run again after {took_s:.1f} s: {self.seen()}")
         self.singularity("drain", place, "--undo")
+        self.singularity("operations", "ls")
 
     def drain_half(self) -> None:
         """Aborted as soon as one has moved and another is on its way."""
@@ -163,7 +169,7 @@ class Operator:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=22)
     args = parser.parse_args()
     if why_not := cannot_dump():
         console.print(f"nothing can be moved here, so nothing drained: {why_not}")

@@ -21,6 +21,11 @@ BEGIN
   RETURN NULL;
 END $$
 """
+_OF_DRAINS = (
+    ("next_move_s", sa.Double(), "0"),
+    ("upkeep", sa.Text(), ""),
+    ("cordoned", JSONB(), "[]"),
+)
 _NODE = (
     "region, cluster, device, devices, used, duty, lost, epoch, seq, address, known_s, failures,"
     " rack"
@@ -50,7 +55,7 @@ def upgrade() -> None:
     )
     op.add_column("drain", sa.Column("bytes_per_s", sa.Double(), nullable=True))
     op.add_column("drain", sa.Column("until_s", sa.Double(), nullable=True))
-    for name, kind, default in (("next_move_s", sa.Double(), "0"), ("upkeep", sa.Text(), "")):
+    for name, kind, default in _OF_DRAINS:
         op.add_column("drain", sa.Column(name, kind, nullable=False, server_default=default))
         op.alter_column("drain", name, server_default=None)
     op.create_table(
@@ -81,7 +86,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_table("rebalancing")
     op.drop_table("maintenance")
-    for name in ("upkeep", "next_move_s", "until_s", "bytes_per_s"):
+    for name in ("cordoned", "upkeep", "next_move_s", "until_s", "bytes_per_s"):
         op.drop_column("drain", name)
     op.execute("DROP TRIGGER note_end ON node")
     op.execute(_NOTE.format(which="NEW.id"))

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, func, insert, select, update
 
-from singularity.primitives.drains import Drain, Leaving, standing
+from singularity.primitives.drains import Drain, Leaving, begun, standing
 from singularity.primitives.errors import NotFound
 from singularity.primitives.model import Duty, NodeId, Scope, ScopeKind
 from singularity.primitives.operations import PLANE, By
@@ -50,6 +50,7 @@ def opened(db: Connection, drain: Drain, by: By) -> Drain:
     nodes = load_nodes(db, select(t.node))
     if (known := standing(drain, in_force(db), nodes)) is not None:
         return known
+    drain = begun(drain, nodes)
     inside = _AREA[drain.scope.kind] == drain.scope.id
     there = select(t.shard.c.job).select_from(_SITS).where(inside).distinct()
     jobs = sorted(str(job) for (job,) in db.execute(there))
@@ -72,6 +73,8 @@ def closed(db: Connection, drain: str, by: By, now_s: float) -> Drain:
     """Its nodes take work again. The window that it was for, if any, is given up."""
     found = _changed(db, drain, ended_at_s=now_s)
     set_duty(db, found.scope, Duty.READY)
+    for node in found.cordoned:
+        set_duty(db, Scope(ScopeKind.NODE, node), Duty.CORDONED)
     if found.upkeep:
         mine = t.maintenance.c.id == found.upkeep
         db.execute(update(t.maintenance).where(mine).values(done_s=found.deadline_s))
@@ -162,6 +165,7 @@ def _row(drain: Drain) -> dict[str, object]:
         "next_move_s": drain.next_move_s,
         "until_s": drain.until_s,
         "upkeep": drain.upkeep,
+        "cordoned": list(drain.cordoned),
     }
 
 
@@ -178,4 +182,5 @@ def _drain(row: Any) -> Drain:
         next_move_s=row["next_move_s"],
         until_s=row["until_s"],
         upkeep=row["upkeep"],
+        cordoned=tuple(row["cordoned"]),
     )

@@ -249,6 +249,7 @@ drain = Table(
     _time("next_move_s"),
     _time("until_s", null=True),
     _text("upkeep"),
+    Column("cordoned", JSONB, nullable=False),
     CheckConstraint("scope_kind IN ('region', 'cluster', 'node')", "scope_kind"),
 )
 

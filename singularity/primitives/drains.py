@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from .errors import Conflict
-from .model import Node, Scope
+from .model import Duty, Node, NodeId, Scope
 
 
 class Leaving(StrEnum):
@@ -28,7 +28,8 @@ class Drain:
     """In force from `at_s` until it is undone, or until `until_s`. `moves_most` bounds how many of
     its jobs are on their way at a time, beside what the policy allows anybody; `paused`: none
     begins. `bytes_per_s` bounds what its moves carry: each takes up its share of that, and before
-    `next_move_s` the next does not begin. `upkeep` is the maintenance that it makes room for."""
+    `next_move_s` the next does not begin. `upkeep` is the maintenance that it makes room for.
+    `cordoned` were it when the drain began, and are again when it ends."""
 
     id: str
     scope: Scope
@@ -41,6 +42,7 @@ class Drain:
     next_move_s: float = 0.0
     until_s: float | None = None
     upkeep: str = ""
+    cordoned: tuple[NodeId, ...] = ()
 
 
 def standing(order: Drain, drains: Iterable[Drain], nodes: Iterable[Node]) -> Drain | None:
@@ -49,7 +51,7 @@ def standing(order: Drain, drains: Iterable[Drain], nodes: Iterable[Node]) -> Dr
     known = list(nodes)
     for other in drains:
         alike = replace(other, id=order.id, at_s=order.at_s, paused=order.paused)
-        if replace(alike, next_move_s=order.next_move_s) == order:
+        if replace(alike, next_move_s=order.next_move_s, cordoned=order.cordoned) == order:
             return other
         if any(other.scope.holds(n) and order.scope.holds(n) for n in known):
             place = f"{other.scope.kind}/{other.scope.id}"
@@ -57,6 +59,12 @@ def standing(order: Drain, drains: Iterable[Drain], nodes: Iterable[Node]) -> Dr
             detail = f"{place} is being drained by {other.id}{whose}; undo that first"
             raise Conflict(detail, drain=other.id, target=place)
     return None
+
+
+def begun(order: Drain, nodes: Iterable[Node]) -> Drain:
+    """The order as it comes into force over `nodes`."""
+    found = sorted(n.id for n in nodes if order.scope.holds(n) and n.duty is Duty.CORDONED)
+    return replace(order, cordoned=tuple(found))
 
 
 def booked(order: Drain, pace_s: float, now_s: float) -> Drain:

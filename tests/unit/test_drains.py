@@ -15,6 +15,7 @@ from singularity.primitives.model import (
     Duty,
     JobId,
     JobState,
+    NodeId,
     Scope,
     ScopeKind,
     ShardImage,
@@ -133,6 +134,16 @@ def test_undone_the_place_takes_work_again_and_who_is_on_the_way_goes_on() -> No
     assert planet.job(job).state is JobState.STARTING
     with pytest.raises(NotFound, match="drain-1"):
         planet.ledger.close_drain(drain.id, planet.now_s)
+
+
+def test_who_was_cordoned_before_is_cordoned_again() -> None:
+    planet, _ = full()
+    planet.ledger.set_duty(Scope(ScopeKind.NODE, "us-0"), Duty.CORDONED, planet.now_s)
+    drain = order(planet)
+    assert planet.ledger.nodes()[NodeId("us-0")].duty is Duty.DRAINING
+    planet.ledger.close_drain(drain.id, planet.now_s)
+    duties = {n.id: n.duty for n in planet.ledger.nodes().values() if n.region == "us"}
+    assert duties == {"us-0": Duty.CORDONED, "us-1": Duty.READY}
 
 
 def test_the_same_order_twice_is_one_and_another_for_the_same_nodes_is_refused() -> None:

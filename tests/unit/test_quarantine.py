@@ -54,7 +54,9 @@ def test_a_node_that_fails_several_jobs_takes_nothing_new_and_says_why() -> None
     assert order.quarantine.reason == "within 60 min: failed starts × 3"
     wide = planet.submit("wide", 16, ranks=16, regions=("us",))
     plan = planet.tick()
-    assert "1 nodes are lost, cordoned, draining or quarantined" in plan.pending[wide][0].detail
+    told = plan.pending[wide][0].detail
+    assert "1 nodes are lost, cordoned, draining or quarantined" in told
+    assert "us-0 is quarantined: within 60 min: failed starts × 3" in told
 
 
 def test_one_job_counts_once_however_often_it_fails() -> None:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from singularity.primitives import asides, verbs
-from singularity.primitives.drains import Drain, booked, standing
+from singularity.primitives.drains import Drain, begun, booked, standing
 from singularity.primitives.errors import Conflict, NotFound
 from singularity.primitives.faults import fault_of, gone, noted, reborn, steered
 from singularity.primitives.health import Quarantine
@@ -27,6 +27,7 @@ from singularity.primitives.model import (
     NodeId,
     RegionId,
     Scope,
+    ScopeKind,
 )
 from singularity.primitives.operations import PLANE, By
 from singularity.primitives.rebalancing import Rebalancing, need_none
@@ -180,9 +181,9 @@ class MemoryLedger:
     def open_drain(self, drain: Drain, by: By = PLANE) -> Drain:
         if (known := standing(drain, self._drains.values(), self._nodes.values())) is not None:
             return known
-        self._drains[drain.id] = drain
+        self._drains[drain.id] = begun(drain, self._nodes.values())
         self.set_duty(drain.scope, Duty.DRAINING, drain.at_s)
-        return drain
+        return self._drains[drain.id]
 
     def pause_drain(self, drain: str, *, paused: bool, now_s: float, by: By = PLANE) -> Drain:
         self._drains[drain] = replace(self._in_force(drain), paused=paused)
@@ -194,6 +195,8 @@ class MemoryLedger:
             self._maintenance[planned.id] = replace(planned, done_s=found.deadline_s)
         del self._drains[drain]
         self.set_duty(found.scope, Duty.READY, now_s)
+        for node in found.cordoned:
+            self.set_duty(Scope(ScopeKind.NODE, node), Duty.CORDONED, now_s)
         return found
 
     def drains(self) -> list[Drain]:
