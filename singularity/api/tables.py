@@ -83,6 +83,7 @@ node = Table(
     _time("known_s"),
     _int("failures"),
     _text("rack"),
+    Column("health", JSONB, nullable=False),
     CheckConstraint("devices > 0", "devices"),
     CheckConstraint("used BETWEEN 0 AND devices", "used_within_devices"),
     postgresql_with={"fillfactor": 70},
@@ -244,7 +245,56 @@ drain = Table(
     Column("paused", Boolean, nullable=False),
     _text("reason"),
     Column("jobs", JSONB, nullable=False),
+    Column("bytes_per_s", Double, nullable=True),
+    _time("next_move_s"),
+    _time("until_s", null=True),
+    _text("upkeep"),
+    Column("cordoned", JSONB, nullable=False),
     CheckConstraint("scope_kind IN ('region', 'cluster', 'node')", "scope_kind"),
+)
+
+maintenance = Table(
+    "maintenance",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _text("scope_kind"),
+    _text("scope"),
+    _text("every"),
+    _time("length_s"),
+    _text("leaving"),
+    Column("moves_most", Integer, nullable=True),
+    Column("bytes_per_s", Double, nullable=True),
+    _time("done_s"),
+    _time("dropped_at_s", null=True),
+    CheckConstraint("scope_kind IN ('region', 'cluster', 'node')", "scope_kind"),
+    CheckConstraint("length_s > 0", "length"),
+)
+
+rebalancing = Table(
+    "rebalancing",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _time("at_s"),
+    _time("until_s"),
+    _text("scope_kind", null=True),
+    _text("scope", null=True),
+    _time("ended_at_s", null=True),
+)
+
+# What operators, and the plane in their place, did: to what, why, how it was and what it is since.
+operation = Table(
+    "operation",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    _time("at_s"),
+    _text("actor"),
+    _text("verb"),
+    _text("target"),
+    _text("reason"),
+    Column("before", JSONB, nullable=False),
+    Column("after", JSONB, nullable=False),
+    Column("undoes", ForeignKey("operation.id"), nullable=True, unique=True),
+    Index(None, "target", "id"),
 )
 
 acknowledgement = Table(

@@ -7,9 +7,10 @@ from typing import Final
 
 import typer
 
-from . import drains, host, jobs, places, shares, submit
+from . import drains, host, jobs, places, rebalance, shares, submit
 from .checkpoints import ckpt
 from .frame import CONTEXT, Commands
+from .operations import maintenance, operations
 
 app = typer.Typer(
     cls=Commands,
@@ -35,12 +36,12 @@ GROUPS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
     "Fleet": (
         places.regions,
         places.clusters,
-        places.nodes,
         places.devices,
         drains.drain,
         drains.drains,
         places.cordon,
         places.uncordon,
+        rebalance.rebalance,
         shares.sla,
         shares.evictions,
     ),
@@ -49,6 +50,9 @@ for panel, commands in GROUPS.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
 app.add_typer(ckpt, name="ckpt", rich_help_panel="Jobs")
+app.add_typer(places.nodes, name="nodes", rich_help_panel="Fleet")
+app.add_typer(maintenance, name="maintenance", rich_help_panel="Fleet")
+app.add_typer(operations, name="operations", rich_help_panel="Fleet")
 
 
 def main() -> None:

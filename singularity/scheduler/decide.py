@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from singularity.primitives import engines
 from singularity.primitives.model import TERMINAL, Engine, Intent, Job, JobId, JobState
 
-from . import aside, elastic, evacuate
+from . import aside, elastic, evacuate, quarantine, rebalance, upkeep
 from .explain import lacking
 from .interval import cadence
 from .placement import feasible, find, sizes
@@ -31,9 +31,11 @@ def decide(snapshot: Snapshot, policy: Policy) -> Plan:
     evacuate.drain(draft, policy)
     blocked = place(draft, policy)
     let_go(draft, policy)
+    tidying = rebalance.tidy(draft, policy)
     elastic.grow(draft, blocked, policy)
     checkpoint(draft, aside.place(draft, blocked, policy), policy)
-    return draft.plan()
+    facts = (*quarantine.judge(snapshot, policy), *upkeep.keep(snapshot, policy))
+    return draft.plan((*facts, *tidying))
 
 
 def overdue(draft: Draft, policy: Policy) -> None:

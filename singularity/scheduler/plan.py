@@ -30,6 +30,7 @@ from singularity.primitives.resizing import is_in_place
 from singularity.primitives.service import charge
 from singularity.primitives.verbs import Step
 
+from .orders import Order
 from .snapshot import Flags, Snapshot
 
 
@@ -54,7 +55,8 @@ _CUTS = frozenset({Verb.CHECKPOINT, Verb.SUSPEND, Verb.MIGRATE, Verb.SCALE})
 class Action:
     """One primitive applied to one job. `seen` is the row version it was decided on; `price` what
     it costs, in device-seconds, where that was weighed. `note_after` is as in messages.Cut, and
-    `origin` what a job of kind verify restores, for it has no checkpoints of its own."""
+    `origin` what a job of kind verify restores, for it has no checkpoints of its own. A move for a
+    `drain` takes up `pace_s` seconds of what that may carry."""
 
     verb: Verb
     job: JobId
@@ -65,6 +67,8 @@ class Action:
     price: float | None = None
     note_after: int = 0
     origin: Checkpoint | None = None
+    drain: str = ""
+    pace_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +81,12 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`pending`: for every job that wants to run and is not placed by this plan, why not."""
+    """`pending`: for every job that wants to run and is not placed by this plan, why not. `orders`
+    change facts, each by itself, before the actions."""
 
     actions: tuple[Action, ...] = ()
     pending: Mapping[JobId, tuple[Reason, ...]] = field(default_factory=dict)
+    orders: tuple[Order, ...] = ()
 
 
 class Draft:
@@ -182,9 +188,9 @@ class Draft:
     def explain(self, job: Job, reasons: tuple[Reason, ...]) -> None:
         self._pending[job.id] = reasons
 
-    def plan(self) -> Plan:
+    def plan(self, orders: tuple[Order, ...] = ()) -> Plan:
         pending = {j: r for j, r in self._pending.items() if j not in self._actions}
-        return Plan(tuple(self._actions.values()), pending)
+        return Plan(tuple(self._actions.values()), pending, orders)
 
     def _give(self, node: NodeId, devices: int) -> None:
         row = self.snapshot.row[node]

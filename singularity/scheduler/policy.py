@@ -39,6 +39,15 @@ class Policy:
     scale_drain_s: float = 100.0  # a queue that is too long should be gone after so long
     aside_cuts: int = 3  # failures in a row, after which a job counts as one that cannot be cut
 
+    image_bytes: float = 1e9  # of a job that was never cut, where a drain may carry only so much
+    upkeep_ahead_s: float = 21600.0  # no drain for a window begins earlier than that before it
+    fault_window_s: float = 3600.0  # faults of a node that are older count no more
+    quarantine_faults: int = 3  # so many, of different jobs, and the node is kept out of use
+    quarantine_first_s: float = 600.0  # then it is tried again; each time in a row twice as long
+    quarantine_most_s: float = 86400.0  # and after so long without any as if it were the first
+    quarantine_share: float = 0.25  # of a cluster at once; more only by an operator
+    quarantine_drains: int = 0  # 1: what runs on such a node leaves it, too
+
     ended_kept_s: float = 3600.0  # checkpoints of a job that succeeded or was cancelled
     failed_kept_s: float = 7 * 86400.0  # of one that failed: somebody may want to see why
 
