@@ -42,7 +42,9 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The newest slices, the oldest first; what came after `until_s` is not in them yet."""
+    """The newest slices, the oldest first, and the device-seconds given in all; what came after
+    `until_s` is in neither yet."""
 
     until_s: float
     slices: tuple[Slice, ...] = ()
+    given_s: float = 0.0

@@ -5,7 +5,7 @@ Passes run in a fixed order, each seeing what the earlier ones took.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 
 from singularity.primitives import engines
 from singularity.primitives.model import TERMINAL, Engine, Intent, Job, JobId, JobState
@@ -13,7 +13,7 @@ from singularity.primitives.model import TERMINAL, Engine, Intent, Job, JobId, J
 from . import aside, elastic, evacuate
 from .explain import lacking
 from .interval import cadence
-from .placement import feasible, find, sizes
+from .placement import alike, feasible, find, may, sizes
 from .plan import Action, Draft, Plan, Reason, Verb
 from .policy import Policy
 from .queueing import not_yet, queue
@@ -27,7 +27,7 @@ def decide(snapshot: Snapshot, policy: Policy) -> Plan:
     overdue(draft, policy)
     obey(draft)
     expire(draft)
-    aside.give_way(draft)
+    aside.give_way(draft, policy)
     evacuate.drain(draft, policy)
     blocked = place(draft, policy)
     elastic.grow(draft, blocked, policy)
@@ -106,16 +106,18 @@ def place(draft: Draft, policy: Policy) -> list[Job]:
     reclaimed for it. Among equals the smaller may pass.
     """
     blocked: list[Job] = []
-    for job in queue(draft.snapshot):
+    kinds: dict[Hashable, Job] = {}  # the first blocked of each tier that is like no other
+    for job in queue(draft.snapshot, policy):
         if draft.touched(job):
             continue
         if reasons := not_yet(draft.snapshot, job):
             draft.explain(job, reasons)
             continue
-        ahead = _ahead(draft, job, blocked)
+        ahead = _ahead(draft, job, kinds.values())
         if ahead is None and _place(draft, job):
             continue
         blocked.append(job)
+        kinds.setdefault((job.tier, alike(job)), job)
         if ahead is not None:
             detail = f"{ahead.spec.name} ({ahead.tier.name.lower()}) is before it and waits too"
             draft.explain(job, (Reason("order", detail),))
@@ -125,18 +127,15 @@ def place(draft: Draft, policy: Policy) -> list[Job]:
     return blocked
 
 
-def _ahead(draft: Draft, job: Job, blocked: Sequence[Job]) -> Job | None:
-    if not (ahead := [other for other in blocked if other.tier < job.tier]):
-        return None
-    mine = feasible(draft.snapshot, job)
-    for other in ahead:
-        if (mine & feasible(draft.snapshot, other)).any():
+def _ahead(draft: Draft, job: Job, blocked: Iterable[Job]) -> Job | None:
+    for other in blocked:
+        if other.tier < job.tier and (may(draft, job) & may(draft, other)).any():
             return other
     return None
 
 
 def _place(draft: Draft, job: Job) -> bool:
-    for devices in sizes(job):
+    for devices in sizes(job, most=draft.fleet.most):
         if placement := find(draft, job, devices):
             last = job.origin
             what = f"resumes from step {last.step}" if last else "starts"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from singularity.primitives import engines
 from singularity.primitives.model import Job, JobState
 
-from .placement import feasible, resized, sizes, stay
+from .placement import may, resized, sizes, stay
 from .plan import Action, Draft, Verb
 from .policy import Policy
 
@@ -27,12 +29,14 @@ def grow(draft: Draft, blocked: Sequence[Job], policy: Policy) -> None:
     """Give jobs that hold less than they want more, when nobody waits for the same nodes and they
     have had their devices for a while. Not at the cost of their work."""
     now_s = draft.snapshot.now_s
+    wanted = np.zeros(len(draft.snapshot.nodes), dtype=np.bool_)
+    for other in blocked:
+        wanted |= may(draft, other)
     for job in draft.untouched(JobState.RUNNING):
         quiet = job.running_at_s is not None and now_s - job.running_at_s >= policy.grow_after_s
         if job.held >= job.devices or not quiet or not draft.can_cut(job):
             continue
-        mine = feasible(draft.snapshot, job)
-        if any((mine & feasible(draft.snapshot, other)).any() for other in blocked):
+        if (may(draft, job) & wanted).any():
             continue
         for devices in sizes(job):
             if devices <= job.held:

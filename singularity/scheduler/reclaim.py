@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,24 +13,28 @@ from singularity.primitives.engines import keeps_nothing, loss
 from singularity.primitives.model import Job, JobState, NodeId, Placement
 from singularity.primitives.resizing import is_in_place
 
-from .placement import feasible, find, pack, sizes, stay
+from .placement import alike, find, may, pack, sizes, stay
 from .plan import Action, Draft, Verb
 from .policy import Policy
 from .price import Price, of_leaving, of_sharing, spoken
+from .queueing import level, yields
 from .snapshot import Flags, Ints
 
+_IN_VAIN = "no less urgent job could make room"
 _BLOCKS_TRIED = 8  # where others are moved away from; the next best are hardly ever better
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """Devices one victim could give, and what that costs. `target` () means all of them. `live`:
-    no cut is needed. `ruinous`: the work done since its last checkpoint goes with them. `moves`:
-    `target` is elsewhere, and the job goes on there."""
+    """Devices one victim could give, and what that costs. `target` () means all of them. `level` as
+    in queueing: who had most gives first. `live`: no cut is needed. `ruinous`: the work done since
+    its last checkpoint goes with them. `moves`: `target` is elsewhere, and the job goes on there.
+    """
 
     job: Job
     target: Placement
     price: Price
+    level: int = 0
     live: bool = False
     ruinous: bool = False
     moves: bool = False
@@ -43,45 +48,71 @@ class Offer:
 
 def offer(job: Job, target: Placement, now_s: float, policy: Policy) -> Offer:
     """What going to `target`, on nodes of its own, or off its devices costs."""
+    had = level(job, now_s, policy)
     if bool(target) and is_in_place(job, target) and not job.resize_refused:
-        return Offer(job, target, of_sharing(job, policy), live=True)
-    return Offer(job, target, of_leaving(job, now_s, policy), ruinous=keeps_nothing(job))
+        return Offer(job, target, of_sharing(job, policy), had, live=True)
+    return Offer(job, target, of_leaving(job, now_s, policy), had, ruinous=keeps_nothing(job))
 
 
 def reclaim(draft: Draft, blocked: Job, policy: Policy) -> str:
     """Take devices from less urgent jobs so that `blocked` will fit, at its full size or, where
     that cannot be, at its least; says what was done, or why nothing. What is being freed already
     is counted and not asked for again. Where nobody can be made to give, its equals may be moved
-    out of its way. A plan stops a bounded number of jobs; the next goes on."""
+    out of its way, and at last those of them give that had more than it so far. A plan stops a
+    bounded number of jobs; the next goes on."""
     wanted = sizes(blocked)
     attempts = list(dict.fromkeys((*wanted[:1], *wanted[-1:])))
+    kind = _alike(draft, blocked, policy)
+    if attempts and attempts[-1] >= draft.findings.vain.get(kind, attempts[-1] + 1):
+        return _IN_VAIN
     for devices in attempts:
         if there := _room(draft, blocked, devices, []):
             draft.promise(there)
             return "devices are being freed for it"
+        if draft.preemptions >= policy.preemptions_per_tick_max:
+            continue
         if chosen := _cheapest(draft, blocked, devices, policy):
             return _carry_out(draft, blocked, devices, chosen, policy)
+    if draft.preemptions >= policy.preemptions_per_tick_max:
+        return _rest(policy)
     for devices in attempts:
         if chosen := _out_of_the_way(draft, blocked, devices, policy):
             return _carry_out(draft, blocked, devices, chosen, policy)
-    return "no less urgent job could make room"
+        if chosen := _cheapest(draft, blocked, devices, policy, equals=True):
+            return _carry_out(draft, blocked, devices, chosen, policy)
+    if attempts:
+        draft.findings.vain[kind] = attempts[-1]
+    return _IN_VAIN
+
+
+def _alike(draft: Draft, blocked: Job, policy: Policy) -> Hashable:
+    """Where nobody gives for one of these, nobody gives for another that wants as much."""
+    unit = max(1, min(sizes(blocked), default=1) // blocked.spec.ranks)
+    had = level(blocked, draft.snapshot.now_s, policy)
+    group = blocked.id if blocked.spec.topology.apart else ""
+    return alike(blocked), blocked.tier, had, unit, group
 
 
 # -- those less urgent give ----------------------------------------------------------------------
 
 
-def _cheapest(draft: Draft, blocked: Job, devices: int, policy: Policy) -> list[Offer]:
+def _cheapest(
+    draft: Draft, blocked: Job, devices: int, policy: Policy, *, equals: bool = False
+) -> list[Offer]:
     """What makes room in one cluster: sparing work that would be lost first, then the more urgent,
-    then by price; [] if none."""
+    then by price; [] if none. `equals`: who had more than it so far gives as well."""
     snapshot = draft.snapshot
-    may = feasible(snapshot, blocked) & snapshot.ready
-    room = np.where(may, _unclaimed(draft), 0)
+    there = may(draft, blocked) & snapshot.ready
+    room = np.where(there, _unclaimed(draft), 0)
     per_cluster = np.bincount(snapshot.cluster, weights=room, minlength=len(snapshot.cluster_names))
     victims: dict[int, list[Job]] = {}
     for job in draft.untouched(JobState.RUNNING):
-        if job.tier > blocked.tier and draft.can_cut(job):
+        gives = job.tier > blocked.tier
+        if equals and job.tier == blocked.tier and not keeps_nothing(job):
+            gives = yields(job, blocked, snapshot.now_s, policy)
+        if gives and draft.can_cut(job):
             rows = [snapshot.row[n] for n in sorted(job.nodes)]
-            if may[rows].any():
+            if there[rows].any():
                 victims.setdefault(int(snapshot.cluster[rows[0]]), []).append(job)
     found = []
     for cluster, jobs in sorted(victims.items()):
@@ -90,7 +121,8 @@ def _cheapest(draft: Draft, blocked: Job, devices: int, policy: Policy) -> list[
             continue
         offers = _offers(draft, jobs, max(1, short), policy)
         for order in (_cheapest_first, _cheapest_by_device):
-            if chosen := _choose(draft, blocked, devices, sorted(offers, key=order)):
+            least = _least(short, sorted(offers, key=order))
+            if chosen := _choose(draft, blocked, devices, sorted(offers, key=order), least):
                 dearest, cost = min(o.job.tier for o in chosen), _total(chosen)
                 ruined = sum(o.ruinous for o in chosen)
                 found.append((ruined, -dearest, cost, len(chosen), cluster, chosen))
@@ -108,27 +140,42 @@ def _offers(draft: Draft, jobs: list[Job], short: int, policy: Policy) -> list[O
 
 def _cheapest_first(found: Offer) -> tuple[object, ...]:
     """What loses no work first; shrinking first, then suspending; each of the least urgent tier
-    first, then by price."""
+    first, there of who had most, then by price."""
     job = found.job
-    return (found.ruinous, not found.target, -job.tier, found.price.device_s, job.id)
+    suspends = not found.target
+    return (found.ruinous, suspends, -job.tier, -found.level, found.price.device_s, job.id)
 
 
 def _cheapest_by_device(found: Offer) -> tuple[object, ...]:
     """The same for whoever needs many: one large job may be cheaper than many small ones."""
     given = max(1, sum(found.freed.values()))
-    ruinous, suspends, tier, price, name = _cheapest_first(found)
-    return (ruinous, suspends, tier, found.price.device_s / given, -given, price, name)
+    ruinous, suspends, tier, had, price, name = _cheapest_first(found)
+    return (ruinous, suspends, tier, had, found.price.device_s / given, -given, price, name)
 
 
-def _choose(draft: Draft, blocked: Job, devices: int, offers: list[Offer]) -> list[Offer]:
-    """The first offers that together are enough, less those that turn out not to be needed."""
+def _least(short: int, offers: list[Offer]) -> int:
+    """How many of the first offers it takes at the very least to free `short` devices."""
+    freed = 0
+    for count, each in enumerate(offers):
+        if freed >= short:
+            return count
+        freed += sum(each.freed.values())
+    return len(offers)
+
+
+def _choose(
+    draft: Draft, blocked: Job, devices: int, offers: list[Offer], least: int
+) -> list[Offer]:
+    """The first offers that together are enough, `least` or more, less those that turn out not to
+    be needed."""
 
     def enough(count: int) -> bool:
         return bool(_room(draft, blocked, devices, offers[:count]))
 
-    counts = range(len(offers) + 1)  # more offers never make less room
-    count = bisect_left(counts, True, key=enough)
-    return _needed(draft, blocked, devices, offers[:count]) if count in counts else []
+    if not enough(count := least):
+        counts = range(least + 1, len(offers) + 1)  # more offers never make less room
+        count = least + 1 + bisect_left(counts, True, key=enough)
+    return _needed(draft, blocked, devices, offers[:count]) if count <= len(offers) else []
 
 
 def _smaller(draft: Draft, job: Job, wanted: int) -> Placement:
@@ -157,7 +204,8 @@ def _needed(draft: Draft, blocked: Job, devices: int, chosen: list[Offer]) -> li
 
 
 def _spared_first(found: Offer) -> tuple[object, ...]:
-    return (not found.ruinous, found.job.tier, bool(found.target), -found.price.device_s)
+    job, shrinks = found.job, bool(found.target)
+    return (not found.ruinous, job.tier, shrinks, found.level, -found.price.device_s)
 
 
 # -- equals move out of the way --------------------------------------------------------------------
@@ -167,20 +215,26 @@ def _out_of_the_way(draft: Draft, blocked: Job, devices: int, policy: Policy) ->
     """Jobs no more urgent than `blocked` that fit elsewhere, all at the size they have, and whose
     going frees one block of devices that it fits in; [] unless that costs less than it gains."""
     snapshot = draft.snapshot
-    may = feasible(snapshot, blocked) & snapshot.ready
+    there = may(draft, blocked) & snapshot.ready
     by_node = blocked.spec.same_node or devices > blocked.spec.ranks
     blocks = np.arange(len(snapshot.nodes)) if by_node else snapshot.cluster.astype(np.int64)
-    room = np.bincount(blocks, weights=np.where(may, _unclaimed(draft), 0))
+    room = np.bincount(blocks, weights=np.where(there, _unclaimed(draft), 0))
+    spare = np.maximum(draft.free - draft.promised, 0)
+    inside, elsewhere = np.bincount(blocks, weights=spare), int(spare.sum())
     movers: dict[int, list[Job]] = {}
     could = np.zeros_like(room)
     for job in draft.untouched(JobState.RUNNING):
         if job.tier >= blocked.tier and _may_move(draft, job, policy):
             for shard in job.placement:
                 row = snapshot.row[shard.node]
-                if may[row]:
+                if there[row]:
                     could[blocks[row]] += shard.devices
                     movers.setdefault(int(blocks[row]), []).append(job)
-    enough = [block for block in sorted(movers) if room[block] + could[block] >= devices]
+    enough = [
+        block
+        for block in sorted(movers)
+        if room[block] + min(could[block], elsewhere - inside[block]) >= devices
+    ]
     enough.sort(key=lambda block: (devices - room[block], block))
     found = []
     for block in enough[:_BLOCKS_TRIED]:
@@ -270,7 +324,7 @@ def _carry_out(
 def _bound(draft: Draft, wanted: Offer, policy: Policy) -> str:
     """Why this plan may not do that as well; "" if it may."""
     if draft.preemptions >= policy.preemptions_per_tick_max:
-        return f"this round may stop no more than {policy.preemptions_per_tick_max} jobs"
+        return _rest(policy)
     if not wanted.live and draft.evictions >= policy.evictions_per_minute_max:
         most = policy.evictions_per_minute_max
         return (
@@ -278,6 +332,10 @@ def _bound(draft: Draft, wanted: Offer, policy: Policy) -> str:
             "singularity evictions --acknowledge"
         )
     return ""
+
+
+def _rest(policy: Policy) -> str:
+    return f"this round may stop no more than {policy.preemptions_per_tick_max} jobs"
 
 
 def _take(draft: Draft, blocked: Job, taken: Offer) -> None:
@@ -288,6 +346,8 @@ def _take(draft: Draft, blocked: Job, taken: Offer) -> None:
     else:
         verb = Verb.SCALE if taken.target else Verb.SUSPEND
         reason = f"gives {sum(taken.freed.values())} devices to {whom}"
+    if job.tier == blocked.tier and not taken.moves:
+        reason += ", which had less so far,"
     reason += f" for {taken.price.text}"
     reason += loss(job, now_s) if taken.ruinous else ""
     action = Action(verb, job.id, job.version, reason, taken.target, price=taken.price.device_s)
