@@ -88,13 +88,15 @@ class Findings:
     that wait are alike. Devices only become fewer, so what did not fit will not.
 
     may    nodes that a job may use      full  the fewest units that fit nowhere
-    lacks  what such a job is told       vain  the fewest devices that nobody could make room for
+    lacks  what such a job is told       vain  devices and level, for which nobody made room
+    level  of a job, as in queueing
     """
 
     may: dict[Hashable, Flags] = field(default_factory=dict)
     full: dict[Hashable, int] = field(default_factory=dict)
     lacks: dict[Hashable, tuple[Reason, ...]] = field(default_factory=dict)
-    vain: dict[Hashable, int] = field(default_factory=dict)
+    vain: dict[Hashable, tuple[int, int]] = field(default_factory=dict)
+    level: dict[JobId, int] = field(default_factory=dict)
 
 
 class Draft:

@@ -37,11 +37,10 @@ def level(job: Job, now_s: float, policy: Policy) -> int:
     return max(0, found)
 
 
-def yields(job: Job, blocked: Job, now_s: float, policy: Policy) -> bool:
-    """Would the running `job` let `blocked`, of the same tier, go before it? When it had more so
-    far, has had its devices for a while now, and is still given what its tier promises."""
-    rests = job.running_at_s is None or now_s - job.running_at_s < policy.quantum_s
-    if rests or level(job, now_s, policy) <= level(blocked, now_s, policy):
+def yields(job: Job, now_s: float, policy: Policy) -> bool:
+    """Would the running job let others of its tier go before it, that had less so far? When it has
+    had its devices for a while now, and is still given what its tier promises."""
+    if job.running_at_s is None or now_s - job.running_at_s < policy.quantum_s:
         return False
     promised = PROMISED.get(job.tier)
     return promised is None or (share(job, now_s).fraction or 0.0) > promised

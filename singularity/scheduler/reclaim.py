@@ -46,12 +46,20 @@ class Offer:
         return held - kept
 
 
-def offer(job: Job, target: Placement, now_s: float, policy: Policy) -> Offer:
+def offer(draft: Draft, job: Job, target: Placement, policy: Policy) -> Offer:
     """What going to `target`, on nodes of its own, or off its devices costs."""
-    had = level(job, now_s, policy)
+    had = _level(draft, job, policy)
     if bool(target) and is_in_place(job, target) and not job.resize_refused:
         return Offer(job, target, of_sharing(job, policy), had, live=True)
-    return Offer(job, target, of_leaving(job, now_s, policy), had, ruinous=keeps_nothing(job))
+    price = of_leaving(job, draft.snapshot.now_s, policy)
+    return Offer(job, target, price, had, ruinous=keeps_nothing(job))
+
+
+def _level(draft: Draft, job: Job, policy: Policy) -> int:
+    known = draft.findings.level
+    if (found := known.get(job.id)) is None:
+        found = known[job.id] = level(job, draft.snapshot.now_s, policy)
+    return found
 
 
 def reclaim(draft: Draft, blocked: Job, policy: Policy) -> str:
@@ -62,8 +70,7 @@ def reclaim(draft: Draft, blocked: Job, policy: Policy) -> str:
     bounded number of jobs; the next goes on."""
     wanted = sizes(blocked)
     attempts = list(dict.fromkeys((*wanted[:1], *wanted[-1:])))
-    kind = _alike(draft, blocked, policy)
-    if attempts and attempts[-1] >= draft.findings.vain.get(kind, attempts[-1] + 1):
+    if not attempts or _in_vain(draft, blocked, attempts[-1], policy):
         return _IN_VAIN
     for devices in attempts:
         if there := _room(draft, blocked, devices, []):
@@ -80,17 +87,19 @@ def reclaim(draft: Draft, blocked: Job, policy: Policy) -> str:
             return _carry_out(draft, blocked, devices, chosen, policy)
         if chosen := _cheapest(draft, blocked, devices, policy, equals=True):
             return _carry_out(draft, blocked, devices, chosen, policy)
-    if attempts:
-        draft.findings.vain[kind] = attempts[-1]
+    draft.findings.vain[_kind(blocked, attempts[-1])] = attempts[-1], _level(draft, blocked, policy)
     return _IN_VAIN
 
 
-def _alike(draft: Draft, blocked: Job, policy: Policy) -> Hashable:
-    """Where nobody gives for one of these, nobody gives for another that wants as much."""
-    unit = max(1, min(sizes(blocked), default=1) // blocked.spec.ranks)
-    had = level(blocked, draft.snapshot.now_s, policy)
-    group = blocked.id if blocked.spec.topology.apart else ""
-    return alike(blocked), blocked.tier, had, unit, group
+def _in_vain(draft: Draft, blocked: Job, least: int, policy: Policy) -> bool:
+    """Did nobody give for another of its kind that wanted no more, and had had no more?"""
+    found = draft.findings.vain.get(_kind(blocked, least))
+    return found is not None and found[0] <= least and found[1] <= _level(draft, blocked, policy)
+
+
+def _kind(blocked: Job, least: int) -> Hashable:
+    unit = max(1, least // blocked.spec.ranks)
+    return alike(blocked), blocked.tier, unit, blocked.id if blocked.spec.topology.apart else ""
 
 
 # -- those less urgent give ----------------------------------------------------------------------
@@ -109,7 +118,8 @@ def _cheapest(
     for job in draft.untouched(JobState.RUNNING):
         gives = job.tier > blocked.tier
         if equals and job.tier == blocked.tier and not keeps_nothing(job):
-            gives = yields(job, blocked, snapshot.now_s, policy)
+            had_more = _level(draft, job, policy) > _level(draft, blocked, policy)
+            gives = had_more and yields(job, snapshot.now_s, policy)
         if gives and draft.can_cut(job):
             rows = [snapshot.row[n] for n in sorted(job.nodes)]
             if there[rows].any():
@@ -130,11 +140,11 @@ def _cheapest(
 
 
 def _offers(draft: Draft, jobs: list[Job], short: int, policy: Policy) -> list[Offer]:
-    now_s, found = draft.snapshot.now_s, []
+    found = []
     for job in jobs:
         if target := _smaller(draft, job, short):
-            found.append(offer(job, target, now_s, policy))
-        found.append(offer(job, (), now_s, policy))
+            found.append(offer(draft, job, target, policy))
+        found.append(offer(draft, job, (), policy))
     return found
 
 
@@ -221,6 +231,8 @@ def _out_of_the_way(draft: Draft, blocked: Job, devices: int, policy: Policy) ->
     room = np.bincount(blocks, weights=np.where(there, _unclaimed(draft), 0))
     spare = np.maximum(draft.free - draft.promised, 0)
     inside, elsewhere = np.bincount(blocks, weights=spare), int(spare.sum())
+    if (room + elsewhere - inside < devices).all():
+        return []
     movers: dict[int, list[Job]] = {}
     could = np.zeros_like(room)
     for job in draft.untouched(JobState.RUNNING):
