@@ -10,6 +10,7 @@ import typer
 from . import drains, host, jobs, places, shares, submit
 from .checkpoints import ckpt
 from .frame import CONTEXT, Commands
+from .simulation import sim
 
 app = typer.Typer(
     cls=Commands,
@@ -49,6 +50,7 @@ for panel, commands in GROUPS.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
 app.add_typer(ckpt, name="ckpt", rich_help_panel="Jobs")
+app.add_typer(sim, name="sim", rich_help_panel="Planet")
 
 
 def main() -> None:
