@@ -1,4 +1,5 @@
-"""What the planet owes a job and what it took from it: facts kept with the job. Frozen, pure."""
+"""What the planet owes a job and what it took from it, and how fast it was on what it was given:
+facts kept with the job. Frozen, pure."""
 
 from __future__ import annotations
 
@@ -48,3 +49,12 @@ class Account:
     until_s: float
     slices: tuple[Slice, ...] = ()
     given_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Pace:
+    """How fast a job was on so many devices: mini-batches a second, and over how many seconds."""
+
+    devices: int
+    steps_s: float
+    seconds: float

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping
 
 from singularity.primitives import engines
-from singularity.primitives.model import TERMINAL, Engine, Intent, Job, JobId, JobState
+from singularity.primitives.model import TERMINAL, Engine, Intent, Job, JobId, JobState, Tier
+from singularity.primitives.sla import PROMISED
 
 from . import aside, elastic, evacuate
 from .explain import lacking
@@ -16,7 +17,7 @@ from .interval import cadence
 from .placement import alike, feasible, find, may, sizes
 from .plan import Action, Draft, Plan, Reason, Verb
 from .policy import Policy
-from .queueing import not_yet, queue
+from .queueing import not_yet, promised, queue
 from .reclaim import reclaim
 from .snapshot import Snapshot
 
@@ -107,7 +108,39 @@ def place(draft: Draft, policy: Policy) -> list[Job]:
     """
     blocked: list[Job] = []
     kinds: dict[Hashable, Job] = {}  # the first blocked of each tier that is like no other
-    for job in queue(draft.snapshot, policy):
+    waiting = queue(draft.snapshot, policy)
+    for tier in Tier:
+        mine = [job for job in waiting if job.tier is tier]
+        _place_all(draft, mine, blocked, kinds, policy)
+        if tier in PROMISED:
+            _claim(draft, tier, kinds.values(), policy)
+    return blocked
+
+
+def _claim(draft: Draft, tier: Tier, blocked: Iterable[Job], policy: Policy) -> None:
+    """Whoever runs on less than its tier promises is given the rest, before less urgent jobs are
+    placed and, where nothing is idle, at their cost; unless somebody waits for the same nodes."""
+    for job in draft.untouched(JobState.RUNNING):
+        if (
+            job.tier is not tier
+            or job.held >= promised(job)
+            or not elastic.short(draft, job, policy)
+        ):
+            continue
+        if any((may(draft, job) & may(draft, other)).any() for other in blocked):
+            continue
+        if not elastic.widen(draft, job, job.devices):
+            reclaim(draft, job, policy)
+
+
+def _place_all(
+    draft: Draft,
+    jobs: Iterable[Job],
+    blocked: list[Job],
+    kinds: dict[Hashable, Job],
+    policy: Policy,
+) -> None:
+    for job in jobs:
         if draft.touched(job):
             continue
         if reasons := not_yet(draft.snapshot, job):
@@ -124,7 +157,6 @@ def place(draft: Draft, policy: Policy) -> list[Job]:
             continue
         outcome = reclaim(draft, job, policy)
         draft.explain(job, (*lacking(draft, job), Reason("reclaim", outcome)))
-    return blocked
 
 
 def _ahead(draft: Draft, job: Job, blocked: Iterable[Job]) -> Job | None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
 from singularity.primitives import engines
-from singularity.primitives.model import Job, JobState
+from singularity.primitives.model import Job, JobState, Tier
 
+from .goodput import allot, worth
 from .placement import may, resized, sizes, stay
 from .plan import Action, Draft, Verb
 from .policy import Policy
+from .queueing import level
+
+_DOUBLINGS: Final = 7  # of the time for which a job must have been left alone
 
 
 def shrink_to_wish(draft: Draft) -> None:
@@ -27,22 +32,60 @@ def shrink_to_wish(draft: Draft) -> None:
 
 def grow(draft: Draft, blocked: Sequence[Job], policy: Policy) -> None:
     """Give jobs that hold less than they want more, when nobody waits for the same nodes and they
-    have had their devices for a while. Not at the cost of their work."""
-    now_s = draft.snapshot.now_s
+    have had their devices for a while: tier by tier, to those first that gain most by it."""
     wanted = np.zeros(len(draft.snapshot.nodes), dtype=np.bool_)
     for other in blocked:
         wanted |= may(draft, other)
+    small: dict[tuple[Tier, str], list[Job]] = {}
     for job in draft.untouched(JobState.RUNNING):
-        quiet = job.running_at_s is not None and now_s - job.running_at_s >= policy.grow_after_s
-        if job.held >= job.devices or not quiet or not draft.can_cut(job):
-            continue
-        if (may(draft, job) & wanted).any():
-            continue
+        if short(draft, job, policy) and not (may(draft, job) & wanted).any():
+            small.setdefault((job.tier, job.spec.device), []).append(job)
+    for _, jobs in sorted(small.items()):
+        for job, most in _shared(draft, jobs, policy):
+            widen(draft, job, most)
+
+
+def short(draft: Draft, job: Job, policy: Policy) -> bool:
+    """Does the running job hold less than it wants, and may it be given more now? After each change
+    it must have been left alone for twice as long as after the one before: against thrash."""
+    if job.held >= job.devices or job.running_at_s is None or not draft.can_cut(job):
+        return False
+    waits_s = policy.grow_after_s * 2.0 ** min(job.resize, _DOUBLINGS)
+    return draft.snapshot.now_s - max(job.running_at_s, job.resize_at_s) >= waits_s
+
+
+def widen(draft: Draft, job: Job, most: int) -> bool:
+    """Scale it to the largest size up to `most` for which there is room. Not at the cost of its
+    work."""
+    for devices in sizes(job, most):
+        if devices <= job.held:
+            break
+        find_room = stay if engines.keeps_nothing(job) else resized
+        if target := find_room(draft, job, devices):
+            reason = f"{devices} of {job.devices} devices are free again"
+            draft.take(Action(Verb.SCALE, job.id, job.version, reason, target))
+            return True
+    return False
+
+
+def _shared(draft: Draft, jobs: list[Job], policy: Policy) -> list[tuple[Job, int]]:
+    """How large each of `jobs`, of one tier and type of device, should become with what is free,
+    those first that gain most by a device."""
+    snapshot = draft.snapshot
+    code = snapshot.device_names.index(jobs[0].spec.device)
+    free = int(draft.free[(snapshot.device == code) & snapshot.ready].sum())
+    if len(jobs) == 1 or not free:
+        return [(job, job.devices) for job in jobs]
+    extra = sorted({d - job.held for job in jobs for d in sizes(job) if d > job.held})
+    if not extra:
+        return []
+    gains = np.zeros((1, len(extra), len(jobs)))
+    for column, job in enumerate(jobs):
+        had = level(job, snapshot.now_s, policy)
         for devices in sizes(job):
-            if devices <= job.held:
-                break
-            find_room = stay if engines.keeps_nothing(job) else resized
-            if target := find_room(draft, job, devices):
-                reason = f"{devices} of {job.devices} devices are free again"
-                draft.take(Action(Verb.SCALE, job.id, job.version, reason, target))
-                break
+            if devices > job.held:
+                more = worth(job, devices, had) - worth(job, job.held, had)
+                gains[0, extra.index(devices - job.held), column] = more
+    found = allot(gains, np.array(extra), np.array([free]))
+    won = [(job, int(more)) for job, more in zip(jobs, found.size, strict=True) if more]
+    return [(job, job.held + more) for job, more in won]

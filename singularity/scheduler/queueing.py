@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from singularity.primitives.model import WAITING, Intent, Job, JobState
 from singularity.primitives.sla import PROMISED, attained_s, share
 
@@ -37,20 +39,25 @@ def level(job: Job, now_s: float, policy: Policy) -> int:
     return max(0, found)
 
 
+def promised(job: Job) -> int:
+    """The fewest devices on which the job is given what its tier promises; 0 of nothing."""
+    return math.ceil(PROMISED.get(job.tier, 0.0) * job.devices)
+
+
 def yields(job: Job, now_s: float, policy: Policy) -> bool:
     """Would the running job let others of its tier go before it, that had less so far? When it has
     had its devices for a while now, and is still given what its tier promises."""
     if job.running_at_s is None or now_s - job.running_at_s < policy.quantum_s:
         return False
-    promised = PROMISED.get(job.tier)
-    return promised is None or (share(job, now_s).fraction or 0.0) > promised
+    least = PROMISED.get(job.tier)
+    return least is None or (share(job, now_s).fraction or 0.0) > least
 
 
 def _served(job: Job, now_s: float) -> int:
     """In twentieths, how much of what it asked for the job was given within the hour; 0 where that
     is promised to nobody."""
-    promised = PROMISED.get(job.tier)
-    return round(20 * min(promised, share(job, now_s).fraction or 0.0)) if promised else 0
+    most = PROMISED.get(job.tier)
+    return round(20 * min(most, share(job, now_s).fraction or 0.0)) if most else 0
 
 
 def not_yet(snapshot: Snapshot, job: Job) -> tuple[Reason, ...]:

@@ -17,7 +17,7 @@ from .placement import alike, find, may, pack, sizes, stay
 from .plan import Action, Draft, Verb
 from .policy import Policy
 from .price import Price, of_leaving, of_sharing, spoken
-from .queueing import level, yields
+from .queueing import level, promised, yields
 from .snapshot import Flags, Ints
 
 _IN_VAIN = "no less urgent job could make room"
@@ -63,12 +63,13 @@ def _level(draft: Draft, job: Job, policy: Policy) -> int:
 
 
 def reclaim(draft: Draft, blocked: Job, policy: Policy) -> str:
-    """Take devices from less urgent jobs so that `blocked` will fit, at its full size or, where
-    that cannot be, at its least; says what was done, or why nothing. What is being freed already
-    is counted and not asked for again. Where nobody can be made to give, its equals may be moved
-    out of its way, and at last those of them give that had more than it so far. A plan stops a
-    bounded number of jobs; the next goes on."""
-    wanted = sizes(blocked)
+    """Take devices from less urgent jobs so that `blocked` will fit: at its full size or, where that
+    cannot be, at its least; where it runs already, at what its tier promises. Says what was done, or
+    why nothing. What is being freed already is counted and not asked for again. Where nobody can be
+    made to give, its equals may be moved out of its way, and at last those of them give that had
+    more than it so far. A plan stops a bounded number of jobs; the next goes on."""
+    least = max(promised(blocked), blocked.held + 1) if blocked.held else 0
+    wanted = [devices for devices in sizes(blocked) if devices >= least]
     attempts = list(dict.fromkeys((*wanted[:1], *wanted[-1:])))
     if not attempts or _in_vain(draft, blocked, attempts[-1], policy):
         return _IN_VAIN
@@ -94,6 +95,8 @@ def reclaim(draft: Draft, blocked: Job, policy: Policy) -> str:
 def _in_vain(draft: Draft, blocked: Job, least: int, policy: Policy) -> bool:
     """Did nobody give for another of its kind that wanted no more, and had had no more?"""
     found = draft.findings.vain.get(_kind(blocked, least))
+    if blocked.held:
+        return False
     return found is not None and found[0] <= least and found[1] <= _level(draft, blocked, policy)
 
 

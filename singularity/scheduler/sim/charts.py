@@ -78,12 +78,13 @@ def _took(axes: Axes, runs: Sequence[Run]) -> None:
 
 def _given(axes: Axes, runs: Sequence[Run]) -> None:
     """Of the jobs of each tier with a promise, how many were given so much of what they wanted."""
-    for run in runs:
+    for number, run in enumerate(runs):
         found = fractions(run, lasted(run, run.times_s[-1]))
         for tier, style in zip(PROMISED, ("-", "--"), strict=True):
             mine = np.sort(found[[o.job.tier is tier for o in run.outcomes]])
             left = 100.0 * np.arange(len(mine), 0, -1) / max(1, len(mine))
-            axes.plot(mine, left, style, label=f"{run.policy}, {tier.name.lower()}", linewidth=1.0)
+            told = f"{run.policy}, {tier.name.lower()}"
+            axes.plot(mine, left, style, label=told, color=f"C{number}", linewidth=1.0)
     for tier, promised in PROMISED.items():
         axes.axvline(promised, color="grey", linestyle=":", linewidth=0.8)
         axes.annotate(Tier(tier).name.lower(), (promised, 2), fontsize="x-small", rotation=90)
