@@ -63,9 +63,9 @@ def _level(draft: Draft, job: Job, policy: Policy) -> int:
 
 
 def reclaim(draft: Draft, blocked: Job, policy: Policy) -> str:
-    """Take devices from less urgent jobs so that `blocked` will fit: at its full size or, where that
-    cannot be, at its least; where it runs already, at what its tier promises. Says what was done, or
-    why nothing. What is being freed already is counted and not asked for again. Where nobody can be
+    """Take devices from less urgent jobs so that `blocked` will fit: at its full size or, where
+    that cannot be, at its least; where it runs already, at what its tier promises. Says what was
+    done, or why nothing. What is being freed already is counted and not asked for again. Where nobody can be
     made to give, its equals may be moved out of its way, and at last those of them give that had
     more than it so far. A plan stops a bounded number of jobs; the next goes on."""
     least = max(promised(blocked), blocked.held + 1) if blocked.held else 0
