@@ -10,11 +10,10 @@ import numpy as np
 from singularity.primitives import engines
 from singularity.primitives.model import Job, JobState, Tier
 
-from .goodput import allot, worth
 from .placement import may, resized, sizes, stay
 from .plan import Action, Draft, Verb
 from .policy import Policy
-from .queueing import level
+from .sharing import widths
 
 _DOUBLINGS: Final = 7  # of the time for which a job must have been left alone
 
@@ -41,7 +40,7 @@ def grow(draft: Draft, blocked: Sequence[Job], policy: Policy) -> None:
         if short(draft, job, policy) and not (may(draft, job) & wanted).any():
             small.setdefault((job.tier, job.spec.device), []).append(job)
     for _, jobs in sorted(small.items()):
-        for job, most in _shared(draft, jobs, policy):
+        for job, most in widths(draft, jobs, policy):
             widen(draft, job, most)
 
 
@@ -66,26 +65,3 @@ def widen(draft: Draft, job: Job, most: int) -> bool:
             draft.take(Action(Verb.SCALE, job.id, job.version, reason, target))
             return True
     return False
-
-
-def _shared(draft: Draft, jobs: list[Job], policy: Policy) -> list[tuple[Job, int]]:
-    """How large each of `jobs`, of one tier and type of device, should become with what is free,
-    those first that gain most by a device."""
-    snapshot = draft.snapshot
-    code = snapshot.device_names.index(jobs[0].spec.device)
-    free = int(draft.free[(snapshot.device == code) & snapshot.ready].sum())
-    if len(jobs) == 1 or not free:
-        return [(job, job.devices) for job in jobs]
-    extra = sorted({d - job.held for job in jobs for d in sizes(job) if d > job.held})
-    if not extra:
-        return []
-    gains = np.zeros((1, len(extra), len(jobs)))
-    for column, job in enumerate(jobs):
-        had = level(job, snapshot.now_s, policy)
-        for devices in sizes(job):
-            if devices > job.held:
-                more = worth(job, devices, had) - worth(job, job.held, had)
-                gains[0, extra.index(devices - job.held), column] = more
-    found = allot(gains, np.array(extra), np.array([free]))
-    won = [(job, int(more)) for job, more in zip(jobs, found.size, strict=True) if more]
-    return [(job, job.held + more) for job, more in won]

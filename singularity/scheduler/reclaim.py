@@ -18,6 +18,7 @@ from .plan import Action, Draft, Verb
 from .policy import Policy
 from .price import Price, of_leaving, of_sharing, spoken
 from .queueing import level, promised, yields
+from .sharing import narrowed
 from .snapshot import Flags, Ints
 
 _IN_VAIN = "no less urgent job could make room"
@@ -65,9 +66,10 @@ def _level(draft: Draft, job: Job, policy: Policy) -> int:
 def reclaim(draft: Draft, blocked: Job, policy: Policy) -> str:
     """Take devices from less urgent jobs so that `blocked` will fit: at its full size or, where
     that cannot be, at its least; where it runs already, at what its tier promises. Says what was
-    done, or why nothing. What is being freed already is counted and not asked for again. Where nobody can be
-    made to give, its equals may be moved out of its way, and at last those of them give that had
-    more than it so far. A plan stops a bounded number of jobs; the next goes on."""
+    done, or why nothing. What is being freed already is counted and not asked for again. Where no
+    less urgent job can give, equals share with it, are moved out of its way, and at last leave
+    their devices if they had more than it so far. A plan stops a bounded number of jobs; the next
+    goes on."""
     least = max(promised(blocked), blocked.held + 1) if blocked.held else 0
     wanted = [devices for devices in sizes(blocked) if devices >= least]
     attempts = list(dict.fromkeys((*wanted[:1], *wanted[-1:])))
@@ -83,6 +85,8 @@ def reclaim(draft: Draft, blocked: Job, policy: Policy) -> str:
             return _carry_out(draft, blocked, devices, chosen, policy)
     if draft.preemptions >= policy.preemptions_per_tick_max:
         return _rest(policy)
+    if shared := _shared(draft, blocked, policy):
+        return shared
     for devices in attempts:
         if chosen := _out_of_the_way(draft, blocked, devices, policy):
             return _carry_out(draft, blocked, devices, chosen, policy)
@@ -115,8 +119,7 @@ def _cheapest(
     then by price; [] if none. `equals`: who had more than it so far gives as well."""
     snapshot = draft.snapshot
     there = may(draft, blocked) & snapshot.ready
-    room = np.where(there, _unclaimed(draft), 0)
-    per_cluster = np.bincount(snapshot.cluster, weights=room, minlength=len(snapshot.cluster_names))
+    per_cluster = _per_cluster(draft, blocked)
     victims: dict[int, list[Job]] = {}
     for job in draft.untouched(JobState.RUNNING):
         gives = job.tier > blocked.tier
@@ -129,7 +132,7 @@ def _cheapest(
                 victims.setdefault(int(snapshot.cluster[rows[0]]), []).append(job)
     found = []
     for cluster, jobs in sorted(victims.items()):
-        short = devices - int(per_cluster[cluster])
+        short = devices - per_cluster.get(cluster, 0)
         if sum(j.held for j in jobs) < short:
             continue
         offers = _offers(draft, jobs, max(1, short), policy)
@@ -219,6 +222,28 @@ def _needed(draft: Draft, blocked: Job, devices: int, chosen: list[Offer]) -> li
 def _spared_first(found: Offer) -> tuple[object, ...]:
     job, shrinks = found.job, bool(found.target)
     return (not found.ruinous, job.tier, shrinks, found.level, -found.price.device_s)
+
+
+# -- equals share ----------------------------------------------------------------------------------
+
+
+def _shared(draft: Draft, blocked: Job, policy: Policy) -> str:
+    """Admit it by making equals narrower, where that is worth more; "" where it is not."""
+    if blocked.held:
+        return ""
+    for devices, narrow in narrowed(draft, blocked, _per_cluster(draft, blocked), policy):
+        jobs = [draft.snapshot.by_id[job] for job in sorted(narrow)]
+        offers = [offer(draft, j, stay(draft, j, narrow[j.id]), policy) for j in jobs]
+        if chosen := _choose(draft, blocked, devices, sorted(offers, key=_cheapest_first), 0):
+            return _carry_out(draft, blocked, devices, chosen, policy)
+    return ""
+
+
+def _per_cluster(draft: Draft, blocked: Job) -> dict[int, int]:
+    """Devices by cluster that are unclaimed on nodes where it may go."""
+    there = may(draft, blocked) & draft.snapshot.ready
+    room = np.bincount(draft.snapshot.cluster, weights=np.where(there, _unclaimed(draft), 0))
+    return dict(enumerate(room.astype(int).tolist()))
 
 
 # -- equals move out of the way --------------------------------------------------------------------
@@ -362,7 +387,7 @@ def _take(draft: Draft, blocked: Job, taken: Offer) -> None:
         verb = Verb.SCALE if taken.target else Verb.SUSPEND
         reason = f"gives {sum(taken.freed.values())} devices to {whom}"
     if job.tier == blocked.tier and not taken.moves:
-        reason += ", which had less so far,"
+        reason += ", to which they are worth more," if taken.target else ", which had less so far,"
     reason += f" for {taken.price.text}"
     reason += loss(job, now_s) if taken.ruinous else ""
     action = Action(verb, job.id, job.version, reason, taken.target, price=taken.price.device_s)
