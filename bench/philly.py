@@ -1,5 +1,5 @@
-"""B3: the first 30,000 jobs of the Philly trace on 480 GPUs, tiers by a hash of the job's name (10 %
-premium, 30 % standard, 60 % basic), 60 s to come back from a checkpoint. Ours is the production
+"""B3: the first 30,000 jobs of the Philly trace on 480 GPUs, tiers by a hash of the job's name (10
+% premium, 30 % standard, 60 % basic), 60 s to come back from a checkpoint. Ours is the production
 code on 60 nodes of 8; the others, beside what was published of them, are a pool without nodes."""
 
 from __future__ import annotations

@@ -5,20 +5,16 @@ Passes run in a fixed order, each seeing what the earlier ones took.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Mapping
 
 from singularity.primitives import engines
-from singularity.primitives.model import TERMINAL, Engine, Intent, Job, JobId, JobState, Tier
-from singularity.primitives.sla import PROMISED
+from singularity.primitives.model import TERMINAL, Engine, Intent, Job, JobId, JobState
 
-from . import aside, elastic, evacuate
-from .explain import lacking
+from . import admit, aside, elastic, evacuate
 from .interval import cadence
-from .placement import alike, feasible, find, may, sizes
+from .placement import feasible, find, sizes
 from .plan import Action, Draft, Plan, Reason, Verb
 from .policy import Policy
-from .queueing import not_yet, promised, queue
-from .reclaim import reclaim
 from .snapshot import Snapshot
 
 
@@ -30,7 +26,7 @@ def decide(snapshot: Snapshot, policy: Policy) -> Plan:
     expire(draft)
     aside.give_way(draft, policy)
     evacuate.drain(draft, policy)
-    blocked = place(draft, policy)
+    blocked = admit.place(draft, policy)
     elastic.grow(draft, blocked, policy)
     checkpoint(draft, aside.place(draft, blocked, policy), policy)
     return draft.plan()
@@ -98,83 +94,6 @@ def expire(draft: Draft) -> None:
         if limit_s and job.started_at_s is not None and now_s - job.started_at_s > limit_s:
             reason = f"ran longer than its max_duration of {limit_s:.0f} s"
             draft.take(Action(Verb.EXPIRE, job.id, job.version, reason))
-
-
-def place(draft: Draft, policy: Policy) -> list[Job]:
-    """Start what fits, most urgent first; returns what did not.
-
-    Nothing less urgent passes a blocked job on nodes that it could use, or it would eat what is
-    reclaimed for it. Among equals the smaller may pass.
-    """
-    blocked: list[Job] = []
-    kinds: dict[Hashable, Job] = {}  # the first blocked of each tier that is like no other
-    waiting = queue(draft.snapshot, policy)
-    for tier in Tier:
-        mine = [job for job in waiting if job.tier is tier]
-        _place_all(draft, mine, blocked, kinds, policy)
-        if tier in PROMISED:
-            _claim(draft, tier, kinds.values(), policy)
-    return blocked
-
-
-def _claim(draft: Draft, tier: Tier, blocked: Iterable[Job], policy: Policy) -> None:
-    """Whoever runs on less than its tier promises is given the rest, before less urgent jobs are
-    placed and, where nothing is idle, at their cost; unless somebody waits for the same nodes."""
-    for job in draft.untouched(JobState.RUNNING):
-        if (
-            job.tier is not tier
-            or job.held >= promised(job)
-            or not elastic.short(draft, job, policy)
-        ):
-            continue
-        if any((may(draft, job) & may(draft, other)).any() for other in blocked):
-            continue
-        if not elastic.widen(draft, job, job.devices):
-            reclaim(draft, job, policy)
-
-
-def _place_all(
-    draft: Draft,
-    jobs: Iterable[Job],
-    blocked: list[Job],
-    kinds: dict[Hashable, Job],
-    policy: Policy,
-) -> None:
-    for job in jobs:
-        if draft.touched(job):
-            continue
-        if reasons := not_yet(draft.snapshot, job):
-            draft.explain(job, reasons)
-            continue
-        ahead = _ahead(draft, job, kinds.values())
-        if ahead is None and _place(draft, job):
-            continue
-        blocked.append(job)
-        kinds.setdefault((job.tier, alike(job)), job)
-        if ahead is not None:
-            detail = f"{ahead.spec.name} ({ahead.tier.name.lower()}) is before it and waits too"
-            draft.explain(job, (Reason("order", detail),))
-            continue
-        outcome = reclaim(draft, job, policy)
-        draft.explain(job, (*lacking(draft, job), Reason("reclaim", outcome)))
-
-
-def _ahead(draft: Draft, job: Job, blocked: Iterable[Job]) -> Job | None:
-    for other in blocked:
-        if other.tier < job.tier and (may(draft, job) & may(draft, other)).any():
-            return other
-    return None
-
-
-def _place(draft: Draft, job: Job) -> bool:
-    for devices in sizes(job, most=draft.fleet.most):
-        if placement := find(draft, job, devices):
-            last = job.origin
-            what = f"resumes from step {last.step}" if last else "starts"
-            reason = f"{what}: {devices} of {job.devices} {job.spec.device} fit"
-            draft.take(Action(Verb.RESUME, job.id, job.version, reason, placement))
-            return True
-    return False
 
 
 def checkpoint(draft: Draft, compared: Mapping[JobId, int], policy: Policy) -> None:

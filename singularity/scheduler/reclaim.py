@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from .placement import alike, find, may, pack, sizes, stay
 from .plan import Action, Draft, Verb
 from .policy import Policy
 from .price import Price, of_leaving, of_sharing, spoken
-from .queueing import level, promised, yields
+from .queueing import level, yields
 from .sharing import narrowed
 from .snapshot import Flags, Ints
 
@@ -63,28 +64,31 @@ def _level(draft: Draft, job: Job, policy: Policy) -> int:
     return found
 
 
-def reclaim(draft: Draft, blocked: Job, policy: Policy) -> str:
-    """Take devices from less urgent jobs so that `blocked` will fit: at its full size or, where
-    that cannot be, at its least; where it runs already, at what its tier promises. Says what was
-    done, or why nothing. What is being freed already is counted and not asked for again. Where no
-    less urgent job can give, equals share with it, are moved out of its way, and at last leave
-    their devices if they had more than it so far. A plan stops a bounded number of jobs; the next
-    goes on."""
-    least = max(promised(blocked), blocked.held + 1) if blocked.held else 0
-    wanted = [devices for devices in sizes(blocked) if devices >= least]
-    attempts = list(dict.fromkeys((*wanted[:1], *wanted[-1:])))
+class Made(NamedTuple):
+    """What was done to make room, or why nothing; and whether room `comes`."""
+
+    told: str
+    comes: bool
+
+
+def reclaim(draft: Draft, blocked: Job, attempts: Sequence[int], policy: Policy) -> Made:
+    """Take devices from less urgent jobs so that `blocked` will fit on the first number of devices
+    in `attempts`, or the next. What is being freed already is counted and not asked for again.
+    Where no less urgent job can give, equals share with it, are moved out of its way, and at last
+    leave their devices if they had more than it so far. A plan stops a bounded number of jobs; the
+    next goes on."""
     if not attempts or _in_vain(draft, blocked, attempts[-1], policy):
-        return _IN_VAIN
+        return Made(_IN_VAIN, comes=False)
     for devices in attempts:
         if there := _room(draft, blocked, devices, []):
             draft.promise(there)
-            return "devices are being freed for it"
+            return Made("devices are being freed for it", comes=True)
         if draft.preemptions >= policy.preemptions_per_tick_max:
             continue
         if chosen := _cheapest(draft, blocked, devices, policy):
             return _carry_out(draft, blocked, devices, chosen, policy)
     if draft.preemptions >= policy.preemptions_per_tick_max:
-        return _rest(policy)
+        return Made(_rest(policy), comes=False)
     if shared := _shared(draft, blocked, policy):
         return shared
     for devices in attempts:
@@ -93,7 +97,7 @@ def reclaim(draft: Draft, blocked: Job, policy: Policy) -> str:
         if chosen := _cheapest(draft, blocked, devices, policy, equals=True):
             return _carry_out(draft, blocked, devices, chosen, policy)
     draft.findings.vain[_kind(blocked, attempts[-1])] = attempts[-1], _level(draft, blocked, policy)
-    return _IN_VAIN
+    return Made(_IN_VAIN, comes=False)
 
 
 def _in_vain(draft: Draft, blocked: Job, least: int, policy: Policy) -> bool:
@@ -227,16 +231,16 @@ def _spared_first(found: Offer) -> tuple[object, ...]:
 # -- equals share ----------------------------------------------------------------------------------
 
 
-def _shared(draft: Draft, blocked: Job, policy: Policy) -> str:
-    """Admit it by making equals narrower, where that is worth more; "" where it is not."""
+def _shared(draft: Draft, blocked: Job, policy: Policy) -> Made | None:
+    """Admit it by making equals narrower, where that is worth more; None where it is not."""
     if blocked.held:
-        return ""
+        return None
     for devices, narrow in narrowed(draft, blocked, _per_cluster(draft, blocked), policy):
-        jobs = [draft.snapshot.by_id[job] for job in sorted(narrow)]
-        offers = [offer(draft, j, stay(draft, j, narrow[j.id]), policy) for j in jobs]
+        jobs = [(draft.snapshot.by_id[job], to) for job, to in sorted(narrow.items())]
+        offers = [offer(draft, job, stay(draft, job, to), policy) for job, to in jobs]
         if chosen := _choose(draft, blocked, devices, sorted(offers, key=_cheapest_first), 0):
             return _carry_out(draft, blocked, devices, chosen, policy)
-    return ""
+    return None
 
 
 def _per_cluster(draft: Draft, blocked: Job) -> dict[int, int]:
@@ -345,7 +349,7 @@ def _room(draft: Draft, blocked: Job, devices: int, offers: list[Offer]) -> Plac
 
 def _carry_out(
     draft: Draft, blocked: Job, devices: int, chosen: list[Offer], policy: Policy
-) -> str:
+) -> Made:
     """Take what was chosen, as far as one plan and one minute may go; says what was done."""
     there, done = _room(draft, blocked, devices, chosen), list[Offer]()
     for each in chosen:
@@ -354,11 +358,12 @@ def _carry_out(
         _take(draft, blocked, each)
         done.append(each)
     if not done:
-        return bound
+        return Made(bound, comes=False)
     draft.promise(there)
     what = "moved out of its way" if chosen[0].moves else "reclaimed for it"
     jobs = "1 job" if len(chosen) == 1 else f"{len(chosen)} jobs"
-    return f"devices are being {what}: {jobs}, {spoken(_total(chosen))} device-seconds"
+    told = f"devices are being {what}: {jobs}, {spoken(_total(chosen))} device-seconds"
+    return Made(told, comes=True)
 
 
 def _bound(draft: Draft, wanted: Offer, policy: Policy) -> str:
