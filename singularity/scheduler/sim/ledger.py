@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import TypeVar
 
 from singularity.primitives import asides, verbs
 from singularity.primitives.drains import Drain, begun, booked, standing
@@ -34,15 +35,37 @@ from singularity.primitives.rebalancing import Rebalancing, need_none
 from singularity.primitives.sla import accounted
 from singularity.scheduler.orders import Close, Isolate, Open, Order, Readmit, Settle, judged
 from singularity.scheduler.plan import Plan, admissible, perform
+from singularity.scheduler.resident import Resident
 from singularity.scheduler.snapshot import Snapshot
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class _Noted(dict[K, V]):
+    """A dict that notes which keys were set since it was last asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._fresh: dict[K, None] = {}
+
+    def __setitem__(self, key: K, value: V) -> None:
+        super().__setitem__(key, value)
+        self._fresh[key] = None
+
+    def fresh(self) -> list[V]:
+        found, self._fresh = [self[key] for key in self._fresh], {}
+        return found
 
 
 class MemoryLedger:
-    """scheduler.ledger.Ledger in memory."""
+    """scheduler.ledger.Ledger in memory. Its snapshots follow what changed, as those of the control
+    plane do."""
 
     def __init__(self) -> None:
-        self._jobs: dict[JobId, Job] = {}
-        self._nodes: dict[NodeId, Node] = {}
+        self._jobs: _Noted[JobId, Job] = _Noted()
+        self._nodes: _Noted[NodeId, Node] = _Noted()
+        self._resident = Resident()
         self._log: list[Envelope] = []
         self._drains: dict[str, Drain] = {}
         self._maintenance: dict[str, Maintenance] = {}
@@ -54,16 +77,10 @@ class MemoryLedger:
         self._jobs[job.id] = job
 
     def snapshot(self, now_s: float) -> Snapshot:
-        jobs = {j.id: j for j in self._jobs.values() if j.state not in TERMINAL}
-        for job in list(jobs.values()):
-            jobs |= {a: self._jobs[a] for a in job.spec.named if a in self._jobs}
-        found = Snapshot.build(
-            self._nodes.values(),
-            jobs.values(),
-            now_s,
-            self._drains.values(),
-            self._acknowledged_s,
-        )
+        self._resident.apply(self._nodes.fresh(), self._jobs.fresh())
+        missing = (self._jobs.get(job) for job in sorted(self._resident.missing()))
+        self._resident.apply((), [job for job in missing if job is not None])
+        found = self._resident.snapshot(now_s, self._drains.values(), self._acknowledged_s)
         planned = sorted(self._maintenance.values(), key=lambda m: m.id)
         return replace(found, maintenance=tuple(planned), rebalancing=self._rebalancing)
 
@@ -236,6 +253,9 @@ class MemoryLedger:
 
     def unsent(self) -> list[Envelope]:
         return sorted(self._log, key=lambda letter: (letter.node, letter.epoch, letter.seq))
+
+    def job(self, job: JobId) -> Job:
+        return self._jobs[job]
 
     def jobs(self) -> dict[JobId, Job]:
         return dict(self._jobs)
