@@ -9,12 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from .interposer.family import members
+from .interposer.family import members, semaphores
 from .interposer.page import Page, Rendezvous, State
 from .runtime.processes import descendants, inner_pid
 from .runtime.sandbox import Sandbox
 from .stall import Who
 
+_SEMAPHORES: Final = Path("/dev/shm")  # where glibc keeps those with a name
 _AT_REST: Final = (State.HOLDING, State.PARKED)
 
 
@@ -98,6 +99,13 @@ def forget_page(main: Path) -> None:
     """Of a rank that is no more, and of its family; who still maps one keeps it."""
     main.unlink(missing_ok=True)
     shutil.rmtree(members(main), ignore_errors=True)
+
+
+def forget_semaphores(main: Path) -> None:
+    """Of a rank that has ended, whichever way: nobody else has a use for them. Those of one that
+    was dumped stay, for its image may name them."""
+    for path in _SEMAPHORES.glob(f"sem.{semaphores(main).removeprefix('/')}-*"):
+        path.unlink(missing_ok=True)
 
 
 def _busy(page: Page) -> bool:
