@@ -45,6 +45,12 @@ class Families:
         everybody: dict[Who, Page] = {**self._ranked(), **self._members()}
         return {who: page for who, page in everybody.items() if page.state is State.PARKED}
 
+    def at_rest(self) -> bool:
+        """Is every process that the plane knows of parked? Those that a rank started are not known
+        to be, where they are a family."""
+        pages = self._ranked().values()
+        return not self._members() and all(page.state is State.PARKED for page in pages)
+
     def close(self, closed: bool) -> None:
         """Let no process join a world while a cut is being taken."""
         if self._alone:
