@@ -3,6 +3,7 @@ store, to be handed over."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,7 +28,7 @@ from .handover import Handovers, reference
 from .interposer.family import members
 from .interposer.page import Page, ParkRecord, State
 from .layout import Layout
-from .recent import Recent, end, link
+from .recent import Recent, Standing, end_all, link
 from .runtime.sandbox import Sandbox
 from .scratch import resident_bytes
 
@@ -179,7 +180,7 @@ class Images:
         standing = frozenset(r for r, held in holders.items() if _stands(held, r, start))
         with ExitStack() as stack:
             woken = self._woken(start, holders)
-            stack.callback(lambda: end(woken.values()))  # of those that nobody has adopted
+            stack.callback(end_all, woken)  # whom nobody has adopted
             wanted = {r: h for r, h in holders.items() if r not in standing and r not in woken}
             expected_bytes = _share_bytes(wanted.values())
             scratch = self.layout.scratch.directory(
@@ -190,10 +191,12 @@ class Images:
             def adopt(rank: int) -> Sandbox:
                 if rank not in woken:
                     return self.handovers.adopt(start, rank)
-                found = woken.pop(rank)
-                found.rename(self.layout.sandbox(start, rank))
-                found.thaw()
-                return found
+                found, page = woken.pop(rank), self.layout.page(start.job, rank)
+                page.unlink(missing_ok=True)
+                found.page.rename(page)
+                found.sandbox.rename(self.layout.sandbox(start, rank))
+                found.sandbox.thaw()
+                return found.sandbox
 
             def restore(rank: int, sandbox: Sandbox) -> None:
                 self._restore(start, rank, directory / str(rank), sandbox)
@@ -226,10 +229,18 @@ class Images:
         """Keep `ranks`, which are parked and were saved by `ref`, for as long as there is memory;
         False where they are to be ended. One that holds more than memory would be in the way."""
         copies = self.recent.of(ref.job)
-        idle = all(r in copies and self.checkpointer.idle(copies[r].path) for r in ranks)
-        return idle and self.recent.stand(ref.job, ref.cut, ranks)
+        if not all(r in copies and self.checkpointer.idle(copies[r].path) for r in ranks):
+            return False
+        standing: dict[int, Standing] = {}
+        for rank, sandbox in ranks.items():
+            page = self.layout.page(ref.job, rank)
+            kept = page.with_name(f"{page.stem}.{ref.incarnation}.standing")
+            kept.unlink(missing_ok=True)
+            os.link(page, kept)
+            standing[rank] = Standing(sandbox, kept)
+        return self.recent.stand(ref.job, ref.cut, standing)
 
-    def _woken(self, start: Start, holders: Mapping[int, ShardImage]) -> dict[int, Sandbox]:
+    def _woken(self, start: Start, holders: Mapping[int, ShardImage]) -> dict[int, Standing]:
         """Ranks that have only to be woken, for it is here that this very cut released them. What
         others wrote since, who went on from it too, is cut off their output files."""
         origin = start.origin
@@ -245,7 +256,7 @@ class Images:
             try:
                 roll_back(copies[rank].path)
             except (OSError, ValueError):  # the images are on their way out
-                woken.pop(rank).remove()
+                woken.pop(rank).end()
         return woken
 
     def _bring(

@@ -26,7 +26,7 @@ from .runtime.sandbox import Sandbox
 from .scratch import Memory, in_memory, memory
 
 _SPARE_SHARE: Final = 0.25  # of the machine's memory must be left to others
-_KEPT_S: Final = 3600.0  # since it was made; of a job that was suspended and moved nobody tells us
+_KEPT_S: Final = 1800.0  # since it was made: nobody tells us of a job that goes on elsewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +53,23 @@ def to_drop(
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """A rank that waits, and its control page under a name that no other life of it takes."""
+
+    sandbox: Sandbox
+    page: Path
+
+    def end(self) -> None:
+        self.sandbox.remove()
+        self.page.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
 class _Entry:
     held: Held
     directory: Path
     copies: Copies
-    standing: Mapping[int, Sandbox] = field(default_factory=dict)
+    standing: Mapping[int, Standing] = field(default_factory=dict)
 
 
 class Recent:
@@ -91,7 +103,7 @@ class Recent:
             self._entries[job] = _Entry(held, home, moved)
         _remove(before)
 
-    def stand(self, job: JobId, cut: int, ranks: Mapping[int, Sandbox]) -> bool:
+    def stand(self, job: JobId, cut: int, ranks: Mapping[int, Standing]) -> bool:
         """Take over `ranks`, parked, of which `cut` is what was kept; False: they are not wanted.
         From here on they do nothing at all."""
         with self._lock:
@@ -100,8 +112,8 @@ class Recent:
                 rank not in entry.copies or entry.copies[rank].key.cut != cut for rank in ranks
             ):
                 return False
-        for sandbox in ranks.values():
-            sandbox.freeze()
+        for rank in ranks.values():
+            rank.sandbox.freeze()
         with self._lock:
             held = replace(entry.held, bytes=2 * entry.held.bytes)  # once more, as they are
             self._entries[job] = replace(entry, held=held, standing=ranks)
@@ -109,7 +121,7 @@ class Recent:
         with self._lock:
             return job in self._entries
 
-    def wake(self, job: JobId, wanted: Mapping[int, tuple[ImageKey, str]]) -> dict[int, Sandbox]:
+    def wake(self, job: JobId, wanted: Mapping[int, tuple[ImageKey, str]]) -> dict[int, Standing]:
         """Those that stand here of what `wanted` names, by key and digest, still stopped; others
         have no use any more, for the job goes on from something else."""
         with self._lock:
@@ -118,12 +130,12 @@ class Recent:
                 return {}
             self._entries[job] = replace(entry, standing={})
         known = {rank: (copy.key, copy.digest) for rank, copy in entry.copies.items()}
-        woken = {
-            rank: sandbox
-            for rank, sandbox in entry.standing.items()
-            if wanted.get(rank) == known[rank] and sandbox.alive()
-        }
-        end(sandbox for rank, sandbox in entry.standing.items() if rank not in woken)
+        woken = {}
+        for rank, standing in entry.standing.items():
+            if wanted.get(rank) == known[rank] and standing.sandbox.alive():
+                woken[rank] = standing
+            else:
+                standing.end()
         return woken
 
     def room(self, wanted_bytes: int = 0) -> bool:
@@ -158,9 +170,9 @@ def link(source: Path, target: Path) -> None:
                 shutil.copyfile(file, target / file.name)
 
 
-def end(ranks: Iterable[Sandbox]) -> None:
-    for sandbox in ranks:
-        sandbox.remove()
+def end_all(ranks: Mapping[int, Standing]) -> None:
+    for standing in ranks.values():
+        standing.end()
 
 
 def _remove(*entries: _Entry | None) -> None:
@@ -171,5 +183,5 @@ def _remove(*entries: _Entry | None) -> None:
 
 
 def _remove_now(entry: _Entry) -> None:
-    end(entry.standing.values())
+    end_all(entry.standing)
     shutil.rmtree(entry.directory, ignore_errors=True)
