@@ -39,7 +39,7 @@ class SqlDuties(SqlDrains, SqlMaintenance, SqlRebalancing):
     def set_duty(self, scope: Scope, duty: Duty, now_s: float, by: By = PLANE) -> list[NodeId]:
         """Cordon or put back what is in `scope`; the nodes that it concerns."""
         with self._engine.begin() as db:
-            before = _inside(db, scope)
+            before = drains.inside(db, scope)
             found = drains.set_duty(db, scope, duty)
             verb = "cordon" if duty is Duty.CORDONED else "uncordon"
             for node in before if by is not PLANE else ():
@@ -120,10 +120,6 @@ _NO_WAY_BACK = {
     "remove": "a node comes back by joining again: start its agent",
     "acknowledge": "what was evicted since then is gone",
 }
-
-
-def _inside(db: Connection, scope: Scope) -> list[Node]:
-    return [n for n in load_nodes(db, select(t.node).order_by(t.node.c.id)) if scope.holds(n)]
 
 
 def _locked(db: Connection, node: NodeId) -> Node:
