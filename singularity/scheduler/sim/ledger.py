@@ -108,7 +108,7 @@ class MemoryLedger:
                     step = verbs.failover(now, frozenset({node.id}), now_s, reason)
                     self._write(now, step, now_s)
             self._log = [letter for letter in self._log if letter.node != node.id]
-            node = reborn(self._nodes[node.id], now_s)
+            node = reborn(self._nodes[node.id], now_s, held=node.used > 0)
         told = {"address": register.address, "devices": register.devices}
         node = replace(node, heard_s=now_s, rack=register.rack, **told)  # type: ignore[arg-type]
         self._nodes[node.id] = node
