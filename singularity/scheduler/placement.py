@@ -70,7 +70,7 @@ def _may(spec: JobSpec, region: str) -> bool:
 def _confined(snapshot: Snapshot, job: Job) -> Flags:
     if job.confine is None:
         return np.ones(len(snapshot.nodes), dtype=np.bool_)
-    return np.array([job.confine.holds(n) for n in snapshot.nodes], dtype=np.bool_)
+    return snapshot.inside(job.confine)
 
 
 def find(draft: Draft, job: Job, devices: int, free: Ints | None = None) -> Placement:

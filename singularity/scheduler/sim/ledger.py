@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from singularity.primitives import asides, verbs
-from singularity.primitives.drains import Drain, begun, booked, standing
+from singularity.primitives.drains import Drain, begun, booked, need_idle, standing
 from singularity.primitives.errors import Conflict, NotFound
 from singularity.primitives.faults import fault_of, gone, noted, reborn, steered
 from singularity.primitives.health import Quarantine
@@ -125,7 +125,7 @@ class MemoryLedger:
                     step = verbs.failover(now, frozenset({node.id}), now_s, reason)
                     self._write(now, step, now_s)
             self._log = [letter for letter in self._log if letter.node != node.id]
-            node = reborn(self._nodes[node.id], now_s)
+            node = reborn(self._nodes[node.id], now_s, held=node.used > 0)
         told = {"address": register.address, "devices": register.devices}
         node = replace(node, heard_s=now_s, rack=register.rack, **told)  # type: ignore[arg-type]
         self._nodes[node.id] = node
@@ -194,6 +194,17 @@ class MemoryLedger:
         for node in found:
             self._nodes[node] = replace(self._nodes[node], duty=duty)
         return found
+
+    def remove_node(self, node: NodeId, now_s: float, quiet_s: float, by: By = PLANE) -> None:
+        if (found := self._nodes.get(node)) is None:
+            raise NotFound(f"there is no node {node!r}")
+        jobs = sum(node in holdings(job) for job in self._jobs.values())
+        need_idle(found, jobs, now_s - quiet_s)
+        for order in self.drains():
+            if order.scope == Scope(ScopeKind.NODE, node):
+                self.close_drain(order.id, now_s)
+        del self._nodes[node]
+        self._log = [letter for letter in self._log if letter.node != node]
 
     def open_drain(self, drain: Drain, by: By = PLANE) -> Drain:
         if (known := standing(drain, self._drains.values(), self._nodes.values())) is not None:
