@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from singularity.primitives.findings import Certificate
 from singularity.primitives.messages import Cut, Envelope, Report, Reslot, Start, Stop
-from singularity.primitives.model import Certificate, JobId, NodeId, ShardImage, Unable
+from singularity.primitives.model import JobId, NodeId, ShardImage, Unable
 
 from .effects import Effect, Kill, Launch, LetGo, TakeCut, TakeSlots
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .serving import ServiceId
+
 
 @dataclass(frozen=True, slots=True)
 class Taken:
@@ -46,3 +48,14 @@ class Account:
 
     until_s: float
     slices: tuple[Slice, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Loan:
+    """Devices of a job that a replica of `service` was given. `price` is what the change was
+    weighed to cost the job, in device-seconds, besides the devices themselves."""
+
+    service: ServiceId
+    devices: int
+    since_s: float
+    price: float

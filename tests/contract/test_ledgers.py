@@ -26,14 +26,13 @@ from singularity.api.applier import SqlLedger
 from singularity.primitives.asides import shadow
 from singularity.primitives.drains import Drain, Leaving
 from singularity.primitives.errors import SingularityError
+from singularity.primitives.findings import Certificate, Finding
 from singularity.primitives.holdings import holdings
 from singularity.primitives.messages import Phase, Register, Report, Start
 from singularity.primitives.model import (
     TERMINAL,
     Aside,
-    Certificate,
     Duty,
-    Finding,
     Intent,
     Job,
     JobId,

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from singularity.api.documents import seconds
 from singularity.api.schemas import JobDocument, read_job, schema, size_bytes
+from singularity.primitives.cooperation import Cooperation
 from singularity.primitives.errors import InvalidSpec
-from singularity.primitives.model import Cooperation, Engine, JobSpec, Kind, Tier
+from singularity.primitives.model import Engine, JobSpec, Kind, Tier
 
 _LEAST = {"name": "digits", "run": "python train.py --lr '1 2'"}
 

@@ -6,15 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from singularity.primitives.asides import shadow
-from singularity.primitives.model import (
-    TERMINAL,
-    Aside,
-    Certificate,
-    Finding,
-    Job,
-    JobId,
-    JobState,
-)
+from singularity.primitives.findings import Certificate, Finding
+from singularity.primitives.model import TERMINAL, Aside, Job, JobId, JobState
 
 from .physics import Ranks
 
