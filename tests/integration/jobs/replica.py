@@ -6,17 +6,23 @@
 /broken        half an answer, then the line is cut
 /drop          no answer at all
 /state         what it has seen, as JSON
+/health        200 once gate `ready` is open, where it was started with a third argument
+/hang          from now on it answers no /health any more
+Told to end (SIGTERM) it ends what it holds, says so on stdout, and goes.
 Everything else is answered with the request itself.
 """
 
 import json
 import os
+import signal
 import sys
 import threading
+import time
 from collections import defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
+silent = threading.Event()
 gates = defaultdict(threading.Event)
 lock = threading.Lock()
 seen = {"held": 0, "most": 0, "served": 0, "bytes": 0, "dropped": 0}
@@ -57,6 +63,14 @@ class Replica(BaseHTTPRequestHandler):
                 self.close_connection = True
             case "/fail":
                 self.answer({}, 500)
+            case "/health":
+                if silent.is_set():
+                    threading.Event().wait()
+                ready = len(sys.argv) < 4 or gates["ready"].is_set()
+                self.answer({}, 200 if ready else 503)
+            case "/hang":
+                silent.set()
+                self.answer({})
             case _:
                 self.echo()
 
@@ -121,4 +135,8 @@ class Server(ThreadingHTTPServer):
 if __name__ == "__main__":
     server = Server(("127.0.0.1", int(os.environ.get("PORT") or sys.argv[1])), Replica)
     print(server.server_address[1], flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
     server.serve_forever()
+    while seen["held"]:
+        time.sleep(0.01)
+    print("ended well", flush=True)
