@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from singularity.primitives import engines
 from singularity.primitives.model import TERMINAL, Engine, Intent, Job, JobId, JobState
 
-from . import aside, elastic, evacuate
+from . import aside, elastic, evacuate, serve
 from .explain import lacking
 from .interval import cadence
 from .placement import feasible, find, sizes
@@ -25,6 +25,7 @@ def decide(snapshot: Snapshot, policy: Policy) -> Plan:
     draft = Draft(snapshot)
     evacuate.failover(draft)
     overdue(draft, policy)
+    serve.scale(draft, policy)
     obey(draft)
     expire(draft)
     aside.give_way(draft)
@@ -64,6 +65,8 @@ def obey(draft: Draft) -> None:
             continue
         if job.intent is Intent.CANCEL and job.state is not JobState.STOPPING:
             draft.take(Action(Verb.CANCEL, job.id, job.version, "its owner cancelled it"))
+        elif job.spec.serving is not None:
+            continue  # whether it serves is said by its service
         elif job.intent is Intent.HOLD and draft.can_cut(job):
             reason = f"its owner suspended it{engines.loss(job, draft.snapshot.now_s)}"
             draft.take(Action(Verb.SUSPEND, job.id, job.version, reason))
@@ -106,7 +109,8 @@ def place(draft: Draft, policy: Policy) -> list[Job]:
     reclaimed for it. Among equals the smaller may pass.
     """
     blocked: list[Job] = []
-    for job in queue(draft.snapshot):
+    order = queue(draft.snapshot)
+    for job in order:
         if draft.touched(job):
             continue
         if reasons := not_yet(draft.snapshot, job):
@@ -120,9 +124,18 @@ def place(draft: Draft, policy: Policy) -> list[Job]:
             detail = f"{ahead.spec.name} ({ahead.tier.name.lower()}) is before it and waits too"
             draft.explain(job, (Reason("order", detail),))
             continue
-        outcome = reclaim(draft, job, policy)
+        outcome = reclaim(draft, job, policy, _beside(draft, job, order))
         draft.explain(job, (*lacking(draft, job), Reason("reclaim", outcome)))
     return blocked
+
+
+def _beside(draft: Draft, job: Job, order: Sequence[Job]) -> int:
+    """Devices that other replicas of the same service wait for: one change gives to all."""
+    if job.spec.serving is None:
+        return 0
+    name = job.spec.serving.service
+    found = [o for o in order if o.spec.serving is not None and o.spec.serving.service == name]
+    return sum(o.devices for o in found if o is not job and not draft.touched(o))
 
 
 def _ahead(draft: Draft, job: Job, blocked: Sequence[Job]) -> Job | None:

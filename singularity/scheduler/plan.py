@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from singularity.primitives import verbs
+from singularity.primitives import replicas, verbs
 from singularity.primitives.holdings import holdings, hosts
 from singularity.primitives.model import (
     ACTIVE,
@@ -27,9 +27,11 @@ from singularity.primitives.model import (
     Placement,
 )
 from singularity.primitives.resizing import is_in_place
-from singularity.primitives.service import charge
+from singularity.primitives.service import Loan, charge
+from singularity.primitives.serving import ServiceId
 from singularity.primitives.verbs import Step
 
+from .services import Change
 from .snapshot import Flags, Snapshot
 
 
@@ -43,6 +45,8 @@ class Verb(StrEnum):
     STOP = "stop"  # overdue: stop and try again
     CANCEL = "cancel"
     EXPIRE = "expire"  # ran longer than its owner allowed
+    WAKE = "wake"  # a replica shall serve
+    REST = "rest"  # it shall not, once its requests are done
 
 
 MINUTE_S: Final = 60.0
@@ -52,8 +56,9 @@ _CUTS = frozenset({Verb.CHECKPOINT, Verb.SUSPEND, Verb.MIGRATE, Verb.SCALE})
 @dataclass(frozen=True, slots=True)
 class Action:
     """One primitive applied to one job. `seen` is the row version it was decided on; `price` what
-    it costs, in device-seconds, where that was weighed. `note_after` is as in messages.Cut, and
-    `origin` what a job of kind verify restores, for it has no checkpoints of its own."""
+    it costs, in device-seconds, where that was weighed, and `lent_to` the service whose replica
+    gets the devices. `note_after` is as in messages.Cut, and `origin` what a job of kind verify
+    restores, for it has no checkpoints of its own."""
 
     verb: Verb
     job: JobId
@@ -62,6 +67,7 @@ class Action:
     placement: Placement = ()
     lost: frozenset[NodeId] = frozenset()
     price: float | None = None
+    lent_to: ServiceId | None = None
     note_after: int = 0
     origin: Checkpoint | None = None
 
@@ -80,6 +86,7 @@ class Plan:
 
     actions: tuple[Action, ...] = ()
     pending: Mapping[JobId, tuple[Reason, ...]] = field(default_factory=dict)
+    changes: tuple[Change, ...] = ()
 
 
 class Draft:
@@ -99,6 +106,7 @@ class Draft:
         self.promised = np.zeros_like(self.free)
         self._actions: dict[JobId, Action] = {}
         self._pending: dict[JobId, tuple[Reason, ...]] = {}
+        self._changes: list[Change] = []
         self._evicted = len(recently_evicted(snapshot))
         self._in: dict[JobState, list[Job]] = {}
         self._groups: dict[tuple[str, str], list[Job]] = {}
@@ -158,7 +166,7 @@ class Draft:
             held = holdings(job)
             for shard in action.placement:
                 self._give(shard.node, max(0, shard.devices - held[shard.node]))
-        leaves = action.verb not in (Verb.RESUME, Verb.CHECKPOINT)
+        leaves = action.verb not in (Verb.RESUME, Verb.CHECKPOINT, Verb.WAKE, Verb.REST)
         if leaves and job.state in (JobState.STARTING, JobState.RUNNING):
             self._expect(job.placement, action.placement)
 
@@ -181,9 +189,12 @@ class Draft:
     def explain(self, job: Job, reasons: tuple[Reason, ...]) -> None:
         self._pending[job.id] = reasons
 
+    def change(self, change: Change) -> None:
+        self._changes.append(change)
+
     def plan(self) -> Plan:
         pending = {j: r for j, r in self._pending.items() if j not in self._actions}
-        return Plan(tuple(self._actions.values()), pending)
+        return Plan(tuple(self._actions.values()), pending, tuple(self._changes))
 
     def _give(self, node: NodeId, devices: int) -> None:
         row = self.snapshot.row[node]
@@ -273,6 +284,10 @@ def perform(job: Job, action: Action, now_s: float) -> Step:
     if action.price is not None:
         gone = evicts(job, action)
         changes["taken"] = charge(job.taken, now_s, action.price, action.reason, evicted=gone)
+        if action.lent_to is not None:
+            given = job.held - sum(s.devices for s in action.placement)
+            loan = Loan(action.lent_to, given, now_s, action.price)
+            changes["loans"] = (*job.loans, loan)
     return replace(step, job=replace(step.job, **changes))
 
 
@@ -298,3 +313,6 @@ def _dispatch(job: Job, action: Action, now_s: float) -> Step:
             return verbs.cancel(job, now_s)
         case Verb.EXPIRE:
             return verbs.stop(job, now_s, Goal.FAIL, action.reason)
+        case Verb.WAKE | Verb.REST:
+            wakes = action.verb is Verb.WAKE
+            return Step(replicas.wake(job) if wakes else replicas.rest(job, now_s))

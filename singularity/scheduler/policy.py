@@ -28,6 +28,10 @@ class Policy:
     checkpoint_most_s: float = 21600.0  # nobody likes to lose more than 6 hours
     node_mtbf_s: float = 3.6e6  # 42 days: 1,024 GPUs, 8 a node, fail every 7.9 h (arXiv 2410.21680)
     resize_deadline_s: float = 180.0  # agents give a resize up by themselves long before
+    ready_deadline_s: float = (
+        300.0  # from the start of a replica until it answers; models are large
+    )
+    router_lost_after_s: float = 10.0  # ten posts missed: it is asked no more who has requests left
     aside_wait_s: float = 300.0  # for idle devices; whoever asked to verify wants an answer
     aside_settle_s: float = 5.0  # from the start, or the last cut, to one that is to be compared
     aside_cuts: int = 3  # failures in a row, after which a job counts as one that cannot be cut

@@ -10,14 +10,17 @@ from .snapshot import Snapshot
 
 
 def queue(snapshot: Snapshot) -> list[Job]:
-    """Jobs that want devices: most urgent tier first, then those furthest from what the tier
-    promises, then the longest waiting. After an hour without devices none is further than another,
-    so whoever came first is before all who came later. Those that verify others do not queue."""
+    """Jobs that want devices: most urgent tier first, and in each the replicas of services; then
+    those furthest from what the tier promises, then the longest waiting. After an hour without
+    devices none is further than another, so whoever came first is before all who came later. Those
+    that verify others do not queue."""
     waiting = [j for j in snapshot.jobs if j.state in WAITING and j.intent is Intent.RUN]
     waiting = [j for j in waiting if j.spec.aside is None]
-    return sorted(
-        waiting, key=lambda j: (j.tier, _served(j, snapshot.now_s), j.submitted_at_s, j.id)
-    )
+    return sorted(waiting, key=lambda j: (*_rank(j, snapshot.now_s), j.submitted_at_s, j.id))
+
+
+def _rank(job: Job, now_s: float) -> tuple[int, bool, int]:
+    return job.tier, job.spec.serving is None, _served(job, now_s)
 
 
 def _served(job: Job, now_s: float) -> int:

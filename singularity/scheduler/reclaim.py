@@ -48,18 +48,25 @@ def offer(job: Job, target: Placement, now_s: float, policy: Policy) -> Offer:
     return Offer(job, target, of_leaving(job, now_s, policy), ruinous=keeps_nothing(job))
 
 
-def reclaim(draft: Draft, blocked: Job, policy: Policy) -> str:
+def reclaim(draft: Draft, blocked: Job, policy: Policy, beside: int = 0) -> str:
     """Take devices from less urgent jobs so that `blocked` will fit, at its full size or, where
     that cannot be, at its least; says what was done, or why nothing. What is being freed already
     is counted and not asked for again. Where nobody can be made to give, its equals may be moved
-    out of its way. A plan stops a bounded number of jobs; the next goes on."""
+    out of its way. A plan stops a bounded number of jobs; the next goes on. Whoever shrinks gives
+    as many devices more as others of its kind wait for, `beside`, if it can."""
     wanted = sizes(blocked)
     attempts = list(dict.fromkeys((*wanted[:1], *wanted[-1:])))
     for devices in attempts:
         if there := _room(draft, blocked, devices, []):
             draft.promise(there)
             return "devices are being freed for it"
-        if chosen := _cheapest(draft, blocked, devices, policy):
+        if chosen := _cheapest(draft, blocked, devices, policy, beside):
+            if (
+                blocked.spec.serving
+                and not all(o.target for o in chosen)
+                and _shrinking(draft, blocked)
+            ):
+                return "waits for what is shrinking, before anybody is suspended for it"
             return _carry_out(draft, blocked, devices, chosen, policy)
     for devices in attempts:
         if chosen := _out_of_the_way(draft, blocked, devices, policy):
@@ -70,16 +77,29 @@ def reclaim(draft: Draft, blocked: Job, policy: Policy) -> str:
 # -- those less urgent give ----------------------------------------------------------------------
 
 
-def _cheapest(draft: Draft, blocked: Job, devices: int, policy: Policy) -> list[Offer]:
+def _shrinking(draft: Draft, blocked: Job) -> bool:
+    """Is somebody about to give devices who could give more afterwards?"""
+    may = feasible(draft.snapshot, blocked)
+    return any(
+        bool(job.resizing)
+        and _may_give(job, blocked)
+        and sum(s.devices for s in job.target) > job.spec.devices_min
+        and any(may[draft.snapshot.row[n]] for n in job.nodes)
+        for job in draft.snapshot.jobs
+    )
+
+
+def _cheapest(draft: Draft, blocked: Job, devices: int, policy: Policy, beside: int) -> list[Offer]:
     """What makes room in one cluster: sparing work that would be lost first, then the more urgent,
-    then by price; [] if none."""
+    then by price; [] if none. For a replica its equals that train may be shrunk as well, and
+    whoever can shrink does before anybody is suspended."""
     snapshot = draft.snapshot
     may = feasible(snapshot, blocked) & snapshot.ready
     room = np.where(may, _unclaimed(draft), 0)
     per_cluster = np.bincount(snapshot.cluster, weights=room, minlength=len(snapshot.cluster_names))
     victims: dict[int, list[Job]] = {}
     for job in draft.untouched(JobState.RUNNING):
-        if job.tier > blocked.tier and draft.can_cut(job):
+        if _may_give(job, blocked) and draft.can_cut(job):
             rows = [snapshot.row[n] for n in sorted(job.nodes)]
             if may[rows].any():
                 victims.setdefault(int(snapshot.cluster[rows[0]]), []).append(job)
@@ -88,13 +108,20 @@ def _cheapest(draft: Draft, blocked: Job, devices: int, policy: Policy) -> list[
         short = devices - int(per_cluster[cluster])
         if sum(j.held for j in jobs) < short:
             continue
-        offers = _offers(draft, jobs, max(1, short), policy)
+        offers = _offers(draft, jobs, max(1, short) + beside, policy)
+        offers = [o for o in offers if o.target or o.job.tier > blocked.tier]
         for order in (_cheapest_first, _cheapest_by_device):
             if chosen := _choose(draft, blocked, devices, sorted(offers, key=order)):
                 dearest, cost = min(o.job.tier for o in chosen), _total(chosen)
                 ruined = sum(o.ruinous for o in chosen)
-                found.append((ruined, -dearest, cost, len(chosen), cluster, chosen))
+                gone = sum(not o.target for o in chosen) if blocked.spec.serving else 0
+                found.append((ruined, gone, -dearest, cost, len(chosen), cluster, chosen))
     return min(found, key=lambda f: f[:-1])[-1] if found else []
+
+
+def _may_give(job: Job, blocked: Job) -> bool:
+    equal = job.tier == blocked.tier and job.spec.serving is None
+    return job.tier > blocked.tier or (equal and blocked.spec.serving is not None)
 
 
 def _offers(draft: Draft, jobs: list[Job], short: int, policy: Policy) -> list[Offer]:
@@ -291,4 +318,6 @@ def _take(draft: Draft, blocked: Job, taken: Offer) -> None:
     reason += f" for {taken.price.text}"
     reason += loss(job, now_s) if taken.ruinous else ""
     action = Action(verb, job.id, job.version, reason, taken.target, price=taken.price.device_s)
+    if blocked.spec.serving is not None and not taken.moves:
+        action = replace(action, lent_to=blocked.spec.serving.service)
     draft.take(action)

@@ -8,6 +8,7 @@ ready            bool[N]    new work may be placed there
 lost, draining   bool[N]
 fleet            `free` of the nodes that are ready, indexed by domain; copy it to change it
 
+`traffic` is what services there are and how they are loaded.
 `acknowledged_s` is when an operator last approved of the evictions until then.
 """
 
@@ -27,6 +28,7 @@ from singularity.primitives.model import Duty, Job, JobId, Node, NodeId
 
 from .fleet.gangs import Fleet
 from .fleet.layout import lay_out
+from .services import Traffic
 
 Ints = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int32]
@@ -57,6 +59,7 @@ class Snapshot:
     by_id: Mapping[JobId, Job]
     drains: tuple[Drain, ...]
     acknowledged_s: float = 0.0
+    traffic: Traffic = Traffic()
 
     @classmethod
     def build(

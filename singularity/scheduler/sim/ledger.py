@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from singularity.primitives import asides, verbs
+from singularity.primitives import asides, lending, verbs
 from singularity.primitives.drains import Drain, standing
 from singularity.primitives.errors import Conflict, NotFound
 from singularity.primitives.holdings import holdings, hosts
@@ -29,11 +29,14 @@ from singularity.primitives.sla import accounted
 from singularity.scheduler.plan import Plan, admissible, perform
 from singularity.scheduler.snapshot import Snapshot
 
+from .services import MemoryServices
 
-class MemoryLedger:
+
+class MemoryLedger(MemoryServices):
     """scheduler.ledger.Ledger in memory."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._jobs: dict[JobId, Job] = {}
         self._nodes: dict[NodeId, Node] = {}
         self._log: list[Envelope] = []
@@ -48,16 +51,18 @@ class MemoryLedger:
         jobs = {j.id: j for j in self._jobs.values() if j.state not in TERMINAL}
         for job in list(jobs.values()):
             jobs |= {a: self._jobs[a] for a in job.spec.named if a in self._jobs}
-        return Snapshot.build(
+        found = Snapshot.build(
             self._nodes.values(),
             jobs.values(),
             now_s,
             self._drains.values(),
             self._acknowledged_s,
         )
+        return replace(found, traffic=self.traffic(now_s))
 
     def commit(self, plan: Plan, now_s: float) -> dict[JobId, str]:
         rejected = {}
+        self._change(plan.changes)
         for action in sorted(plan.actions, key=lambda a: a.job):
             job = self._jobs[action.job]
             if why_not := admissible(job, action, self._nodes):
@@ -196,11 +201,16 @@ class MemoryLedger:
         if job.intent is Intent.CANCEL and changes.get("intent", Intent.CANCEL) != job.intent:
             raise Conflict(f"{job.spec.name} is being cancelled; submit it again", job=job_id)
         after = replace(job, version=job.version + 1, **changes)  # type: ignore[arg-type]
-        self._jobs[job_id] = accounted(job, after, now_s)
+        self._keep(job, after, now_s)
         return self._jobs[job_id]
 
+    def _keep(self, before: Job, after: Job, now_s: float) -> None:
+        after, ended = lending.repaid(accounted(before, after, now_s), now_s)
+        self._repay(after, ended)
+        self._jobs[after.id] = after
+
     def _write(self, before: Job, step: verbs.Step, now_s: float) -> None:
-        self._jobs[step.job.id] = accounted(before, step.job, now_s)
+        self._keep(before, step.job, now_s)
         aside = step.job.spec.aside
         if aside is not None and asides.certifies(before, step.job) and aside.of in self._jobs:
             subject = self._jobs[aside.of]
