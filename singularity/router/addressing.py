@@ -34,7 +34,7 @@ def candidates(host: str, path: str) -> Iterator[Target]:
     labels = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
     service, _, rest = labels.lower().partition(".")
     project = rest.partition(".")[0]
-    if project:
+    if project and not labels.replace(".", "").isdigit():  # an address is nobody's name
         yield Target((project, service), path, "")
     parts = path.partition("?")[0].split("/", 3)
     if len(parts) >= 3 and parts[1] and parts[2]:

@@ -189,6 +189,8 @@ class Proxy:
                 status=answer.status, reason=answer.reason, headers=passed_on(answer.headers)
             )
             reply.headers["X-Request-Id"] = exchange.id
+            waited_s = turn.began_s - turn.request.came_s
+            reply.headers.add("Server-Timing", f"queue;dur={waited_s * 1e3:.1f}")
             await reply.prepare(exchange.request)
             try:
                 async for piece in _pieces(answer):
