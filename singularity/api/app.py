@@ -13,7 +13,18 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import problems
-from .routes import agents, drains, fleet, history, jobs, shares, tokens, verifications
+from .routes import (
+    agents,
+    drains,
+    fleet,
+    history,
+    jobs,
+    routers,
+    services,
+    shares,
+    tokens,
+    verifications,
+)
 from .services import Overseer, Services, Serving, Viewer
 from .settings import Settings
 from .telemetry import Meter
@@ -71,8 +82,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.services = serving
     app.add_middleware(Gate, meter=meter)
     problems.install(app)
-    routers = (jobs, verifications, history, fleet, drains, shares, tokens, agents)
-    for module in routers:
+    doors = (jobs, verifications, history, services, fleet, drains, shares, tokens, agents, routers)
+    for module in doors:
         app.include_router(module.router)
 
     @app.get("/healthz", include_in_schema=False)

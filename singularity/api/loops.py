@@ -58,7 +58,7 @@ def round_of_scheduling(ledger: SqlLedger, policy: Policy, clock: Clock) -> int:
     """One round; the number of actions carried out."""
     snapshot = ledger.snapshot(clock.now_s())
     plan = decide(snapshot, policy)
-    if not plan.actions:
+    if not plan.actions and not plan.changes:
         return 0
     faults = check(snapshot, plan)
     assert not faults, faults
@@ -70,6 +70,10 @@ def round_of_scheduling(ledger: SqlLedger, policy: Policy, clock: Clock) -> int:
             name,
             extra={"job": action.job, "verb": action.verb, "reason": action.reason, "why": outcome},
         )
+    for change in plan.changes:
+        if change.event:
+            told = {"service": change.service.id, "reason": change.reason}
+            log.info(f"service.{change.event}", extra=told)
     return len(plan.actions) - len(rejected)
 
 

@@ -1,4 +1,4 @@
-"""Every table, in one place. Only store, applier, outbox, loops' lease and auth may import this.
+"""Every table, in one place. pyproject.toml says who may import this.
 
 Hot and cold are apart: `job` never changes after submit, `job_state` changes at every step and is
 narrow. Times are seconds since the epoch, in columns that end in `_s`.
@@ -111,7 +111,9 @@ token = Table(
     _time("created_at_s"),
     _time("expires_at_s", null=True),
     _time("revoked_at_s", null=True),
-    CheckConstraint("role IN ('viewer', 'submitter', 'operator', 'admin', 'agent')", "role"),
+    CheckConstraint(
+        "role IN ('viewer', 'submitter', 'operator', 'admin', 'agent', 'router')", "role"
+    ),
     CheckConstraint("(role = 'agent') = (node IS NOT NULL)", "node_of_agent"),
 )
 
@@ -270,6 +272,102 @@ inventory = Table(
     Column("node", ForeignKey("node.id"), primary_key=True),
     Column("devices", JSONB, nullable=False),
     _time("seen_s"),
+)
+
+service = Table(
+    "service",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("project", ForeignKey("project.id"), nullable=False),
+    _text("name"),
+    Column("body", JSONB, nullable=False),
+    _int("version"),
+    _time("ended_at_s", null=True),
+    _text("idempotency_key", null=True),
+    _text("body_digest", null=True),
+    UniqueConstraint("project", "idempotency_key"),
+    Index(None, "project", "name", unique=True, postgresql_where="ended_at_s IS NULL"),
+    postgresql_with={"fillfactor": 60},
+)
+
+service_event = Table(
+    "service_event",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("service", ForeignKey("service.id"), nullable=False),
+    _time("at_s"),
+    _text("event"),
+    _text("reason"),
+    Index(None, "service", "id"),
+)
+
+router = Table(
+    "router",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _text("region"),
+    _time("heard_s"),
+    Column("leaving", JSONB, nullable=False),
+    postgresql_with={"fillfactor": 50},
+)
+
+# What routers said within the last minutes, a row a span; and counted by the minute, for longer.
+service_load = Table(
+    "service_load",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("service", ForeignKey("service.id"), nullable=False),
+    _int("revision"),
+    _text("router"),
+    _time("at_s"),
+    _time("span_s"),
+    _int("arrivals"),
+    _time("busy_s"),
+    _int("queued"),
+    Index(None, "service", "at_s"),
+    Index(None, "router", "at_s"),
+)
+
+service_minute = Table(
+    "service_minute",
+    metadata,
+    Column("service", ForeignKey("service.id"), primary_key=True),
+    Column("revision", Integer, primary_key=True),
+    Column("minute", BigInteger, primary_key=True),
+    Column("router", Text, primary_key=True),
+    _int("arrivals"),
+    _int("done"),
+    _int("failed"),
+    _int("shed"),
+    Column("waits", JSONB, nullable=False),
+    Column("latencies", JSONB, nullable=False),
+    Index(None, "router", "minute"),
+    postgresql_with={"fillfactor": 50},
+)
+
+# The number of the table that routers have been given, and what was in it.
+routing = Table(
+    "routing",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("version", BigInteger, nullable=False),
+    _text("digest"),
+)
+
+# Loans that are over, or parts of such; what is lent now is with the job that lent it.
+loan = Table(
+    "loan",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("job", ForeignKey("job.id"), nullable=False),
+    Column("service", ForeignKey("service.id"), nullable=False),
+    _int("devices"),
+    _time("since_s"),
+    _time("until_s"),
+    _time("price"),
+    Index(None, "job"),
+    Index(None, "service"),
+    CheckConstraint("devices > 0", "devices"),
 )
 
 # By a trigger: the transaction that last wrote a row of job_state, or of node what is more than a

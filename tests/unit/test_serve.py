@@ -20,6 +20,9 @@ from singularity.primitives.model import (
     Tier,
 )
 from singularity.primitives.routing import BUCKETS, NONE, Loads
+from singularity.scheduler.decide import decide
+from singularity.scheduler.explain import explain
+from singularity.scheduler.policy import Policy
 from singularity.scheduler.services import Canary, Promise, Slo, opened
 from tests.unit.service_scene import ServiceScene, counts, service
 
@@ -118,6 +121,20 @@ def test_when_the_load_falls_training_grows_back_and_the_loan_is_over() -> None:
     over = [repaid for job, repaid in scene.ledger.loans() if job == "train"]
     assert sum(r.loan.devices for r in over) == 2
     assert all(r.device_s > 0 for r in over)
+
+
+def test_why_names_who_has_its_devices() -> None:
+    scene = ServiceScene(nodes=1, devices=4)
+    scene.train("train", 4, least=1)
+    scene.go(3)
+    scene.serve(service())
+    scene.go(10, busy=3.0)
+    snapshot = scene.ledger.snapshot(scene.now_s)
+    told = explain(snapshot, decide(snapshot, Policy()), scene.job("train"), Policy())
+    assert any("devices to service cnn for" in r.detail for r in told.reasons if r.kind == "lent")
+    rests = next(j for j in scene.replicas() if j.intent is Intent.HOLD)
+    told = explain(snapshot, decide(snapshot, Policy()), rests, Policy())
+    assert [r.kind for r in told.reasons] == ["rest"]
 
 
 def test_a_loan_ends_with_the_job_that_lent() -> None:
