@@ -1,7 +1,7 @@
 # `make check` before every commit, `make test` for everything; what a target needs it builds itself.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help venv criu format check static test carry transitions demo storm bench bench-checkpoint bench-scheduler bench-device bench-gpu golden lock clean
+.PHONY: help venv criu format check static test carry transitions demo demo-inference storm bench bench-checkpoint bench-scheduler bench-device bench-router bench-gpu golden lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -63,6 +63,9 @@ transitions: $(STAMP) criu  ## COUNT=20 random transitions of one training (SEED
 demo: $(STAMP) criu  ## a planet on this machine, a real training job, and what befalls it
 	$(BIN)/python examples/digits/demo.py
 
+demo-inference: $(STAMP)  ## a service whose load rises tenfold, and the training that lends it devices
+	$(BIN)/python examples/inference/demo.py
+
 storm: $(STAMP)  ## SEEDS=50 simulated planets under faults
 	$(BIN)/python -m singularity.scheduler.sim storm --seeds $(SEEDS)
 
@@ -83,6 +86,9 @@ bench-scheduler: $(STAMP)  ## what decisions cost; and with DATA=dir of openb, h
 bench-device: $(STAMP)  ## preemption inside a device, modelled and real
 	@for figure in levels disb shim cpu; do \
 	  echo "== bench/device.py $$figure"; $(BIN)/python bench/device.py $$figure || exit 1; done
+
+bench-router: $(STAMP)  ## what a router costs
+	$(BIN)/python bench/router.py
 
 bench-gpu: $(STAMP)  ## preemption on a GPU (one line where there is none)
 	$(BIN)/python bench/device.py gpu

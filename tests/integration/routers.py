@@ -165,6 +165,7 @@ class World:
     def close(self) -> None:
         if self.router is not None:
             self.kill()
+            print((self.directory / "router.log").read_text())  # shown where the test has failed
         self.stack.close()
 
     def replica(self, name: str, port: int = 0) -> Replica:

@@ -81,6 +81,8 @@ class World:
         assert [sorted(r.number for r in lane) for lane in state.waiting] == [
             [r.number for r in lane] for lane in state.waiting
         ]
+        heads = [lane[0] for lane in state.waiting if lane]
+        assert all(r.until_s > self.now_s for r in heads), "nobody waits longer than it may"
         everybody = Counter(waiting) + Counter(t.request.number for t in self.turns)
         everybody += self.answers + Counter(self.left)
         assert everybody == Counter(range(self.came)), "each is in one place, once"
