@@ -7,7 +7,7 @@ from typing import Final
 
 import typer
 
-from . import drains, host, jobs, places, shares, submit
+from . import drains, host, jobs, places, services, shares, submit
 from .checkpoints import ckpt
 from .frame import CONTEXT, Commands
 
@@ -32,6 +32,7 @@ GROUPS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
         jobs.timeline,
     ),
     "Steering": (jobs.suspend, jobs.resume, jobs.move, jobs.resize, jobs.cancel),
+    "Services": (services.services, services.loans),
     "Fleet": (
         places.regions,
         places.clusters,
@@ -49,6 +50,7 @@ for panel, commands in GROUPS.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
 app.add_typer(ckpt, name="ckpt", rich_help_panel="Jobs")
+app.add_typer(services.service, name="service", rich_help_panel="Services")
 
 
 def main() -> None:

@@ -67,7 +67,7 @@ def test_checkpoints_are_taken_as_often_as_pays_unless_said_otherwise() -> None:
         ({"image": "torch:2"}, "container images are not run"),
         ({"secrets": ["key"]}, "secrets are not handed"),
         ({"memory": "8GiB"}, "shares of a device are not"),
-        ({"kind": "serve"}, "kind: serve is not run"),
+        ({"kind": "serve"}, "kind: serve is a service"),
         ({"limits": {"hang_after": "0s"}}, "limits.hang_after"),
         ({"checkpoint": {"every": None}}, "no interval"),
         ({"kind": "tarin"}, "kind"),
