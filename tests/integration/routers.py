@@ -44,7 +44,7 @@ class Replica:
         self.port = int(self.process.stdout.readline())
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=10)
 
-    def state(self) -> dict[str, int]:
+    def state(self) -> dict[str, Any]:
         return self.http.get("/state").json()
 
     def open(self, gate: str) -> None:

@@ -25,7 +25,7 @@ from urllib.parse import parse_qs, urlsplit
 silent = threading.Event()
 gates = defaultdict(threading.Event)
 lock = threading.Lock()
-seen = {"held": 0, "most": 0, "served": 0, "bytes": 0, "dropped": 0}
+seen = {"held": 0, "most": 0, "served": 0, "bytes": 0, "dropped": 0, "ids": []}
 
 
 class Replica(BaseHTTPRequestHandler):
@@ -43,6 +43,7 @@ class Replica(BaseHTTPRequestHandler):
                 self.answer(dict(seen))
             case "/hold":
                 with lock:
+                    seen["ids"].append(self.headers["X-Request-Id"])
                     seen["held"] += 1
                     seen["most"] = max(seen["most"], seen["held"])
                 gate.wait()
