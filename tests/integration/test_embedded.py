@@ -185,9 +185,10 @@ def test_a_second_start_has_the_same_address_secrets_fleet_and_data(
 ) -> None:
     data = tmp_path / "data"
     with Planet(data, FLEET) as first:
-        seen = first.url, first.token, first.nodes
+        seen = first.url, first.token, first.nodes, first.router_url("here")
     with Planet(data) as second:
-        assert (second.url, second.token, second.nodes) == seen
+        now = second.url, second.token, second.nodes, second.router_url("here")
+        assert now == seen
         assert (data / "admin.token").read_text().strip() == second.token
         for name in ("planet.json", "admin.token"):
             assert (data / name).stat().st_mode & 0o077 == 0

@@ -1,4 +1,5 @@
-"""A service on a whole planet: it grows at the cost of training, loses its router, and gives back.
+"""A service on a whole planet: it grows at the cost of training, whoever is killed meanwhile, loses
+its router, and gives back.
 
 Every process is real. The load is requests that replicas hold until they are told to let go, so
 nothing depends on how fast this machine is.
@@ -137,6 +138,9 @@ def test_a_service_grows_at_the_cost_of_training_loses_its_router_and_gives_back
     assert story.devices() == RANKS
 
     asked = story.hold(range(8))
+    story.until("more to be wanted", lambda: story.service()["replicas"]["wanted"] > 1)
+    for name in ("schedule", "agent-a-1"):  # in the middle of it; others go on where they were
+        story.planet.kill(name)
     story.until("three replicas, the third on a device of the training", lambda: story.ready() == 3)
     story.until("the training to have shrunk", lambda: story.devices() == RANKS - 1)
     assert story.service()["borrowed"]["devices"] == 1
