@@ -161,8 +161,10 @@ def draw(runs: Sequence[Run], path: Path) -> None:
         devices.step(times, [s.devices for s in run.samples], where="post", label="training has")
         devices.step(times, [s.lent for s in run.samples], where="post", label="lent")
         devices.set_xlabel("seconds")
+        for axis in (rates, replicas, devices):
+            axis.set_ylim(bottom=0)
         for axis in (rates, wait, replicas, devices):
-            axis.legend(loc="upper right", fontsize="small")
+            axis.legend(fontsize="small")
             axis.grid(alpha=0.3)
     for axis, name in zip(
         grid[:, 0], ("requests/s", "wait, s", "replicas", "devices"), strict=True
