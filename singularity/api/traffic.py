@@ -25,6 +25,7 @@ from singularity.scheduler.services import (
     STABLE_S,
     Amended,
     Change,
+    Part,
     Router,
     Served,
     Service,
@@ -186,18 +187,23 @@ def _served_of(row: Any) -> Served:
     return Served(*counts, tuple(row["waits"]), tuple(row["latencies"]))
 
 
-def _parts(db: Connection, now_s: float) -> dict[ServiceId, list[tuple[Window, Window, int]]]:
+def _parts(db: Connection, now_s: float) -> dict[ServiceId, list[Part]]:
     row = t.service_load
     late = row.c.at_s > now_s - PANIC_S
     sums = [func.sum(c) for c in (row.c.arrivals, row.c.span_s, row.c.busy_s)]
-    last = func.array_agg(aggregate_order_by(row.c.queued, row.c.id)).filter(late)
-    query = select(row.c.service, *sums, *(s.filter(late) for s in sums), last)
+    newest = func.array_agg(aggregate_order_by(row.c.queued, row.c.id.desc())).filter(late)
+    query = select(
+        *(row.c.service, row.c.router, func.max(row.c.at_s)),
+        *(*sums, *(s.filter(late) for s in sums), newest),
+    )
     query = query.where(row.c.at_s > now_s - STABLE_S)
-    groups = query.group_by(row.c.service, row.c.revision, row.c.router)
-    found: dict[ServiceId, list[tuple[Window, Window, int]]] = {}
-    for service, *rest in db.execute(groups.order_by(row.c.service)):
+    found: dict[ServiceId, list[Part]] = {}
+    for service, router, last_s, *rest in db.execute(
+        query.group_by(row.c.service, row.c.revision, row.c.router)
+    ):
         stable, panic = Window(*rest[:3]), Window(*(x or 0 for x in rest[3:6]))
-        found.setdefault(service, []).append((stable, panic, rest[6][-1] if rest[6] else 0))
+        queued = rest[6][0] if rest[6] else 0
+        found.setdefault(service, []).append(Part(router, last_s, stable, panic, queued))
     return found
 
 

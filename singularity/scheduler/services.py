@@ -215,27 +215,44 @@ class Load:
         return Demand(self.busy, self.busy_panic, self.queued)
 
 
-def load_of(parts: Iterable[tuple[Window, Window, int]]) -> Load:
-    """From (stable, panic, queued) of each router and revision. Each is a mean over the spans that
-    it covers, so that a note which got lost does not count as a second without requests."""
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one router said of one revision: over STABLE_S and PANIC_S, and last, at `last_s`."""
+
+    router: str
+    last_s: float
+    stable: Window
+    panic: Window
+    queued: int
+
+
+def load_of(parts: Iterable[Part]) -> Load:
+    """Each router is a mean over the spans that it covers, so that a note which got lost does not
+    count as a second without requests. Of a revision without any it may say nothing."""
+    routers: dict[str, list[Part]] = {}
+    for part in parts:
+        routers.setdefault(part.router, []).append(part)
     found = Load()
-    for stable, panic, queued in parts:
-        rps, busy = _means(stable)
-        rps_panic, busy_panic = _means(panic)
+    for _, mine in sorted(routers.items()):
+        last_s = max(part.last_s for part in mine)
+        rps, busy = _means([part.stable for part in mine])
+        rps_panic, busy_panic = _means([part.panic for part in mine])
         found = Load(
             found.rps + rps,
             found.rps_panic + rps_panic,
             found.busy + busy,
             found.busy_panic + busy_panic,
-            found.queued + queued,
+            found.queued + sum(part.queued for part in mine if part.last_s == last_s),
         )
     return found
 
 
-def _means(found: Window) -> tuple[float, float]:
-    if found.span_s <= 0.0:
+def _means(revisions: Sequence[Window]) -> tuple[float, float]:
+    span_s = max(each.span_s for each in revisions)
+    if span_s <= 0.0:
         return 0.0, 0.0
-    return found.arrivals / found.span_s, found.busy_s / found.span_s
+    arrivals, busy_s = sum(r.arrivals for r in revisions), sum(r.busy_s for r in revisions)
+    return arrivals / span_s, busy_s / span_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +280,7 @@ class Traffic:
 
 def known_loads(
     services: Iterable[Service],
-    parts: Mapping[ServiceId, Sequence[tuple[Window, Window, int]]],
+    parts: Mapping[ServiceId, Sequence[Part]],
     routers: Iterable[Router],
     now_s: float,
 ) -> dict[ServiceId, Load]:

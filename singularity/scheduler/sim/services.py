@@ -14,6 +14,7 @@ from singularity.scheduler.services import (
     STABLE_S,
     Amended,
     Change,
+    Part,
     Router,
     Served,
     Service,
@@ -85,17 +86,18 @@ class MemoryServices:
             routers=tuple(sorted(routers, key=lambda r: r.id)),
         )
 
-    def _parts(self, now_s: float) -> Mapping[ServiceId, Sequence[tuple[Window, Window, int]]]:
+    def _parts(self, now_s: float) -> Mapping[ServiceId, Sequence[Part]]:
         notes: dict[tuple[ServiceId, int, str], list[tuple[float, LoadNote]]] = {}
         for at_s, router, note in self._notes:
-            notes.setdefault((note.service, note.revision, router), []).append((at_s, note))
-        parts: dict[ServiceId, list[tuple[Window, Window, int]]] = {}
-        for (service, _, _), found in sorted(notes.items()):
-            late = [n for at_s, n in found if at_s > now_s - PANIC_S]
-            stable = [n for at_s, n in found if at_s > now_s - STABLE_S]
-            if stable:
-                part = _window(stable), _window(late), late[-1].queued if late else 0
-                parts.setdefault(service, []).append(part)
+            if at_s > now_s - STABLE_S:
+                notes.setdefault((note.service, note.revision, router), []).append((at_s, note))
+        parts: dict[ServiceId, list[Part]] = {}
+        for (service, _, router), found in sorted(notes.items()):
+            stable = _window(n for _, n in found)
+            panic = _window(n for at_s, n in found if at_s > now_s - PANIC_S)
+            last_s, last = found[-1]
+            queued = last.queued if last_s > now_s - PANIC_S else 0
+            parts.setdefault(service, []).append(Part(router, last_s, stable, panic, queued))
         return parts
 
     def _change(self, changes: Iterable[Change]) -> None:
