@@ -54,14 +54,18 @@ class _Exchange:
         who = {"for": request.remote or "", "host": request.host, "proto": request.scheme}
         introduce(self.headers, target, {**who, "id": self.id})
         self.too_large = (request.content_length or 0) > most_bytes
-        self._begun = False
+        self._begun = self._repeated = False
 
     def body(self) -> AsyncIterator[bytes] | None:
         return self._pieces() if self.request.body_exists else None
 
     def repeatable(self, *, sent: bool) -> bool:
-        """Whether another replica may be asked; `sent`: the first may have got it."""
-        return not self._begun and (not sent or self.request.method in _IDEMPOTENT)
+        """Whether another replica may be asked. `sent`: this one may have got it; then once, for a
+        request that ends whoever gets it must not go round."""
+        if self._begun or (sent and (self._repeated or self.request.method not in _IDEMPOTENT)):
+            return False
+        self._repeated |= sent
+        return True
 
     async def _pieces(self) -> AsyncIterator[bytes]:
         """The body as it comes. It can be had once."""
@@ -253,7 +257,7 @@ def problem(error: SingularityError) -> web.Response:
 
 def open_session(settings: RouterSettings) -> aiohttp.ClientSession:
     """To replicas: as many connections as there are requests, nothing added and nothing undone."""
-    return aiohttp.ClientSession(
+    session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_UNUSED_S),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
@@ -261,3 +265,5 @@ def open_session(settings: RouterSettings) -> aiohttp.ClientSession:
         max_line_size=settings.head_most_bytes,
         max_field_size=settings.head_most_bytes,
     )
+    session._retry_connection = False  # it would send again what we count as sent once
+    return session

@@ -200,6 +200,17 @@ def test_what_may_have_been_done_is_not_done_twice(world: World) -> None:
     assert sum(r.state()["dropped"] for r in replicas) == 1
 
 
+def test_a_request_that_ends_whoever_gets_it_does_not_go_round(world: World) -> None:
+    replicas = [world.replica(name) for name in "abcd"]
+    world.tell(*(r.endpoint() for r in replicas))
+    world.start()
+    for _ in range(2):  # on new connections, and on some that were used before
+        assert [world.http.get("/p/s/x").status_code for _ in range(8)] == [200] * 8
+        before = sum(r.state()["dropped"] for r in replicas)
+        assert world.http.get("/p/s/drop").status_code == 502
+        assert sum(r.state()["dropped"] for r in replicas) == before + 2
+
+
 def test_half_an_answer_is_not_passed_off_as_whole(world: World) -> None:
     world.tell(world.replica("a").endpoint())
     world.start()
