@@ -1,7 +1,7 @@
 # `make check` before every commit, `make test` for everything; what a target needs it builds itself.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help venv criu format check static test carry transitions demo demo-inference storm bench bench-checkpoint bench-scheduler bench-device bench-router bench-gpu golden lock clean
+.PHONY: help venv criu format check static test carry transitions demo demo-drain demo-inference storm bench bench-checkpoint bench-scheduler bench-device bench-router bench-gpu golden lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -63,6 +63,9 @@ transitions: $(STAMP) criu  ## COUNT=20 random transitions of one training (SEED
 demo: $(STAMP) criu  ## a planet on this machine, a real training job, and what befalls it
 	$(BIN)/python examples/digits/demo.py
 
+demo-drain: $(STAMP) criu  ## a region drained under six trainings, by plan; then half of a drain, aborted
+	$(BIN)/python -m examples.drain.demo
+
 demo-inference: $(STAMP)  ## a service whose load rises tenfold, and the training that lends it devices
 	$(BIN)/python examples/inference/demo.py
 
@@ -82,6 +85,7 @@ bench-scheduler: $(STAMP)  ## what decisions cost; and with DATA=dir of openb, h
 	$(BIN)/python bench/resident.py
 	$(BIN)/python bench/following.py
 	@test -z "$(DATA)" || $(BIN)/python bench/openb.py --data "$(DATA)"
+	@test -z "$(DATA)" || $(BIN)/python bench/services.py --data "$(DATA)"
 
 bench-device: $(STAMP)  ## preemption inside a device, modelled and real
 	@for figure in levels disb shim cpu; do \

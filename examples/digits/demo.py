@@ -27,7 +27,7 @@ from rich.table import Table
 
 from singularity.cli.embedded import Planet
 
-HERE = Path(__file__).resolve().parent
+TRAIN = Path(__file__).resolve().parent / "train.py"
 RANKS = 4
 CHECKPOINT_EVERY_S = 8.0
 DETECT_S = 6.0  # a node silent for this long is lost
@@ -89,7 +89,7 @@ class Demo:
     # -- the story -------------------------------------------------------------------------------
 
     def submit(self) -> None:
-        command = [sys.executable, str(HERE / "train.py"), "--epochs", str(self.epochs)]
+        command = [sys.executable, str(TRAIN), "--epochs", str(self.epochs)]
         job = self.call(
             "POST",
             "jobs",
@@ -265,11 +265,10 @@ def cannot_dump() -> str:
     )
 
 
-def reference(out: Path, epochs: int) -> None:
+def reference(out: Path, *options: str, ranks: int = RANKS) -> None:
     """The same training, never touched, under plain torchrun."""
     argv = [sys.executable, "-m", "torch.distributed.run"]
-    argv += ["--standalone", f"--nproc-per-node={RANKS}", str(HERE / "train.py")]
-    argv += ["--epochs", str(epochs), "--width", "32", "--out", str(out)]
+    argv += ["--standalone", f"--nproc-per-node={ranks}", str(TRAIN), *options, "--out", str(out)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     for _ in range(3):
         done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
@@ -279,6 +278,12 @@ def reference(out: Path, epochs: int) -> None:
         if "terminate called without an active exception" not in done.stderr:
             break
     raise SystemExit(f"the reference run failed:\n{done.stderr[-2000:]}")
+
+
+def same_results(one: Path, other: Path) -> bool:
+    """Are the bits of all losses and of the weights the same?"""
+    names = ("loss.csv", "weights.pt")
+    return all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
 
 
 def main() -> int:
@@ -291,7 +296,7 @@ def main() -> int:
         root.chmod(0o755)
         began_s = time.monotonic()
         console.print(f"reference: {args.epochs} epochs under plain torchrun, never touched …")
-        reference(root / "reference", args.epochs)
+        reference(root / "reference", "--epochs", str(args.epochs), "--width", "32")
         console.print(f"reference done in {time.monotonic() - began_s:.0f} s; starting a planet …")
         policy = {"node_lost_after_s": f"{DETECT_S:g}", "grow_after_s": "1"}
         with Planet(root / "planet", policy=policy, lease_s=DETECT_S - 2) as planet:
@@ -299,10 +304,7 @@ def main() -> int:
             demo.tell(why_not)
             lives = demo.call("GET", f"jobs/{demo.id}/incarnations")["items"]
         console.print(timeline(lives))
-        same = all(
-            (root / "managed" / name).read_bytes() == (root / "reference" / name).read_bytes()
-            for name in ("loss.csv", "weights.pt")
-        )
+        same = same_results(root / "managed", root / "reference")
         steps = (root / "managed" / "loss.csv").read_bytes().count(b"\n")
         console.print(f"{steps} losses and the final weights, compared byte by byte")
         console.print(f"[bold]identical: {'yes' if same else 'NO'}[/bold]")

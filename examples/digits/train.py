@@ -6,6 +6,7 @@ the weights to OUT/weights.pt.
 """
 
 import argparse
+import time
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--batch", type=int, default=32, help="images per rank and step")
     parser.add_argument("--width", type=int, default=64, help="channels of the first layer")
+    parser.add_argument("--rest-s", type=float, default=0.0, help="after each step, to last longer")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
 
@@ -53,6 +55,7 @@ def main() -> None:
             dist.all_reduce(mean)
             if log is not None:
                 log.write(f"{step},{(mean / world).item().hex()}\n")
+            time.sleep(args.rest_s)
         if rank == 0:
             print(f"epoch {epoch + 1}/{args.epochs} loss {(mean / world).item():.4f}", flush=True)
 

@@ -7,7 +7,7 @@ from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "0009"
-down_revision = "0007"
+down_revision = "0012"
 branch_labels = None
 depends_on = None
 
@@ -62,7 +62,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_loan"),
         sa.ForeignKeyConstraint(["job"], ["job.id"], name="fk_loan_job"),
         sa.ForeignKeyConstraint(["service"], ["service.id"], name="fk_loan_service"),
-        sa.CheckConstraint("devices > 0", name="ck_loan_devices"),
+        sa.CheckConstraint("devices > 0", name=op.f("ck_loan_devices")),
     )
     for column in ("job", "service"):
         op.create_index(f"ix_loan_{column}", "loan", [column])
@@ -87,6 +87,7 @@ def _what_routers_say() -> None:
         sa.Column("at_s", sa.Double(), nullable=False),
         sa.Column("span_s", sa.Double(), nullable=False),
         sa.Column("arrivals", sa.Integer(), nullable=False),
+        sa.Column("done", sa.Integer(), nullable=False),
         sa.Column("busy_s", sa.Double(), nullable=False),
         sa.Column("queued", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_service_load"),
@@ -135,5 +136,5 @@ def _service() -> sa.Column[str]:
 
 
 def _roles(names: str) -> None:
-    op.drop_constraint("ck_token_role", "token")
-    op.create_check_constraint("ck_token_role", "token", f"role IN ({names})")
+    op.drop_constraint(op.f("ck_token_role"), "token")
+    op.create_check_constraint(op.f("ck_token_role"), "token", f"role IN ({names})")

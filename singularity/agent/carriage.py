@@ -7,8 +7,8 @@ meaning, and those only we can refuse.
 
 from __future__ import annotations
 
+import ast
 import ipaddress
-import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from typing import Final, cast
 from singularity.primitives.errors import CheckpointFailed
 
 from .runtime import contents as listing
-from .runtime.contents import Contents, Descriptor, Process, Socket
+from .runtime.holding import Contents, Descriptor, Process, Socket
 from .runtime.sandbox import Sandbox
 
 GHOST_MOST_BYTES: Final = 1 << 30  # of an unlinked file; a DataLoader's batches are such files
@@ -40,7 +40,7 @@ def look(sandbox: Sandbox, pid: int) -> Contents:
     if done.returncode != 0:
         last = done.stderr.strip().splitlines()[-1:]
         raise CheckpointFailed(f"nobody can look into {sandbox.directory.name}: {''.join(last)}")
-    return cast(Contents, json.loads(done.stdout))
+    return cast(Contents, ast.literal_eval(done.stdout))
 
 
 def obstacles(contents: Contents) -> tuple[str, ...]:

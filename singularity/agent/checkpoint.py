@@ -247,6 +247,7 @@ def _alone(sandbox: Sandbox) -> Iterator[int]:
 def _spawn(argv: Sequence[str], images: Path, *handed_on: int) -> subprocess.Popen[bytes]:
     """CRIU in a session of its own, its output to a file: neither ^C at the agent nor the agent's
     death may reach it in the middle of a dump."""
+    (images / "criu.out").unlink(missing_ok=True)  # a link to another's, maybe
     with (images / "criu.out").open("wb") as out:
         return subprocess.Popen(
             argv,

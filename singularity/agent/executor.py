@@ -97,6 +97,10 @@ class Executor:
         for hands in list(self._hands.values()):
             hands.join()
 
+    def tend(self) -> None:
+        """Now and then: nobody may be short of memory for what is merely convenient."""
+        self._tools.images.recent.room()
+
     def pages(self) -> Mapping[JobId, int]:
         """The furthest step of each job here, for progress shown between checkpoints."""
         return {h.start_command.job: h.step() for h in self._alive()}

@@ -6,7 +6,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 from singularity.primitives.errors import CannotCarry, CheckpointFailed, RestoreFailed
 from singularity.primitives.messages import Origin, Start
 from singularity.primitives.model import JobId, ShardImage
-from singularity.store.imagestore import RankImages, Store
+from singularity.store.imagestore import Copy, RankImages, Store
 from singularity.store.manifest import ImageKey
 from singularity.store.vault import Vault
 
@@ -27,6 +27,7 @@ from .handover import Handovers, reference
 from .interposer.family import members
 from .interposer.page import Page, ParkRecord, State
 from .layout import Layout
+from .recent import Recent, link
 from .runtime.sandbox import Sandbox
 from .scratch import resident_bytes
 
@@ -55,6 +56,7 @@ class Images:
     store: Store
     layout: Layout
     handovers: Handovers
+    recent: Recent
     restore_deadline_s: float
     processor: processors.Processor
 
@@ -85,21 +87,29 @@ class Images:
         if (found := self.store.find(key, vault)) is not None:
             return found
         expected_bytes = sum(resident_bytes(sandbox) for sandbox in ranks.values())
+        keeping = self.recent.room(expected_bytes)
         began_s = time.monotonic()
+        dumped_s = [began_s]
+
+        def dump(rank: int) -> RankImages:
+            images = self._dump(ref.job, rank, ranks[rank], directory / str(rank))
+            dumped_s.append(time.monotonic())
+            return images
+
         with (
             self.layout.scratch.directory(_label(ref), expected_bytes) as directory,
-            self.store.saving(key, vault) as saving,
+            ThreadPoolExecutor(_SIDE_BY_SIDE) as pool,  # nothing leaves it while a dump goes on
         ):
-            dumped_s = [began_s]
-
-            def take(rank: int) -> None:
-                images = self._dump(ref.job, rank, ranks[rank], directory / str(rank))
-                dumped_s.append(time.monotonic())
-                saving.take(rank, images)
-                shutil.rmtree(images.path)
-
-            _side_by_side(take, ranks)
-            image = saving.commit(step)
+            dumps = {pool.submit(dump, rank): rank for rank in ranks}
+            with self.store.saving(key, vault, self.recent.of(ref.job)) as saving:
+                for done in as_completed(dumps):
+                    saving.take(dumps[done], done.result())
+                    if not keeping:
+                        shutil.rmtree(directory / str(dumps[done]))
+                image = saving.commit(step)
+            if keeping:
+                copies = {r: Copy(key, image.digest, directory / str(r)) for r in ranks}
+                self.recent.keep(ref.job, copies, directory)
         seconds["dump"] = max(dumped_s) - began_s
         seconds["store"] = time.monotonic() - max(dumped_s)
         return image
@@ -163,8 +173,6 @@ class Images:
         """
         origin = start.origin
         assert origin is not None, start
-        vault = Vault(start.papers)
-        owner = start.aside.of if start.aside else start.job
         if start.aside is None:
             self.store.fence(start.job, start.incarnation)
         holders = {rank: _holder(origin, rank) for rank in start.ranks}
@@ -173,17 +181,6 @@ class Images:
         with self.layout.scratch.directory(
             f"{start.job}.{start.incarnation}.0", _share_bytes(wanted.values())
         ) as directory:
-
-            def bring(shard: ShardImage) -> None:
-                targets = {r: directory / str(r) for r, held in wanted.items() if held is shard}
-                if shard.held is None:
-                    key = ImageKey(owner, origin.incarnation, origin.cut, shard.node)
-                    self.store.load(key, shard.digest, targets, vault)
-                    return
-                ref = reference(start, origin)
-                _side_by_side(
-                    lambda r: self.handovers.fetch(ref, shard, r, targets[r], vault), targets
-                )
 
             def restore(rank: int, sandbox: Sandbox) -> None:
                 page = self.layout.page(start.job, rank)
@@ -198,14 +195,49 @@ class Images:
                 images = directory / str(rank)
                 self.checkpointer.restore(sandbox, images, self.restore_deadline_s)
 
+            stored: dict[int, Copy] = {}
             for shard in origin.shards:
-                if shard in wanted.values():
-                    bring(shard)
+                targets = {r: directory / str(r) for r, held in wanted.items() if held is shard}
+                if targets and shard.held is None:
+                    stored |= self._bring(start, shard, targets)
+                elif targets:
+                    self._hand_over(start, shard, targets)
             for rank in wanted:
                 processors.check(directory / str(rank), self.processor)
             yield Fetched(
                 directory, restore, standing, lambda rank: self.handovers.adopt(start, rank)
             )
+            if stored and start.aside is None:
+                self.recent.keep(start.job, stored, directory)
+
+    def _bring(
+        self, start: Start, shard: ShardImage, targets: Mapping[int, Path]
+    ) -> dict[int, Copy]:
+        """From this node's memory where that still has them, else from the store. To verify a
+        checkpoint is to read what is stored."""
+        assert start.origin is not None, start
+        vault = Vault(start.papers)
+        owner = start.aside.of if start.aside else start.job
+        key = ImageKey(owner, start.origin.incarnation, start.origin.cut, shard.node)
+        copies = {rank: Copy(key, shard.digest, target) for rank, target in targets.items()}
+        known = {} if start.aside else self.recent.of(owner)
+        for rank, copy in copies.items():
+            near = known.get(rank)
+            if near is not None and (near.key, near.digest) == (key, shard.digest):
+                link(near.path, copy.path)
+        linked = {rank: copy for rank, copy in copies.items() if copy.path.exists()}
+        whole = self.store.whole(linked, vault) if linked else frozenset()
+        rest = {rank: target for rank, target in targets.items() if rank not in whole}
+        for target in rest.values():
+            shutil.rmtree(target, ignore_errors=True)
+        if rest:
+            self.store.load(key, shard.digest, rest, vault)
+        return copies
+
+    def _hand_over(self, start: Start, shard: ShardImage, targets: Mapping[int, Path]) -> None:
+        assert start.origin is not None, start
+        ref, vault = reference(start, start.origin), Vault(start.papers)
+        _side_by_side(lambda r: self.handovers.fetch(ref, shard, r, targets[r], vault), targets)
 
 
 def _label(ref: CutRef) -> str:

@@ -30,6 +30,7 @@ from .layout import Layout, environment
 from .leads import Leads
 from .letterbox import LetterboxProcess
 from .programs import program
+from .recent import Recent
 from .runtime import splicing
 from .runtime.cgroup import Limits
 from .runtime.network import HostNetwork, open_network
@@ -130,6 +131,7 @@ def make_tools(
         store=store,
         layout=layout,
         handovers=handovers,
+        recent=Recent(),
         restore_deadline_s=settings.restore_deadline_s,
         processor=processors.here(),
     )

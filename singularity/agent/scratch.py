@@ -78,7 +78,7 @@ class Scratch:
     def _home(self, expected_bytes: int) -> Path:
         if self.memory is None or not os.path.ismount(_MEMORY):
             return self.disk
-        free_bytes = min(_available_bytes(), shutil.disk_usage(_MEMORY).free)
+        free_bytes = min(memory().available_bytes, shutil.disk_usage(_MEMORY).free)
         return self.memory if free_bytes >= _SPARE * expected_bytes else self.disk
 
 
@@ -117,9 +117,20 @@ def resident_bytes(sandbox: Sandbox) -> int:
     return found
 
 
-def _available_bytes() -> int:
-    """Of the machine's memory, without swapping."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) << 10
-    return 0
+def in_memory(directory: Path) -> bool:
+    return os.path.ismount(_MEMORY) and directory.stat().st_dev == _MEMORY.stat().st_dev
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Of the machine; `available_bytes` can be had without swapping."""
+
+    available_bytes: int
+    total_bytes: int
+
+
+def memory() -> Memory:
+    """0 of what cannot be found out."""
+    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    found = {line[0]: int(line[1]) << 10 for line in lines}
+    return Memory(found.get("MemAvailable:", 0), found.get("MemTotal:", 0))

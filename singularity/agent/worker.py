@@ -128,6 +128,7 @@ class Agent:
                 log.error("control plane says no", extra={"reason": error.detail})
                 wait_s = _RETRY_S * 4
             self._fence()
+            executor.tend()
             stop.wait(wait_s)
 
     def _devices(self, now_s: float) -> tuple[DeviceNote, ...] | None:

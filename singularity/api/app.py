@@ -19,6 +19,9 @@ from .routes import (
     fleet,
     history,
     jobs,
+    maintenance,
+    operations,
+    rebalance,
     routers,
     services,
     shares,
@@ -82,7 +85,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.services = serving
     app.add_middleware(Gate, meter=meter)
     problems.install(app)
-    doors = (jobs, verifications, history, services, fleet, drains, shares, tokens, agents, routers)
+    operating = (fleet, drains, maintenance, operations, rebalance, shares)
+    doors = (jobs, verifications, history, services, *operating, tokens, agents, routers)
     for module in doors:
         app.include_router(module.router)
 

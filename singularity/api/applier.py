@@ -15,13 +15,13 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from singularity.primitives import verbs
 from singularity.primitives.errors import Conflict, IdempotencyMismatch, NotFound
+from singularity.primitives.faults import fault_of, gone, noted, reborn
 from singularity.primitives.holdings import hosts
 from singularity.primitives.messages import Envelope, Register, Report
 from singularity.primitives.model import (
     ACTIVE,
     TERMINAL,
     ClusterId,
-    Duty,
     Intent,
     Job,
     JobId,
@@ -30,8 +30,8 @@ from singularity.primitives.model import (
     NodeId,
     RegionId,
     Scope,
-    reborn,
 )
+from singularity.primitives.operations import By
 from singularity.scheduler.plan import Plan, admissible, perform
 from singularity.scheduler.snapshot import Snapshot
 
@@ -46,14 +46,16 @@ from .books import (
     node_of,
     node_row,
 )
-from .drains import SqlDrains, set_duty
+from .drains import book
+from .duties import SqlDuties
 from .following import Follower
+from .operations import Deed, note
 from .traffic import SqlServices, write_changes
 
 _NOT_ENDED = t.job_state.c.state.not_in([str(s) for s in TERMINAL])
 
 
-class SqlLedger(SqlDrains, SqlServices):
+class SqlLedger(SqlDuties, SqlServices):
     """scheduler.ledger.Ledger on Postgres. `guard` is asked inside the transaction of every
     commit whether its author still leads, and raises NotLeader."""
 
@@ -136,6 +138,8 @@ class SqlLedger(SqlDrains, SqlServices):
                     rejected[job.id] = why_not
                 else:
                     books.write(job, perform(job, action, now_s), action.reason, now_s)
+                    if action.pace_s:
+                        book(db, action.drain, action.pace_s, now_s)
             books.flush()
         return rejected
 
@@ -169,6 +173,8 @@ class SqlLedger(SqlDrains, SqlServices):
             step = verbs.settle(job, report, now_s)
             books.write(job, step, report.reason, now_s, node=report.node)
             books.timed(job, step.job, report)
+            if (fault := fault_of(job, step.job, report, now_s)) is not None:
+                books.put(noted(books.nodes[report.node], fault))
             books.flush()
             return verbs.settled(step.job, report)
 
@@ -184,17 +190,17 @@ class SqlLedger(SqlDrains, SqlServices):
             node = nodes[register.node]
             books = Books(db, jobs, nodes)
             if node.epoch == 0 or node.lost or node.epoch != register.epoch:
-                gone = frozenset({node.id})
+                away = frozenset({node.id})
                 for job in sorted(jobs.values(), key=lambda j: j.id):
                     if job.state in ACTIVE and node.id in set(hosts(job)):
                         reason = f"node {node.id} started anew"
                         now = books.jobs[job.id]  # one that was verified there is certified
-                        step = verbs.failover(now, gone, now_s, reason)
+                        step = verbs.failover(now, away, now_s, reason)
                         books.write(now, step, reason, now_s)
                 books.flush()
                 db.execute(delete(t.outbox).where(t.outbox.c.node == node.id))
                 db.execute(delete(t.node_log).where(t.node_log.c.node == node.id))
-                node = reborn(books.nodes[node.id])
+                node = reborn(books.nodes[node.id], now_s)
             told = {"address": register.address, "devices": register.devices}
             node = replace(node, heard_s=now_s, rack=register.rack, **told)  # type: ignore[arg-type]
             books.put(node)
@@ -224,8 +230,8 @@ class SqlLedger(SqlDrains, SqlServices):
         with self._engine.begin() as db:
             for node in _lock_nodes(db, set(silent)).values():
                 if not node.lost and node.heard_s <= silent[node.id]:
-                    gone = {"lost": True, "failures": node.failures + 1}
-                    db.execute(update(t.node).where(t.node.c.id == node.id).values(gone))
+                    lost_one = node_row(gone(node, now_s))
+                    db.execute(update(t.node).where(t.node.c.id == node.id).values(lost_one))
                     lost.append(node.id)
         return lost
 
@@ -244,15 +250,11 @@ class SqlLedger(SqlDrains, SqlServices):
 
     # -- operators -------------------------------------------------------------------------------
 
-    def set_duty(self, scope: Scope, duty: Duty, now_s: float) -> list[NodeId]:
-        """Cordon or put back what is in `scope`; the nodes that it concerns."""
-        with self._engine.begin() as db:
-            return set_duty(db, scope, duty)
-
     def acknowledge(self, actor: str, now_s: float) -> None:
         """An operator approves of the evictions until now: they bound no others any more."""
         with self._engine.begin() as db:
             db.execute(insert(t.acknowledgement).values(actor=actor, at_s=now_s))
+            note(db, Deed("acknowledge", "evictions", {}, {}), By(actor), now_s)
 
     def jobs_of(self, ids: Collection[JobId]) -> dict[JobId, Job]:
         """Those of `ids` that exist."""

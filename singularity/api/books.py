@@ -24,6 +24,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from singularity.primitives import asides, lending
+from singularity.primitives.health import WELL, Health
 from singularity.primitives.holdings import holdings
 from singularity.primitives.messages import Envelope, Report
 from singularity.primitives.model import (
@@ -38,11 +39,12 @@ from singularity.primitives.model import (
 from singularity.primitives.sla import accounted
 from singularity.primitives.verbs import Step
 
+from . import service_tables as st
 from . import tables as t
 from .story import Happening, end_of, resized, tell, with_seconds
 
 _JOB, _SPEC = TypeAdapter(Job), TypeAdapter(JobSpec)
-_SHARDS = TypeAdapter(Checkpoint)
+_SHARDS, _HEALTH = TypeAdapter(Checkpoint), TypeAdapter(Health)
 Json = dict[str, Any]
 
 
@@ -51,7 +53,8 @@ def job_of(body: Json, spec: Json) -> Job:
 
 
 def node_of(row: Mapping[Any, Any]) -> Node:
-    return Node(**{**row, "duty": Duty(row["duty"])})
+    health = _HEALTH.validate_python(row["health"]) if row["health"] else WELL
+    return Node(**{**row, "duty": Duty(row["duty"]), "health": health})
 
 
 def spec_to_json(spec: JobSpec) -> Json:
@@ -60,7 +63,8 @@ def spec_to_json(spec: JobSpec) -> Json:
 
 
 def node_row(node: Node) -> Json:
-    return {**asdict(node), "duty": int(node.duty)}
+    health = _HEALTH.dump_python(node.health, mode="json", exclude_defaults=True)
+    return {**asdict(node), "duty": int(node.duty), "health": health}
 
 
 def load_jobs(db: Connection, which: ColumnElement[bool]) -> list[Job]:
@@ -182,7 +186,7 @@ class Books:
             self._number(counts)
             db.execute(insert(t.event), self._events)
         if self._loans:
-            db.execute(insert(t.loan), self._loans)
+            db.execute(insert(st.loan), self._loans)
         self._before, self._touched, self._new = {}, set(), []
         self._letters, self._events, self._loans = [], [], []
 

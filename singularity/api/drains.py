@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy import Connection, Engine, func, insert, select, update
 
-from singularity.primitives.drains import Drain, Leaving, standing
+from singularity.primitives.drains import Drain, Leaving, begun, standing
 from singularity.primitives.errors import NotFound
 from singularity.primitives.model import Duty, NodeId, Scope, ScopeKind
+from singularity.primitives.operations import PLANE, By
 
 from . import tables as t
 from .books import load_nodes
+from .operations import Deed, note
+from .views import scope_text
 
 _AREA = {"region": t.node.c.region, "cluster": t.node.c.cluster, "node": t.node.c.id}
 _SITS = t.shard.join(t.node, t.node.c.id == t.shard.c.node)
@@ -23,40 +26,66 @@ class SqlDrains:
 
     _engine: Engine
 
-    def open_drain(self, drain: Drain, actor: str, reason: str = "") -> Drain:
-        """See scheduler.ledger.Ledger; notes who asked, why, and the jobs that were there."""
+    def open_drain(self, drain: Drain, by: By = PLANE) -> Drain:
+        """See scheduler.ledger.Ledger; notes the jobs that were there."""
         with self._engine.begin() as db:
-            db.exec_driver_sql("LOCK TABLE drain IN SHARE ROW EXCLUSIVE MODE")
-            nodes = load_nodes(db, select(t.node))
-            if (known := standing(drain, in_force(db), nodes)) is not None:
-                return known
-            inside = _AREA[drain.scope.kind] == drain.scope.id
-            there = select(t.shard.c.job).select_from(_SITS).where(inside).distinct()
-            jobs = sorted(str(job) for (job,) in db.execute(there))
-            db.execute(
-                insert(t.drain).values(
-                    {**_row(drain), "actor": actor, "reason": reason, "jobs": jobs}
-                )
-            )
-            set_duty(db, drain.scope, Duty.DRAINING)
-        return drain
+            return opened(db, drain, by)
 
-    def pause_drain(self, drain: str, *, paused: bool) -> Drain:
-        return self._change(drain, paused=paused)
-
-    def close_drain(self, drain: str, now_s: float) -> Drain:
+    def pause_drain(self, drain: str, *, paused: bool, now_s: float, by: By = PLANE) -> Drain:
         with self._engine.begin() as db:
-            found = _changed(db, drain, ended_at_s=now_s)
-            set_duty(db, found.scope, Duty.READY)
-        return found
+            return held_up(db, drain, by, now_s, paused=paused)
+
+    def close_drain(self, drain: str, now_s: float, by: By = PLANE) -> Drain:
+        with self._engine.begin() as db:
+            return closed(db, drain, by, now_s)
 
     def drains(self) -> list[Drain]:
         with self._engine.connect() as db:
             return in_force(db)
 
-    def _change(self, drain: str, **values: object) -> Drain:
-        with self._engine.begin() as db:
-            return _changed(db, drain, **values)
+
+def opened(db: Connection, drain: Drain, by: By) -> Drain:
+    """It in force, or the one that is the same. Raises Conflict where another is in the way."""
+    db.exec_driver_sql("LOCK TABLE drain IN SHARE ROW EXCLUSIVE MODE")
+    nodes = load_nodes(db, select(t.node))
+    if (known := standing(drain, in_force(db), nodes)) is not None:
+        return known
+    drain = begun(drain, nodes)
+    inside = _AREA[drain.scope.kind] == drain.scope.id
+    there = select(t.shard.c.job).select_from(_SITS).where(inside).distinct()
+    jobs = sorted(str(job) for (job,) in db.execute(there))
+    asked = {"actor": by.actor, "reason": by.reason, "jobs": jobs}
+    db.execute(insert(t.drain).values({**_row(drain), **asked}))
+    set_duty(db, drain.scope, Duty.DRAINING)
+    deed = Deed("drain", scope_text(drain.scope), {}, {"drain": drain.id})
+    note(db, deed, by, drain.at_s)
+    return drain
+
+
+def held_up(db: Connection, drain: str, by: By, now_s: float, *, paused: bool) -> Drain:
+    found = _changed(db, drain, paused=paused)
+    verb = "pause" if paused else "go-on"
+    note(db, Deed(verb, f"drain/{drain}", {"paused": not paused}, {"paused": paused}), by, now_s)
+    return found
+
+
+def closed(db: Connection, drain: str, by: By, now_s: float) -> Drain:
+    """Its nodes take work again. The window that it was for, if any, is given up."""
+    found = _changed(db, drain, ended_at_s=now_s)
+    set_duty(db, found.scope, Duty.READY)
+    for node in found.cordoned:
+        set_duty(db, Scope(ScopeKind.NODE, node), Duty.CORDONED)
+    if found.upkeep:
+        mine = t.maintenance.c.id == found.upkeep
+        db.execute(update(t.maintenance).where(mine).values(done_s=found.deadline_s))
+    note(db, Deed("undrain", scope_text(found.scope), {"drain": drain}, {}), by, now_s)
+    return found
+
+
+def book(db: Connection, drain: str, pace_s: float, now_s: float) -> None:
+    """See primitives.drains.booked."""
+    later = func.greatest(t.drain.c.next_move_s, now_s) + pace_s
+    db.execute(update(t.drain).where(t.drain.c.id == drain).values(next_move_s=later))
 
 
 def in_force(db: Connection) -> list[Drain]:
@@ -132,6 +161,11 @@ def _row(drain: Drain) -> dict[str, object]:
         "deadline_s": drain.deadline_s,
         "moves_most": drain.moves_most,
         "paused": drain.paused,
+        "bytes_per_s": drain.bytes_per_s,
+        "next_move_s": drain.next_move_s,
+        "until_s": drain.until_s,
+        "upkeep": drain.upkeep,
+        "cordoned": list(drain.cordoned),
     }
 
 
@@ -144,4 +178,9 @@ def _drain(row: Any) -> Drain:
         deadline_s=row["deadline_s"],
         moves_most=row["moves_most"],
         paused=row["paused"],
+        bytes_per_s=row["bytes_per_s"],
+        next_move_s=row["next_move_s"],
+        until_s=row["until_s"],
+        upkeep=row["upkeep"],
+        cordoned=tuple(row["cordoned"]),
     )

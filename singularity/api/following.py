@@ -10,8 +10,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
-from sqlalchemy import Connection, Engine, cast, func, select, text
+from sqlalchemy import Connection, Engine, Select, cast, func, select, text
 from sqlalchemy.sql import ColumnElement
 
 from singularity.primitives.model import TERMINAL, JobId
@@ -21,6 +22,8 @@ from singularity.scheduler.snapshot import Snapshot
 from . import tables as t
 from .books import load_jobs, load_nodes
 from .drains import in_force
+from .maintenance import planned
+from .rebalancing import ordered
 from .traffic import traffic
 
 _LIVES = t.job_state.c.state.not_in([str(s) for s in TERMINAL])
@@ -55,17 +58,32 @@ class Follower:
         if seen:
             nodes = nodes.where(t.node.c.id.in_(_changed("node", seen)))
             jobs = t.job_state.c.id.in_(_changed("job_state", seen))
+            self._resident.remove(db.execute(_removed(seen)).scalars())
         self._resident.apply(load_nodes(db, nodes), load_jobs(db, jobs))
         if missing := self._resident.missing():
             self._resident.apply((), load_jobs(db, _among(missing)))
         acknowledged_s = db.execute(select(func.max(t.acknowledgement.c.at_s))).scalar()
         found = self._resident.snapshot(now_s, in_force(db), float(acknowledged_s or 0.0))
-        return replace(found, traffic=traffic(db, now_s))
+        return replace(
+            found,
+            maintenance=planned(db),
+            rebalancing=ordered(db),
+            traffic=traffic(db, now_s),
+        )
 
 
 def _changed(what: str, since: str) -> ColumnElement[str]:
+    return _changed_ids(what, since).scalar_subquery()
+
+
+def _changed_ids(what: str, since: str) -> Select[Any]:
     later = t.change.c.by >= cast(since, t.TransactionId)
-    return select(t.change.c.id).where(t.change.c.what == what, later).scalar_subquery()
+    return select(t.change.c.id).where(t.change.c.what == what, later)
+
+
+def _removed(since: str) -> Select[Any]:
+    there = select(t.node.c.id).where(t.node.c.id == t.change.c.id).exists()
+    return _changed_ids("node", since).where(~there)
 
 
 def _among(ids: Iterable[JobId]) -> ColumnElement[bool]:

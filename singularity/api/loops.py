@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Final
 
 from sqlalchemy.exc import DBAPIError
@@ -58,6 +59,10 @@ def round_of_scheduling(ledger: SqlLedger, policy: Policy, clock: Clock) -> int:
     """One round; the number of actions carried out."""
     snapshot = ledger.snapshot(clock.now_s())
     plan = decide(snapshot, policy)
+    if plan.orders:
+        ledger.carry_out(plan.orders, clock.now_s())
+        for order in plan.orders:
+            log.info("order", extra={"kind": type(order).__name__.lower(), **asdict(order)})
     if not plan.actions and not plan.changes:
         return 0
     faults = check(snapshot, plan)

@@ -45,6 +45,14 @@ def size_bytes(text: object) -> int:
     return int(float(found[1]) * _BYTES[found[2]])
 
 
+def _bandwidth(text: object) -> float:
+    """'200MB/s', or a number of bytes a second."""
+    said = str(text)
+    if not said.endswith("/s") and not said.isdecimal():
+        raise ValueError(f"{said!r} is no bandwidth; write for example 200MB/s")
+    return float(size_bytes(said.removesuffix("/s")))
+
+
 def _words(run: object) -> object:
     """A command line as a shell would split it; no shell ever sees it."""
     if not isinstance(run, str):
@@ -70,6 +78,9 @@ def _as_text(env: object) -> object:
 _NO_NUL = r"^[^\x00]*$"
 Size = Annotated[
     int, BeforeValidator(size_bytes, json_schema_input_type=str | int), Field(ge=1, lt=2**50)
+]
+Bandwidth = Annotated[
+    float, BeforeValidator(_bandwidth, json_schema_input_type=str | int), Field(ge=1, lt=2**50)
 ]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")]
 Glob = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9*?\[\]!._-]{1,64}$")]

@@ -17,8 +17,10 @@ from singularity.primitives.lending import Repaid
 from singularity.primitives.model import TERMINAL, Job, JobId, JobState, Kind
 from singularity.primitives.routing import Endpoint, Route, Table
 from singularity.primitives.serving import ServiceId
-from singularity.scheduler.services import Load, Served, Service, Traffic
+from singularity.scheduler.services import Served, Service
+from singularity.scheduler.traffic import Load, Traffic
 
+from . import service_tables as st
 from . import tables as t
 from .auth import Caller
 from .books import Json, load_jobs
@@ -51,7 +53,7 @@ class ServiceStore:
     def find(self, caller: Caller, name: str) -> Service:
         """The one of that id or name that has not ended, or else the last that has, among those
         that the caller may see. Raises NotFound."""
-        row = t.service
+        row = st.service
         mine: list[ColumnElement[bool]] = [(row.c.id == name) | (row.c.name == name)]
         if caller.project is not None:
             mine.append(row.c.project == caller.project)
@@ -98,7 +100,7 @@ class ServiceStore:
 
     def events(self, service: Service, page: Page) -> Json:
         """Oldest first."""
-        row = t.service_event
+        row = st.service_event
         query = select(row).where(row.c.service == service.id, row.c.id > page.number())
         with self._reading.connect() as db:
             rows = db.execute(query.order_by(row.c.id).limit(page.limit + 1)).mappings()
@@ -112,7 +114,7 @@ class ServiceStore:
     def repaid(self, wanted: dict[str, str], page: Page) -> list[tuple[int, JobId, Repaid]]:
         """Loans that are over, newest first, of one service or of one job; one more than the limit
         when there is a next page."""
-        row = t.loan
+        row = st.loan
         query = select(row).where(*(row.c[name] == value for name, value in wanted.items()))
         if page.cursor is not None:
             query = query.where(row.c.id < page.number())
@@ -126,19 +128,19 @@ class ServiceStore:
         """What routers go by now. Its version grows whenever what is in it changes."""
         with self._reading.connect() as db:
             routes = _routes(db)
-            known = db.execute(select(t.routing)).first()
+            known = db.execute(select(st.routing)).first()
             if known is not None and known.digest == _digest(routes):
                 return Table(version=known.version, routes=routes)
         with self._engine.begin() as db:  # read again with the number locked: nobody goes back
             db.exec_driver_sql("LOCK TABLE routing IN EXCLUSIVE MODE")
-            known = db.execute(select(t.routing)).first()
+            known = db.execute(select(st.routing)).first()
             routes = _routes(db)
             digest = _digest(routes)
             if known is None:
-                db.execute(insert(t.routing).values(id=1, version=1, digest=digest))
+                db.execute(insert(st.routing).values(id=1, version=1, digest=digest))
                 return Table(version=1, routes=routes)
             version = known.version + (known.digest != digest)
-            db.execute(update(t.routing).values(version=version, digest=digest))
+            db.execute(update(st.routing).values(version=version, digest=digest))
             return Table(version=version, routes=routes)
 
 

@@ -10,7 +10,8 @@ from singularity.primitives.model import Intent, Job
 from singularity.primitives.routing import quantile_s
 from singularity.primitives.service import Loan
 from singularity.primitives.sla import KEPT, SLICE_S, share
-from singularity.scheduler.services import Load, Served, Service
+from singularity.scheduler.services import Served, Service
+from singularity.scheduler.traffic import Load
 
 from .service_store import Standing
 from .views import Json, share_view

@@ -105,12 +105,6 @@ class Store:
             names = sorted({str(n) for (n,) in db.execute(query)})
         return get_close_matches(name, names, n=3)
 
-    def existing(self, project: str, ids: Sequence[JobId]) -> list[JobId]:
-        """Those of `ids` that are jobs of `project`."""
-        query = select(t.job.c.id).where(t.job.c.project == project, t.job.c.id.in_(ids))
-        with self._engine.connect() as db:
-            return [JobId(i) for (i,) in db.execute(query)]
-
     def view(self, job: Job) -> Json:
         return self.shown([job])[0]
 

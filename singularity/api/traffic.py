@@ -20,20 +20,18 @@ from singularity.primitives.model import Job, JobId
 from singularity.primitives.routing import Loads
 from singularity.primitives.service import Loan
 from singularity.primitives.serving import ServiceId
-from singularity.scheduler.services import (
+from singularity.scheduler.services import Amended, Change, Served, Service
+from singularity.scheduler.traffic import (
     PANIC_S,
     STABLE_S,
-    Amended,
-    Change,
     Part,
     Router,
-    Served,
-    Service,
     Traffic,
     Window,
     known_loads,
 )
 
+from . import service_tables as st
 from . import tables as t
 from .books import Json, Submission, insert_jobs
 
@@ -41,7 +39,7 @@ MINUTE_S: Final = 60
 _KEPT_MINUTES: Final = 24 * 60
 _SERVICE = TypeAdapter(Service)
 _UNNAMED: Final = Submission()
-_LIVES = t.service.c.ended_at_s.is_(None)
+_LIVES = st.service.c.ended_at_s.is_(None)
 _COUNTS: Final = ("arrivals", "done", "failed", "shed", "waits", "latencies")
 
 
@@ -65,7 +63,7 @@ class SqlServices:
                 db.execute(upsert(t.project).values(project).on_conflict_do_nothing())
                 if (found := _submitted(db, service.project, known)) is not None:
                     return found
-                db.execute(insert(t.service).values({**_row(service), **row}))
+                db.execute(insert(st.service).values({**_row(service), **row}))
                 _tell(db, service.id, "made", "", service.created_at_s)
                 insert_jobs(db, [(job, Submission()) for job in replicas])
         except IntegrityError:
@@ -92,18 +90,18 @@ class SqlServices:
 
     def hear_router(self, region: str, loads: Loads, now_s: float) -> None:
         row = {"region": region, "heard_s": now_s, "leaving": dict(loads.leaving)}
-        heard = upsert(t.router).values({"id": loads.router, **row})
+        heard = upsert(st.router).values({"id": loads.router, **row})
         with self._engine.begin() as db:
             db.execute(heard.on_conflict_do_update(index_elements=["id"], set_=row))
             named = {note.service for note in loads.notes}
-            query = select(t.service.c.id).where(t.service.c.id.in_(sorted(named)))
+            query = select(st.service.c.id).where(st.service.c.id.in_(sorted(named)))
             there = set(db.execute(query).scalars()) if named else set()
             notes = [note for note in loads.notes if note.service in there]
             if notes:
                 rows = [
                     {
                         **note.model_dump(
-                            include={"service", "revision", "span_s", "arrivals", "queued"}
+                            include={"service", "revision", "span_s", "arrivals", "done", "queued"}
                         ),
                         "busy_s": note.busy * note.span_s,
                         "router": loads.router,
@@ -111,9 +109,9 @@ class SqlServices:
                     }
                     for note in notes
                 ]
-                db.execute(insert(t.service_load), rows)
+                db.execute(insert(st.service_load), rows)
                 _count(db, Loads(router=loads.router, notes=tuple(notes)), now_s)
-            load = t.service_load
+            load = st.service_load
             old = (load.c.router == loads.router) & (load.c.at_s <= now_s - 2 * STABLE_S)
             db.execute(delete(load).where(old))
 
@@ -123,7 +121,7 @@ class SqlServices:
 
     def loans(self) -> list[tuple[JobId, Repaid]]:
         with self._engine.connect() as db:
-            rows = db.execute(select(t.loan).order_by(t.loan.c.id))
+            rows = db.execute(select(st.loan).order_by(st.loan.c.id))
             return [(JobId(row.job), repaid_of(row)) for row in rows]
 
 
@@ -133,7 +131,7 @@ def repaid_of(row: Any) -> Repaid:
 
 def living(db: Connection) -> list[Service]:
     """Those that have not ended, by id."""
-    query = select(t.service.c.body).where(_LIVES).order_by(t.service.c.id)
+    query = select(st.service.c.body).where(_LIVES).order_by(st.service.c.id)
     return [service_of(body) for body in db.execute(query).scalars()]
 
 
@@ -142,10 +140,10 @@ def traffic(db: Connection, now_s: float) -> Traffic:
     services = living(db)
     if not services:
         return Traffic()
-    heard = select(t.router).where(t.router.c.heard_s >= now_s - STABLE_S)
+    heard = select(st.router).where(st.router.c.heard_s >= now_s - STABLE_S)
     routers = [
         Router(row.id, row.region, row.heard_s, row.leaving)
-        for row in db.execute(heard.order_by(t.router.c.id))
+        for row in db.execute(heard.order_by(st.router.c.id))
     ]
     trials = {
         s.id: found
@@ -172,7 +170,7 @@ def served(
     db: Connection, service: ServiceId, revision: int | None = None, since_s: float = 0.0
 ) -> Served | None:
     """All that was counted, of one revision or of all; None of nothing."""
-    row = t.service_minute
+    row = st.service_minute
     query = select(row).where(row.c.service == service, row.c.minute >= int(since_s) // MINUTE_S)
     if revision is not None:
         query = query.where(row.c.revision == revision)
@@ -188,9 +186,9 @@ def _served_of(row: Any) -> Served:
 
 
 def _parts(db: Connection, now_s: float) -> dict[ServiceId, list[Part]]:
-    row = t.service_load
+    row = st.service_load
     late = row.c.at_s > now_s - PANIC_S
-    sums = [func.sum(c) for c in (row.c.arrivals, row.c.span_s, row.c.busy_s)]
+    sums = [func.sum(c) for c in (row.c.arrivals, row.c.done, row.c.span_s, row.c.busy_s)]
     newest = func.array_agg(aggregate_order_by(row.c.queued, row.c.id.desc())).filter(late)
     query = select(
         *(row.c.service, row.c.router, func.max(row.c.at_s)),
@@ -201,15 +199,15 @@ def _parts(db: Connection, now_s: float) -> dict[ServiceId, list[Part]]:
     for service, router, last_s, *rest in db.execute(
         query.group_by(row.c.service, row.c.revision, row.c.router)
     ):
-        stable, panic = Window(*rest[:3]), Window(*(x or 0 for x in rest[3:6]))
-        queued = rest[6][0] if rest[6] else 0
+        stable, panic = Window(*rest[:4]), Window(*(x or 0 for x in rest[4:8]))
+        queued = rest[8][0] if rest[8] else 0
         found.setdefault(service, []).append(Part(router, last_s, stable, panic, queued))
     return found
 
 
 def _count(db: Connection, loads: Loads, now_s: float) -> None:
     """Add what one router saw to its rows of this minute; only it writes them."""
-    row, minute = t.service_minute, int(now_s) // MINUTE_S
+    row, minute = st.service_minute, int(now_s) // MINUTE_S
     mine = (row.c.router == loads.router) & (row.c.minute == minute)
     known = {
         (r["service"], r["revision"]): _served_of(r)
@@ -230,16 +228,16 @@ def _count(db: Connection, loads: Loads, now_s: float) -> None:
 
 
 def _locked(db: Connection, ids: set[ServiceId]) -> dict[ServiceId, Service]:
-    query = select(t.service.c.body).where(t.service.c.id.in_(sorted(ids)))
-    rows = db.execute(query.order_by(t.service.c.id).with_for_update(key_share=True))
+    query = select(st.service.c.body).where(st.service.c.id.in_(sorted(ids)))
+    rows = db.execute(query.order_by(st.service.c.id).with_for_update(key_share=True))
     return {found.id: found for found in map(service_of, rows.scalars())}
 
 
 def _submitted(db: Connection, project: str, known: Submission) -> Service | None:
     if known.key is None:
         return None
-    mine = (t.service.c.project == project) & (t.service.c.idempotency_key == known.key)
-    row = db.execute(select(t.service.c.body, t.service.c.body_digest).where(mine)).first()
+    mine = (st.service.c.project == project) & (st.service.c.idempotency_key == known.key)
+    row = db.execute(select(st.service.c.body, st.service.c.body_digest).where(mine)).first()
     if row is None:
         return None
     if row.body_digest != known.digest:
@@ -250,13 +248,13 @@ def _submitted(db: Connection, project: str, known: Submission) -> Service | Non
 
 
 def _put(db: Connection, service: Service) -> None:
-    db.execute(update(t.service).where(t.service.c.id == service.id).values(_row(service)))
+    db.execute(update(st.service).where(st.service.c.id == service.id).values(_row(service)))
 
 
 def _tell(db: Connection, service: ServiceId, event: str, reason: str, now_s: float) -> None:
     if event:
         line = {"service": service, "at_s": now_s, "event": event, "reason": reason}
-        db.execute(insert(t.service_event).values(line))
+        db.execute(insert(st.service_event).values(line))
 
 
 def _row(service: Service) -> Json:

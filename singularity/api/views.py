@@ -9,6 +9,7 @@ from typing import Any
 
 from singularity.primitives import engines
 from singularity.primitives.findings import Certificate
+from singularity.primitives.health import Health
 from singularity.primitives.model import Checkpoint, Job, Node, NodeId, Scope, Tier
 from singularity.primitives.sla import PROMISED, Share, share
 from singularity.scheduler.interval import Cadence, cadence
@@ -125,7 +126,18 @@ def node_view(node: Node, jobs: Sequence[str]) -> Json:
         "epoch": node.epoch,
         "known_s": node.known_s,
         "failures": node.failures,
+        "health": health_view(node.health),
         "jobs": sorted(jobs),
+    }
+
+
+def health_view(found: Health) -> Json:
+    """What keeps work away, if anything does, and what went wrong, newest first."""
+    return {
+        "quarantine": asdict(found.quarantine) if found.quarantine else None,
+        "sick": list(found.sick),
+        "times": found.times,
+        "faults": [asdict(fault) for fault in reversed(found.faults)],
     }
 
 
@@ -144,6 +156,7 @@ def areas(nodes: Iterable[Node], by: str) -> list[Json]:
             "ready": sum(n.ready for n in found),
             "lost": sum(n.lost for n in found),
             "draining": sum(n.duty.name == "DRAINING" for n in found),
+            "quarantined": sum(n.health.quarantine is not None for n in found),
         }
         for name, found in sorted(groups.items())
     ]

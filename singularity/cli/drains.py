@@ -50,6 +50,10 @@ DRAINS = Sheet(
         Column("WAITING", lambda d: str(len(d.waiting))),
         Column("LEFT", _left),
         Column("POLICY", lambda d: d.policy, wide=True),
+        Column(
+            "AT MOST", lambda d: f"{size(d.bytes_per_s)}/s" if d.bytes_per_s else "-", wide=True
+        ),
+        Column("FOR", lambda d: d.upkeep or "-", wide=True),
         Column("JOBS", lambda d: ",".join(d.remaining_jobs) or "-", wide=True),
     ),
     lambda d: str(d.id),
@@ -81,6 +85,7 @@ def drain(  # every option is one of the command line's
         Leaving.MIGRATE
     ),
     moves: Annotated[int | None, typer.Option(min=1, help="At most so many at a time.")] = None,
+    bandwidth: Annotated[str | None, typer.Option(help="Moves may carry: 200MB/s.")] = None,
     reason: Annotated[str, typer.Option(help="Kept with it.")] = "",
     watch: Annotated[bool, typer.Option("--watch", help="Show how far it is.")] = False,
     output: Output = Format.TABLE,
@@ -92,6 +97,7 @@ def drain(  # every option is one of the command line's
         say(f"{target} takes work again")
         return
     wishes = {"within": within, "moves": moves, "reason": reason or None}
+    wishes["bandwidth"] = bandwidth
     wishes["policy"] = None if policy is Leaving.MIGRATE else str(policy)
     body: Json = {"target": target, **{k: v for k, v in wishes.items() if v is not None}}
     if plan:
@@ -149,6 +155,9 @@ def _show_plan(body: Json, output: Format) -> None:
         f"{found.target}: empty after {ends}; {size(found.bytes)} of images; "
         f"{found.debt_device_s:.0f} device-seconds of promised work; {found.stay} cannot leave"
     )
+    if found.bytes_per_s and found.ends_s is not None and found.unbound_s is not None:
+        most = f"{size(found.bytes_per_s)}/s"
+        say(f"{most} make that {duration(found.ends_s - found.unbound_s)} longer")
 
 
 def _watch(client: Client, drain: str) -> None:
@@ -159,6 +168,8 @@ def _watch(client: Client, drain: str) -> None:
             f"/v1/drains/{drain}", {"follow": 1}, lambda: bool(seen) and seen[-1].over
         ):
             view = DrainView.model_validate(decode(message))
+            if seen and seen[-1] == view:  # told again by a stream that was opened anew
+                continue
             seen.append(view)
             write(_progress(view) + "\n")
             for waits in view.waiting:

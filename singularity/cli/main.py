@@ -7,9 +7,10 @@ from typing import Final
 
 import typer
 
-from . import drains, host, jobs, places, services, shares, submit
+from . import drains, host, jobs, places, rebalance, services, shares, submit
 from .checkpoints import ckpt
 from .frame import CONTEXT, Commands
+from .operations import maintenance, operations
 
 app = typer.Typer(
     cls=Commands,
@@ -36,12 +37,12 @@ GROUPS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
     "Fleet": (
         places.regions,
         places.clusters,
-        places.nodes,
         places.devices,
         drains.drain,
         drains.drains,
         places.cordon,
         places.uncordon,
+        rebalance.rebalance,
         shares.sla,
         shares.evictions,
     ),
@@ -51,6 +52,9 @@ for panel, commands in GROUPS.items():
         app.command(rich_help_panel=panel)(command)
 app.add_typer(ckpt, name="ckpt", rich_help_panel="Jobs")
 app.add_typer(services.service, name="service", rich_help_panel="Services")
+app.add_typer(places.nodes, name="nodes", rich_help_panel="Fleet")
+app.add_typer(maintenance, name="maintenance", rich_help_panel="Fleet")
+app.add_typer(operations, name="operations", rich_help_panel="Fleet")
 
 
 def main() -> None:

@@ -9,15 +9,32 @@ import typer
 
 from singularity.primitives.clock import SystemClock
 
-from .frame import server
-from .output import Column, Format, Output, Sheet, duration, show_list, show_one
-from .views import AreaView, DeviceView, NodeView
+from .client import Json
+from .frame import CONTEXT, Commands, server
+from .operations import OPERATIONS
+from .output import Column, Format, Output, Sheet, duration, say, show_list, show_one
+from .views import AreaView, DeviceView, FaultView, NodeView
 
 NodeName = Annotated[str, typer.Argument(metavar="NODE")]
+Reason = Annotated[str, typer.Option("--reason", help="Kept with it.")]
 
 
 def _heard(node: NodeView) -> str:
     return duration(SystemClock().now_s() - node.heard_s) if node.epoch else "-"
+
+
+def _condition(node: NodeView) -> str:
+    found = node.health.quarantine
+    if node.condition != "quarantined" or found is None or found.until_s is None:
+        return node.condition
+    return f"quarantined {duration(found.until_s - SystemClock().now_s())}"
+
+
+def _why(node: NodeView) -> str:
+    """What keeps work away, or might."""
+    if node.health.quarantine is not None:
+        return node.health.quarantine.reason
+    return "; ".join(f"unhealthy device {each}" for each in node.health.sick) or "-"
 
 
 NODES = Sheet(
@@ -28,10 +45,12 @@ NODES = Sheet(
         Column("CLUSTER", lambda n: n.cluster),
         Column("RACK", lambda n: n.rack or "-", wide=True),
         Column("DEVICES", lambda n: f"{n.used}/{n.devices} {n.device}"),
-        Column("CONDITION", lambda n: n.condition),
+        Column("CONDITION", _condition),
         Column("HEARD", _heard),
+        Column("FAULTS", lambda n: str(len(n.health.faults))),
         Column("JOBS", lambda n: ",".join(n.jobs) or "-", wide=True),
         Column("EPOCH", lambda n: str(n.epoch), wide=True),
+        Column("WHY", _why, wide=True),
     ),
     lambda n: n.id,
 )
@@ -66,6 +85,7 @@ def _areas(title: str) -> Sheet[AreaView]:
             Column("READY", lambda a: str(a.ready)),
             Column("LOST", lambda a: str(a.lost)),
             Column("DRAINING", lambda a: str(a.draining)),
+            Column("QUARANTINED", lambda a: str(a.quarantined)),
         ),
         lambda a: a.id,
     )
@@ -81,26 +101,99 @@ def clusters(ctx: typer.Context, output: Output = Format.TABLE) -> None:
     show_list(server(ctx).items("/v1/clusters"), _areas("CLUSTER"), output)
 
 
-def nodes(ctx: typer.Context, output: Output = Format.TABLE) -> None:
-    """List nodes."""
-    show_list(server(ctx).items("/v1/nodes"), NODES, output)
-
-
 def devices(ctx: typer.Context, output: Output = Format.TABLE) -> None:
     """List accelerators: memory, load, temperature and health, as nodes said last."""
     show_list(server(ctx).items("/v1/accelerators"), DEVICES, output)
 
 
-def cordon(ctx: typer.Context, node: NodeName, output: Output = Format.TABLE) -> None:
+def cordon(
+    ctx: typer.Context, node: NodeName, reason: Reason = "", output: Output = Format.TABLE
+) -> None:
     """Place nothing new on a node; what runs there stays."""
-    _duty(ctx, node, "cordon", output)
+    _steer(ctx, node, "cordon", _reasoned(reason), output)
 
 
-def uncordon(ctx: typer.Context, node: NodeName, output: Output = Format.TABLE) -> None:
+def uncordon(
+    ctx: typer.Context, node: NodeName, reason: Reason = "", output: Output = Format.TABLE
+) -> None:
     """Let a cordoned node take work again."""
-    _duty(ctx, node, "uncordon", output)
+    _steer(ctx, node, "uncordon", _reasoned(reason), output)
 
 
-def _duty(ctx: typer.Context, node: str, verb: str, output: Format) -> None:
-    answer = server(ctx).post(f"/v1/nodes/{quote(node, safe='')}/{verb}")
-    show_one(answer, NODES, output)
+def _reasoned(reason: str) -> Json | None:
+    return {"reason": reason} if reason else None
+
+
+def _steer(ctx: typer.Context, node: str, verb: str, body: Json | None, output: Format) -> None:
+    show_one(server(ctx).post(f"{_path(node)}/{verb}", body), NODES, output)
+
+
+def _path(node: str) -> str:
+    return f"/v1/nodes/{quote(node, safe='')}"
+
+
+# -- singularity nodes … ---------------------------------------------------------------------------
+
+
+nodes = typer.Typer(
+    cls=Commands, context_settings=CONTEXT, help="List nodes; look at one, distrust or remove it."
+)
+FAULTS: Final = Sheet(
+    FaultView.model_validate,
+    (
+        Column[FaultView]("AGO", lambda f: duration(SystemClock().now_s() - f.at_s)),
+        Column("FAULT", lambda f: f.kind),
+        Column("JOB", lambda f: f.job or "-"),
+        Column("DETAIL", lambda f: f.detail),
+    ),
+    lambda f: f.kind,
+)
+
+
+@nodes.callback(invoke_without_command=True)
+def list_nodes(ctx: typer.Context, output: Output = Format.TABLE) -> None:
+    """List nodes; look at one, distrust or remove it."""
+    if ctx.invoked_subcommand is None:
+        show_list(server(ctx).items("/v1/nodes"), NODES, output)
+
+
+@nodes.command("show")
+def show_node(ctx: typer.Context, node: NodeName, output: Output = Format.WIDE) -> None:
+    """Show a node, what went wrong on it lately, and what was done about it."""
+    client = server(ctx)
+    found = client.get(_path(node))
+    show_one(found, NODES, output)
+    if output in (Format.TABLE, Format.WIDE):
+        show_list(found["health"]["faults"], FAULTS, output)
+        show_list(
+            client.items("/v1/operations", {"target": f"node/{node}"}, 20), OPERATIONS, output
+        )
+
+
+@nodes.command("quarantine")
+def quarantine(
+    ctx: typer.Context,
+    node: NodeName,
+    within: Annotated[str | None, typer.Option("--for", help="How long: 30m, 2h.")] = None,
+    drain: Annotated[bool, typer.Option("--drain", help="What runs there leaves too.")] = False,
+    reason: Reason = "",
+    output: Output = Format.TABLE,
+) -> None:
+    """Keep work away from a node that is not to be trusted, for a while or until its release."""
+    body: Json = {"drain": drain, "reason": reason, **({"within": within} if within else {})}
+    _steer(ctx, node, "quarantine", body, output)
+
+
+@nodes.command("release")
+def release(
+    ctx: typer.Context, node: NodeName, reason: Reason = "", output: Output = Format.TABLE
+) -> None:
+    """Trust a quarantined node again, whatever was."""
+    _steer(ctx, node, "release", _reasoned(reason), output)
+
+
+@nodes.command("remove")
+def remove(ctx: typer.Context, node: NodeName) -> None:
+    """Forget a node that is lost, or drained and switched off."""
+    server(ctx).delete(_path(node))
+    say(f"{node} is no more; its agent, started again, would join as a new one")

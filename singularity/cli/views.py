@@ -3,6 +3,8 @@ client reads a newer server."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -129,6 +131,72 @@ class WhyView(View):
     placed: bool = False
 
 
+class FaultView(View):
+    at_s: float
+    kind: str
+    job: str = ""
+    detail: str = ""
+
+
+class QuarantineView(View):
+    since_s: float
+    until_s: float | None = None
+    reason: str
+    drains: bool = False
+
+
+class HealthView(View):
+    quarantine: QuarantineView | None = None
+    sick: tuple[str, ...] = ()
+    times: int = 0
+    faults: tuple[FaultView, ...] = ()
+
+
+class OperationView(View):
+    id: int
+    at_s: float
+    actor: str
+    verb: str
+    target: str
+    reason: str = ""
+    before: dict[str, Any] = Field(default_factory=dict)
+    after: dict[str, Any] = Field(default_factory=dict)
+    undoes: int | None = None
+    undone_by: int | None = None
+
+
+class MaintenanceView(View):
+    id: str
+    target: str
+    every: str
+    length_s: float
+    opens_s: float
+    begins_s: float
+    condition: str = ""
+
+
+class RelocationView(View):
+    job: str
+    name: str = ""
+    devices: int = 0
+    to: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        return f"{self.name or self.job} to {','.join(self.to)}"
+
+
+class ClearanceView(View):
+    """A node that would come free as a whole."""
+
+    node: str
+    cluster: str = ""
+    devices: int = 0
+    moves: tuple[RelocationView, ...] = ()
+    cost_device_s: float = 0.0
+    worth_device_s: float = 0.0
+
+
 class NodeView(View):
     id: str
     region: str
@@ -142,11 +210,14 @@ class NodeView(View):
     heard_s: float = 0.0
     epoch: int = 0
     jobs: tuple[str, ...] = ()
+    health: HealthView = HealthView()
 
     @property
     def condition(self) -> str:
         if self.lost:
             return "lost"
+        if self.health.quarantine is not None:
+            return "quarantined"
         return self.duty if self.epoch else "never seen"
 
 
@@ -177,6 +248,7 @@ class AreaView(View):
     ready: int = 0
     lost: int = 0
     draining: int = 0
+    quarantined: int = 0
 
 
 class WaitingView(View):
@@ -191,6 +263,8 @@ class DrainView(View):
     policy: str = "migrate"
     deadline_s: float | None = None
     paused: bool = False
+    bytes_per_s: float | None = None
+    upkeep: str | None = None
     ended_at_s: float | None = None
     jobs: int = 0
     moved: int = 0
@@ -231,6 +305,8 @@ class ExodusView(View):
     target: str
     departures: tuple[DepartureView, ...] = ()
     ends_s: float | None = None
+    bytes_per_s: float | None = None
+    unbound_s: float | None = None
     bytes: int = 0
     debt_device_s: float = 0.0
     stay: int = 0

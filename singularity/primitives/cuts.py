@@ -126,6 +126,11 @@ def distrusting(job: Job, report: Report) -> Job:
     )
 
 
+def let_go(job: Job) -> Job:
+    """Back to its last checkpoint: the memory that its handover takes may be free again."""
+    return replace(job, handover=None, carried_s=0.0, version=job.version + 1)
+
+
 def keeps_for(job: Job, report: Report) -> bool:
     """Does that node still keep a part of what the job's next life begins from?"""
     kept = job.handover

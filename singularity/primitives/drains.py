@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from .errors import Conflict
-from .model import Node, Scope
+from .model import Duty, Node, NodeId, Scope
 
 
 class Leaving(StrEnum):
@@ -25,8 +25,11 @@ class Leaving(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Drain:
-    """In force from `at_s` until it is undone. `moves_most` bounds how many of its jobs are on
-    their way at a time, beside what the policy allows anybody; `paused`: none begins."""
+    """In force from `at_s` until it is undone, or until `until_s`. `moves_most` bounds how many of
+    its jobs are on their way at a time, beside what the policy allows anybody; `paused`: none
+    begins. `bytes_per_s` bounds what its moves carry: each takes up its share of that, and before
+    `next_move_s` the next does not begin. `upkeep` is the maintenance that it makes room for.
+    `cordoned` were it when the drain began, and are again when it ends."""
 
     id: str
     scope: Scope
@@ -35,6 +38,11 @@ class Drain:
     deadline_s: float | None = None
     moves_most: int | None = None
     paused: bool = False
+    bytes_per_s: float | None = None
+    next_move_s: float = 0.0
+    until_s: float | None = None
+    upkeep: str = ""
+    cordoned: tuple[NodeId, ...] = ()
 
 
 def standing(order: Drain, drains: Iterable[Drain], nodes: Iterable[Node]) -> Drain | None:
@@ -42,10 +50,23 @@ def standing(order: Drain, drains: Iterable[Drain], nodes: Iterable[Node]) -> Dr
     that is another covers some of the same nodes, for it could not be undone apart."""
     known = list(nodes)
     for other in drains:
-        if replace(other, id=order.id, at_s=order.at_s, paused=order.paused) == order:
+        alike = replace(other, id=order.id, at_s=order.at_s, paused=order.paused)
+        if replace(alike, next_move_s=order.next_move_s, cordoned=order.cordoned) == order:
             return other
         if any(other.scope.holds(n) and order.scope.holds(n) for n in known):
             place = f"{other.scope.kind}/{other.scope.id}"
-            detail = f"{place} is being drained by {other.id}; undo that first"
+            whose = f" for maintenance {other.upkeep}" if other.upkeep else ""
+            detail = f"{place} is being drained by {other.id}{whose}; undo that first"
             raise Conflict(detail, drain=other.id, target=place)
     return None
+
+
+def begun(order: Drain, nodes: Iterable[Node]) -> Drain:
+    """The order as it comes into force over `nodes`."""
+    found = sorted(n.id for n in nodes if order.scope.holds(n) and n.duty is Duty.CORDONED)
+    return replace(order, cordoned=tuple(found))
+
+
+def booked(order: Drain, pace_s: float, now_s: float) -> Drain:
+    """After a move began that takes up `pace_s` seconds of what the order may carry."""
+    return replace(order, next_move_s=max(order.next_move_s, now_s) + pace_s)

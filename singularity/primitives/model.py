@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import NewType
 
 from .cooperation import Cooperation
 from .findings import Certificate
+from .health import WELL, Health
 from .service import Account, Loan, Taken
 from .serving import Serving
 from .topology import Topology
@@ -146,18 +147,19 @@ class Node:
     known_s: float = 0.0
     failures: int = 0
     rack: str = ""  # of its cluster
+    health: Health = WELL
 
     @property
     def ready(self) -> bool:
         """May new work be placed here?"""
-        return self.epoch > 0 and not self.lost and self.duty is Duty.READY
+        open_to = self.epoch > 0 and not self.lost and self.duty is Duty.READY
+        return open_to and self.health.quarantine is None
 
-
-def reborn(node: Node) -> Node:
-    """The node in its next epoch. It failed if it was there before and nobody had noticed yet."""
-    failed = node.epoch > 0 and not node.lost
-    failures = node.failures + int(failed)
-    return replace(node, epoch=node.epoch + 1, seq=0, lost=False, failures=failures)
+    @property
+    def draining(self) -> bool:
+        """Is what runs here to leave?"""
+        kept_away = self.health.quarantine
+        return self.duty is Duty.DRAINING or (kept_away is not None and kept_away.drains)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -215,6 +217,10 @@ class Checkpoint:
     @property
     def engine(self) -> Engine:
         return self.shards[0].engine
+
+    @property
+    def raw_bytes(self) -> int:
+        return sum(image.raw_bytes for image in self.shards)
 
     @property
     def standing(self) -> Mapping[NodeId, tuple[int, ...]]:

@@ -267,7 +267,7 @@ def _started(job: Job, report: Report, now_s: float) -> Job:
     if job.state is not JobState.STARTING or report.node not in job.awaiting:
         return job
     job = engines.started(job, report)
-    if job.checkpoint is not None:  # the gang waits for its slowest node
+    if job.checkpoint is not None and job.handover is None:  # what it costs from the store
         took_s = sum(report.seconds.get(part, 0.0) for part in _RETURNS)
         job = replace(job, restoring_s=max(job.restoring_s, took_s))
     if left := job.awaiting - {report.node}:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from singularity.primitives import engines
 from singularity.primitives.model import TERMINAL, Engine, Intent, Job, JobId, JobState
 
-from . import aside, elastic, evacuate, serve
+from . import aside, elastic, evacuate, quarantine, rebalance, serve, upkeep
 from .explain import lacking
 from .interval import cadence
 from .placement import feasible, find, sizes
@@ -31,9 +31,12 @@ def decide(snapshot: Snapshot, policy: Policy) -> Plan:
     aside.give_way(draft)
     evacuate.drain(draft, policy)
     blocked = place(draft, policy)
+    let_go(draft, policy)
+    tidying = rebalance.tidy(draft, policy)
     elastic.grow(draft, blocked, policy)
     checkpoint(draft, aside.place(draft, blocked, policy), policy)
-    return draft.plan()
+    facts = (*quarantine.judge(snapshot, policy), *upkeep.keep(snapshot, policy))
+    return draft.plan((*facts, *tidying))
 
 
 def overdue(draft: Draft, policy: Policy) -> None:
@@ -127,6 +130,17 @@ def place(draft: Draft, policy: Policy) -> list[Job]:
         outcome = reclaim(draft, job, policy, _beside(draft, job, order))
         draft.explain(job, (*lacking(draft, job), Reason("reclaim", outcome)))
     return blocked
+
+
+def let_go(draft: Draft, policy: Policy) -> None:
+    """A job that was to move and found no room holds the memory of the nodes it left. After a while
+    that goes, with the work since its last checkpoint; not where it is the only copy."""
+    for job in draft.untouched(JobState.SUSPENDED):
+        waited_s = draft.snapshot.now_s - job.since_s
+        if job.handover and job.checkpoints and waited_s > policy.handover_kept_s:
+            back = f"it goes back to step {job.checkpoints[0].step}"
+            reason = f"found no room for {waited_s:.0f} s, in which nodes kept its memory: {back}"
+            draft.take(Action(Verb.LET_GO, job.id, job.version, reason))
 
 
 def _beside(draft: Draft, job: Job, order: Sequence[Job]) -> int:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
 
 from singularity.primitives import engines
-from singularity.primitives.drains import Drain, Leaving
+from singularity.primitives.drains import Drain, Leaving, booked
 from singularity.primitives.holdings import hosts
 from singularity.primitives.model import ACTIVE, Job, JobState, NodeId, Placement, Tier
 
@@ -50,11 +50,13 @@ def drain(draft: Draft, policy: Policy) -> None:
     if not draft.snapshot.draining.any():
         return
     moving = [j for j in draft.snapshot.jobs if j.state is JobState.SUSPENDING and j.target]
+    paced = {d.id: d for d in draft.snapshot.drains}
     for job in sorted(draft.untouched(JobState.RUNNING), key=lambda j: (j.tier, j.id)):
         leaving = draining(draft, job)
         if not leaving or job.spec.serving is not None:  # replicas are replaced, see serve.py
             continue
         order = governing(draft, leaving)
+        order = paced[order.id] if order is not None else None
         if waits := _not_yet(draft, job, order, moving, policy):
             draft.explain(job, (Reason("drain", waits),))
             continue
@@ -62,6 +64,9 @@ def drain(draft: Draft, policy: Policy) -> None:
         match found.how:
             case How.MOVE:
                 action = Action(Verb.MIGRATE, job.id, job.version, found.reason, found.target)
+                if order is not None and (share_s := pace_s(order, job, policy)):
+                    action = replace(action, drain=order.id, pace_s=share_s)
+                    paced[order.id] = booked(order, share_s, draft.snapshot.now_s)
                 draft.take(action)
                 moving.append(job)
             case How.SUSPEND:
@@ -89,6 +94,10 @@ def _not_yet(
     """Why the job waits its turn; "" if it is its turn."""
     if order is not None and order.paused:
         return f"{order.id} is paused"
+    now_s = draft.snapshot.now_s
+    if order is not None and order.bytes_per_s and now_s < order.next_move_s:
+        most, left_s = order.bytes_per_s / 1e6, order.next_move_s - now_s
+        return f"{order.id} carries no more than {most:g} MB/s; its next move is in {left_s:.0f} s"
     if len(moving) >= policy.migrations_per_tick_max:
         return f"{len(moving)} moves are under way; waits its turn"
     if order is not None and order.moves_most is not None:
@@ -101,6 +110,14 @@ def _not_yet(
         if len(inside) >= order.moves_most:
             return f"{len(inside)} moves of {order.id} are under way; waits its turn"
     return draft.why_uncut(job)
+
+
+def pace_s(order: Drain, job: Job, policy: Policy) -> float:
+    """Seconds of what the order may carry that a move of the job takes up, by its last images."""
+    if not order.bytes_per_s:
+        return 0.0
+    last = job.origin
+    return (last.raw_bytes if last else policy.image_bytes) / order.bytes_per_s
 
 
 def fate(draft: Draft, job: Job, order: Drain | None, policy: Policy) -> Fate:

@@ -54,16 +54,14 @@ def foresee(snapshot: Snapshot, order: Drain, policy: Policy) -> Exodus:
     """As if the drain began now, and nobody else moved."""
     order = replace(order, paused=False)
     draft = Draft(_as_drained(snapshot, order))
-    lanes = [0.0] * min(policy.migrations_per_tick_max, order.moves_most or len(snapshot.jobs) or 1)
-    found, ends_s = [], [0.0]
+    lanes, found, ends_s = _Lanes(snapshot, order, policy), [], [0.0]
     for job in _concerned(draft):
         fate = _fate(draft, job, order, policy)
         pause_s = job.pause_s or policy.move_cost_s
         begins_s = None
         if fate.how is How.MOVE:
             draft.take(Action(Verb.MIGRATE, job.id, job.version, fate.reason, fate.target))
-            begins_s = heapq.heappop(lanes)
-            heapq.heappush(lanes, begins_s + pause_s)
+            begins_s = lanes.book(job, pause_s)
             ends_s.append(begins_s + pause_s)
         elif fate.how is How.SUSPEND:
             begins_s = 0.0
@@ -76,6 +74,34 @@ def foresee(snapshot: Snapshot, order: Drain, policy: Policy) -> Exodus:
     stays = any(d.begins_s is None for d in found)
     found.sort(key=lambda d: (d.begins_s is None, d.begins_s or 0.0, d.tier, d.job))
     return Exodus(tuple(found), None if stays else max(ends_s))
+
+
+def lead_s(snapshot: Snapshot, order: Drain, policy: Policy) -> float:
+    """How long before its deadline a drain has to begin, if everybody who is there now is to move.
+    Cheap: asks for no place, so it may be asked in every round."""
+    lanes, ends_s = _Lanes(snapshot, order, policy), 0.0
+    inside = {n.id for n in snapshot.nodes if order.scope.holds(n)}
+    for job in snapshot.jobs:
+        if job.state in ACTIVE and not inside.isdisjoint(job.nodes):
+            pause_s = job.pause_s or policy.move_cost_s
+            ends_s = max(ends_s, lanes.book(job, pause_s) + pause_s)
+    return ends_s
+
+
+class _Lanes:
+    """When moves begin, seconds from the beginning: so many at a time, and no more bytes a second
+    than the order allows."""
+
+    def __init__(self, snapshot: Snapshot, order: Drain, policy: Policy) -> None:
+        most = order.moves_most or len(snapshot.jobs) or 1
+        self._free_s = [0.0] * min(policy.migrations_per_tick_max, most)
+        self._order, self._policy, self._next_s = order, policy, 0.0
+
+    def book(self, job: Job, pause_s: float) -> float:
+        begins_s = max(heapq.heappop(self._free_s), self._next_s)
+        heapq.heappush(self._free_s, begins_s + pause_s)
+        self._next_s = begins_s + evacuate.pace_s(self._order, job, self._policy)
+        return begins_s
 
 
 def _as_drained(snapshot: Snapshot, order: Drain) -> Snapshot:
@@ -115,7 +141,7 @@ def _departure(job: Job, fate: Fate, begins_s: float | None, pause_s: float) -> 
         tier=job.tier,
         held=job.held,
         fate=fate,
-        bytes=sum(i.raw_bytes for i in last.shards) if last else None,
+        bytes=last.raw_bytes if last else None,
         begins_s=begins_s,
         pause_s=pause_s,
         debt_s=pause_s * job.held if promised else 0.0,

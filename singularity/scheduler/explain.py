@@ -14,7 +14,9 @@ from .interval import cadence, spoken
 from .placement import allowed, feasible, find, sizes
 from .plan import Draft, Plan, Reason
 from .policy import Policy
-from .snapshot import Snapshot
+from .snapshot import Flags, Snapshot
+
+_TOLD = 3  # nodes by name in one reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,8 @@ def lacking(draft: Draft, job: Job) -> tuple[Reason, ...]:
     detail = f"no {where} has {least} {spec.device}{pieces} free for it; "
     detail += f"the best is {name} with {most}"
     if unready:
-        detail += f"; {unready} nodes are lost, cordoned or draining"
+        detail += f"; {unready} nodes are lost, cordoned, draining or quarantined"
+        detail += "".join(f"; {told}" for told in _quarantined(snapshot, may))
     if shunned:
         detail += f"; {len(shunned)} nodes hold others of its group {spec.topology.apart}"
     return (Reason("capacity", detail),)
@@ -70,6 +73,13 @@ def _nowhere(snapshot: Snapshot, job: Job) -> Reason:
     if job.confine is not None and allowed(snapshot, spec).any():
         return Reason("confined", f"its owner confined it to {job.confine.kind} {job.confine.id}")
     return Reason("policy", f"no region fits regions={list(spec.regions)} not={list(spec.avoid)}")
+
+
+def _quarantined(snapshot: Snapshot, may: Flags) -> list[str]:
+    """Why nodes that the job could use are kept out of use, a few of them."""
+    ailing = (snapshot.nodes[row] for row in np.flatnonzero(may & snapshot.ailing).tolist())
+    found = [(n.id, n.health.quarantine.reason) for n in ailing if n.health.quarantine]
+    return [f"{node} is quarantined: {reason}" for node, reason in found[:_TOLD]]
 
 
 def explain(snapshot: Snapshot, plan: Plan, job: Job, policy: Policy) -> Why:

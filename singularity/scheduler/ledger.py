@@ -10,12 +10,17 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from singularity.primitives.drains import Drain
+from singularity.primitives.health import Quarantine
 from singularity.primitives.lending import Repaid
+from singularity.primitives.maintenance import Maintenance
 from singularity.primitives.messages import Envelope, Register, Report
 from singularity.primitives.model import Duty, Intent, Job, JobId, Node, NodeId, Scope
+from singularity.primitives.operations import PLANE, By
+from singularity.primitives.rebalancing import Rebalancing
 from singularity.primitives.routing import Loads
 from singularity.primitives.serving import ServiceId
 
+from .orders import Order
 from .plan import Plan
 from .services import Amended, Service
 from .snapshot import Snapshot
@@ -46,29 +51,55 @@ class Ledger(Protocol):
         """A heartbeat: drop what is acknowledged; the last seq written, None if not admitted."""
         ...
 
+    def examine(self, node: NodeId, sick: tuple[str, ...]) -> None:
+        """Devices that the node finds unwell, each with the reason. One unknown says nothing."""
+        ...
+
+    def carry_out(self, orders: Sequence[Order], now_s: float) -> None:
+        """Make each true that still applies."""
+        ...
+
+    def quarantine(
+        self, node: NodeId, quarantine: Quarantine | None, now_s: float, by: By = PLANE
+    ) -> Node:
+        """Keep work away from it by an operator's word, or let it come again. Raises NotFound, and
+        Conflict when it is so already."""
+        ...
+
     def lose(self, silent: Mapping[NodeId, float], now_s: float) -> list[NodeId]:
         """Declare nodes lost, unless they were heard after the given time; those it concerns."""
         ...
 
-    def set_duty(self, scope: Scope, duty: Duty, now_s: float) -> list[NodeId]:
+    def set_duty(self, scope: Scope, duty: Duty, now_s: float, by: By = PLANE) -> list[NodeId]:
         """Cordon or put back what is in `scope`; the nodes that it concerns."""
         ...
 
-    def open_drain(self, drain: Drain, actor: str, reason: str = "") -> Drain:
+    def open_drain(self, drain: Drain, by: By = PLANE) -> Drain:
         """Put it in force: from now on its nodes are left. The same scope being drained already in
         the same way, that drain. Raises Conflict when any of it is drained already otherwise."""
         ...
 
-    def pause_drain(self, drain: str, *, paused: bool) -> Drain:
+    def pause_drain(self, drain: str, *, paused: bool, now_s: float, by: By = PLANE) -> Drain:
         """Let no move begin, or let them begin again. Raises NotFound unless it is in force."""
         ...
 
-    def close_drain(self, drain: str, now_s: float) -> Drain:
-        """Its nodes take work again; what is under way goes on. Raises NotFound as before."""
+    def close_drain(self, drain: str, now_s: float, by: By = PLANE) -> Drain:
+        """Its nodes take work again; what is under way goes on, and a window that it was for is
+        given up. Raises NotFound as before."""
         ...
+
+    def plan_maintenance(self, found: Maintenance, now_s: float, by: By = PLANE) -> None: ...
 
     def drains(self) -> list[Drain]:
         """Those in force."""
+        ...
+
+    def order_rebalancing(self, found: Rebalancing, by: By = PLANE) -> None:
+        """Put it in force. Raises Conflict when there is one already."""
+        ...
+
+    def settle_rebalancing(self, rebalancing: str, now_s: float, by: By = PLANE) -> None:
+        """End it; moves under way go on. Raises NotFound unless it is in force."""
         ...
 
     def intend(self, job: JobId, intent: Intent, now_s: float) -> Job: ...

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from singularity.primitives import replicas, verbs
+from singularity.primitives import cuts, replicas, verbs
 from singularity.primitives.holdings import holdings, hosts
 from singularity.primitives.model import (
     ACTIVE,
@@ -31,6 +31,7 @@ from singularity.primitives.service import Loan, charge
 from singularity.primitives.serving import ServiceId
 from singularity.primitives.verbs import Step
 
+from .orders import Order
 from .services import Change
 from .snapshot import Flags, Snapshot
 
@@ -45,6 +46,7 @@ class Verb(StrEnum):
     STOP = "stop"  # overdue: stop and try again
     CANCEL = "cancel"
     EXPIRE = "expire"  # ran longer than its owner allowed
+    LET_GO = "let-go"  # of a handover that nobody comes for
     WAKE = "wake"  # a replica shall serve
     REST = "rest"  # it shall not, once its requests are done
 
@@ -58,7 +60,8 @@ class Action:
     """One primitive applied to one job. `seen` is the row version it was decided on; `price` what
     it costs, in device-seconds, where that was weighed, and `lent_to` the service whose replica
     gets the devices. `note_after` is as in messages.Cut, and `origin` what a job of kind verify
-    restores, for it has no checkpoints of its own."""
+    restores, for it has no checkpoints of its own. A move for a `drain` takes up `pace_s` seconds
+    of what that may carry."""
 
     verb: Verb
     job: JobId
@@ -70,6 +73,8 @@ class Action:
     lent_to: ServiceId | None = None
     note_after: int = 0
     origin: Checkpoint | None = None
+    drain: str = ""
+    pace_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +87,12 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`pending`: for every job that wants to run and is not placed by this plan, why not."""
+    """`pending`: for every job that wants to run and is not placed by this plan, why not. `orders`
+    change facts, each by itself, before the actions."""
 
     actions: tuple[Action, ...] = ()
     pending: Mapping[JobId, tuple[Reason, ...]] = field(default_factory=dict)
+    orders: tuple[Order, ...] = ()
     changes: tuple[Change, ...] = ()
 
 
@@ -192,9 +199,9 @@ class Draft:
     def change(self, change: Change) -> None:
         self._changes.append(change)
 
-    def plan(self) -> Plan:
+    def plan(self, orders: tuple[Order, ...] = ()) -> Plan:
         pending = {j: r for j, r in self._pending.items() if j not in self._actions}
-        return Plan(tuple(self._actions.values()), pending, tuple(self._changes))
+        return Plan(tuple(self._actions.values()), pending, orders, tuple(self._changes))
 
     def _give(self, node: NodeId, devices: int) -> None:
         row = self.snapshot.row[node]
@@ -299,10 +306,8 @@ def _dispatch(job: Job, action: Action, now_s: float) -> Step:
             return verbs.resume(job, action.placement, now_s)
         case Verb.CHECKPOINT:
             return verbs.checkpoint(job, now_s, action.note_after)
-        case Verb.SUSPEND:
-            return verbs.suspend(job, now_s)
-        case Verb.MIGRATE:
-            return verbs.migrate(job, action.placement, now_s)
+        case Verb.SUSPEND | Verb.MIGRATE:
+            return verbs.suspend(job, now_s, action.placement)
         case Verb.SCALE:
             return verbs.scale(job, action.placement, now_s)
         case Verb.FAILOVER:
@@ -313,6 +318,8 @@ def _dispatch(job: Job, action: Action, now_s: float) -> Step:
             return verbs.cancel(job, now_s)
         case Verb.EXPIRE:
             return verbs.stop(job, now_s, Goal.FAIL, action.reason)
+        case Verb.LET_GO:
+            return Step(cuts.let_go(job))
         case Verb.WAKE | Verb.REST:
             wakes = action.verb is Verb.WAKE
             return Step(replicas.wake(job) if wakes else replicas.rest(job, now_s))

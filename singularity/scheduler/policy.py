@@ -27,14 +27,31 @@ class Policy:
     checkpoint_least_s: float = 30.0  # a cut more often than that would load the store
     checkpoint_most_s: float = 21600.0  # nobody likes to lose more than 6 hours
     node_mtbf_s: float = 3.6e6  # 42 days: 1,024 GPUs, 8 a node, fail every 7.9 h (arXiv 2410.21680)
+    handover_kept_s: float = 1800.0  # in the memory of nodes, of a job that has found no room
     resize_deadline_s: float = 180.0  # agents give a resize up by themselves long before
+    scale_look_s: float = 0.9  # between two looks at a load that is told once a second
     ready_deadline_s: float = (
         300.0  # from the start of a replica until it answers; models are large
     )
     router_lost_after_s: float = 10.0  # ten posts missed: it is asked no more who has requests left
     aside_wait_s: float = 300.0  # for idle devices; whoever asked to verify wants an answer
     aside_settle_s: float = 5.0  # from the start, or the last cut, to one that is to be compared
+    scale_smooth_s: float = 300.0  # over which load is averaged while it changes no more than usual
+    scale_memory_s: float = 18000.0  # in which what is remembered of a peak falls to a third
+    scale_up_step: float = 0.1  # of the replicas that there are: at least so many more
+    scale_down_step: float = 0.15  # and at least so many fewer
+    scale_down_after_s: float = 150.0  # fewer must have been enough for so long
+    scale_drain_s: float = 100.0  # a queue that is too long should be gone after so long
     aside_cuts: int = 3  # failures in a row, after which a job counts as one that cannot be cut
+
+    image_bytes: float = 1e9  # of a job that was never cut, where a drain may carry only so much
+    upkeep_ahead_s: float = 21600.0  # no drain for a window begins earlier than that before it
+    fault_window_s: float = 3600.0  # faults of a node that are older count no more
+    quarantine_faults: int = 3  # so many, of different jobs, and the node is kept out of use
+    quarantine_first_s: float = 600.0  # then it is tried again; each time in a row twice as long
+    quarantine_most_s: float = 86400.0  # and after so long without any as if it were the first
+    quarantine_share: float = 0.25  # of a cluster at once; more only by an operator
+    quarantine_drains: int = 0  # 1: what runs on such a node leaves it, too
 
     ended_kept_s: float = 3600.0  # checkpoints of a job that succeeded or was cancelled
     failed_kept_s: float = 7 * 86400.0  # of one that failed: somebody may want to see why

@@ -201,7 +201,7 @@ def _out_of_the_way(draft: Draft, blocked: Job, devices: int, policy: Policy) ->
     movers: dict[int, list[Job]] = {}
     could = np.zeros_like(room)
     for job in draft.untouched(JobState.RUNNING):
-        if job.tier >= blocked.tier and _may_move(draft, job, policy):
+        if job.tier >= blocked.tier and may_move(draft, job, policy):
             for shard in job.placement:
                 row = snapshot.row[shard.node]
                 if may[row]:
@@ -217,7 +217,7 @@ def _out_of_the_way(draft: Draft, blocked: Job, devices: int, policy: Policy) ->
     return min(found, key=lambda f: f[:-1])[-1] if found else []
 
 
-def _may_move(draft: Draft, job: Job, policy: Policy) -> bool:
+def may_move(draft: Draft, job: Job, policy: Policy) -> bool:
     """Only who loses nothing by it, and was not started or moved just now."""
     rests = job.running_at_s is None or draft.snapshot.now_s - job.running_at_s < policy.quantum_s
     return not rests and not keeps_nothing(job) and job.engine is not None and draft.can_cut(job)

@@ -12,8 +12,9 @@ from dataclasses import replace
 import numpy as np
 
 from singularity.primitives.drains import Drain
+from singularity.primitives.health import WELL
 from singularity.primitives.holdings import holdings
-from singularity.primitives.model import TERMINAL, Duty, Job, JobId, Node, NodeId
+from singularity.primitives.model import TERMINAL, Job, JobId, Node, NodeId
 
 from .snapshot import Flags, Ints, Snapshot, frozen
 
@@ -43,6 +44,13 @@ class Resident:
                 self._drop(job.id)
                 self._add(job)
                 self._moved = True
+
+    def remove(self, nodes: Iterable[NodeId]) -> None:
+        """Nodes that are no more."""
+        for node in nodes:
+            if self._nodes.pop(node, None) is not None:
+                self._fresh.discard(node)
+                self._last = None  # every row after it moves up
 
     def missing(self) -> set[JobId]:
         """Jobs that living ones name and that were never heard of. Some may not exist."""
@@ -130,7 +138,8 @@ class Resident:
             free=frozen(free),
             ready=ready,
             lost=_with(last.lost, rows, [n.lost for n in changed]),
-            draining=_with(last.draining, rows, [n.duty is Duty.DRAINING for n in changed]),
+            draining=_with(last.draining, rows, [n.draining for n in changed]),
+            ailing=_with(last.ailing, rows, [n.health != WELL for n in changed]),
             fleet=fleet,
         )
 

@@ -82,15 +82,13 @@ def _short(jobs: Iterable[Job]) -> Counter[NodeId]:
 def _sized(draft: Draft, service: Service, policy: Policy) -> Service:
     """As many as its load needs. Of which nothing is known, that stays as it is."""
     snapshot = draft.snapshot
-    load = snapshot.traffic.loads.get(service.id)
-    if load is None:
+    load, before = snapshot.traffic.loads.get(service.id), service.scaling
+    if load is None or snapshot.now_s - before.at_s < policy.scale_look_s:
         return service
     demand = load.demand(service.target.measure)
-    scaling, why = size(service.scaling, demand, service.bounds, snapshot.now_s, policy)
-    if scaling == service.scaling:
-        return service
-    more = scaling.replicas - service.scaling.replicas
-    told = f"{service.scaling.replicas} to {scaling.replicas} replicas: {why}" if more else ""
+    scaling, why = size(before, demand, service.bounds, snapshot.now_s, policy)
+    more = scaling.replicas - before.replicas
+    told = f"{before.replicas} to {scaling.replicas} replicas: {why}" if more else ""
     after = service.changed(told or service.message, scaling=scaling)
     draft.change(Change(after, "scaled" if more else "", told))
     return after

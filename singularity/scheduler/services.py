@@ -1,4 +1,4 @@
-"""Services as they are kept: what their owners want, how they are loaded, what is on trial.
+"""Services as they are kept: what their owners want, and what is on trial.
 
 A service has as many jobs of kind serve a revision as it may have replicas; what it wants of them
 is said by their intents (serve.py). Frozen, pure.
@@ -6,8 +6,8 @@ is said by their intents (serve.py). Frozen, pure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -16,10 +16,8 @@ from singularity.primitives.model import Intent, Job, JobId, JobSpec, Tier
 from singularity.primitives.routing import NONE, LoadNote, within
 from singularity.primitives.serving import ServiceId
 
-from .autoscale import Bounds, Demand, Scaling
+from .autoscale import Bounds, Scaling
 
-STABLE_S: Final = 60.0
-PANIC_S: Final = 6.0
 PROMISED: Final = 0.99  # of the requests, where no SLO says more
 
 
@@ -138,7 +136,7 @@ class Service:
     trial: Trial | None = None
     latest: int = 1
     made: int = 0
-    scaling: Scaling = Scaling()
+    scaling: Scaling = Scaling(0)
     message: str = ""
     created_at_s: float = 0.0
     ending: bool = False
@@ -156,7 +154,12 @@ class Service:
 
     @property
     def bounds(self) -> Bounds:
-        return Bounds(self.least, self.most, self.target.value, self.idle_after_s)
+        """Where nothing is promised, nobody shall wait for so long that the router gives up."""
+        wait_s, share = self.timeout_s, PROMISED
+        if self.slo is not None:
+            wait_s, share = self.slo.most_s, self.slo.share
+        carries, idle_s = self.target.value, self.idle_after_s
+        return Bounds(self.least, self.most, carries, wait_s, 1.0 - share, idle_s)
 
     @property
     def floor(self) -> int:
@@ -183,110 +186,6 @@ class Change:
     service: Service
     event: str
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """What one router said of one revision within some time: sums over the spans that came."""
-
-    arrivals: int = 0
-    span_s: float = 0.0
-    busy_s: float = 0.0
-
-    def plus(self, note: LoadNote) -> Window:
-        busy_s = self.busy_s + note.busy * note.span_s
-        return Window(self.arrivals + note.arrivals, self.span_s + note.span_s, busy_s)
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """Of one service over all its routers: requests a second and requests at a time, both over
-    STABLE_S and PANIC_S, and requests that wait now."""
-
-    rps: float = 0.0
-    rps_panic: float = 0.0
-    busy: float = 0.0
-    busy_panic: float = 0.0
-    queued: int = 0
-
-    def demand(self, measure: Measure) -> Demand:
-        if measure is Measure.RPS:
-            return Demand(self.rps, self.rps_panic, self.queued)
-        return Demand(self.busy, self.busy_panic, self.queued)
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What one router said of one revision: over STABLE_S and PANIC_S, and last, at `last_s`."""
-
-    router: str
-    last_s: float
-    stable: Window
-    panic: Window
-    queued: int
-
-
-def load_of(parts: Iterable[Part]) -> Load:
-    """Each router is a mean over the spans that it covers, so that a note which got lost does not
-    count as a second without requests. Of a revision without any it may say nothing."""
-    routers: dict[str, list[Part]] = {}
-    for part in parts:
-        routers.setdefault(part.router, []).append(part)
-    found = Load()
-    for _, mine in sorted(routers.items()):
-        last_s = max(part.last_s for part in mine)
-        rps, busy = _means([part.stable for part in mine])
-        rps_panic, busy_panic = _means([part.panic for part in mine])
-        found = Load(
-            found.rps + rps,
-            found.rps_panic + rps_panic,
-            found.busy + busy,
-            found.busy_panic + busy_panic,
-            found.queued + sum(part.queued for part in mine if part.last_s == last_s),
-        )
-    return found
-
-
-def _means(revisions: Sequence[Window]) -> tuple[float, float]:
-    span_s = max(each.span_s for each in revisions)
-    if span_s <= 0.0:
-        return 0.0, 0.0
-    arrivals, busy_s = sum(r.arrivals for r in revisions), sum(r.busy_s for r in revisions)
-    return arrivals / span_s, busy_s / span_s
-
-
-@dataclass(frozen=True, slots=True)
-class Router:
-    """When it was last heard, and how many requests are still with each endpoint that it knows to
-    be leaving."""
-
-    id: str
-    region: str
-    heard_s: float
-    leaving: Mapping[JobId, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Traffic:
-    """Services that have not ended, and what routers say. A service without an entry in `loads` is
-    one of which nothing is known: no router was heard. `trials` is what the revisions on trial have
-    served so far."""
-
-    services: tuple[Service, ...] = ()
-    loads: Mapping[ServiceId, Load] = field(default_factory=dict)
-    trials: Mapping[ServiceId, Served] = field(default_factory=dict)
-    routers: tuple[Router, ...] = ()
-
-
-def known_loads(
-    services: Iterable[Service],
-    parts: Mapping[ServiceId, Sequence[Part]],
-    routers: Iterable[Router],
-    now_s: float,
-) -> dict[ServiceId, Load]:
-    """Loads of those of which something is known: silence is no load only while routers speak."""
-    heard = any(now_s - router.heard_s <= PANIC_S for router in routers)
-    return {s.id: load_of(parts.get(s.id, ())) for s in services if heard or parts.get(s.id)}
 
 
 # -- what owners do --------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ device           int32[N]   dense codes into `device_names`
 rack             int32[N]   dense codes into `rack_names`, which are of one cluster each
 ready            bool[N]    new work may be placed there
 lost, draining   bool[N]
+ailing           bool[N]    something went wrong there lately
 fleet            `free` of the nodes that are ready, indexed by domain; copy it to change it
 
 `traffic` is what services there are and how they are loaded.
@@ -23,12 +24,15 @@ import numpy as np
 import numpy.typing as npt
 
 from singularity.primitives.drains import Drain
+from singularity.primitives.health import WELL
 from singularity.primitives.holdings import holdings
-from singularity.primitives.model import Duty, Job, JobId, Node, NodeId
+from singularity.primitives.maintenance import Maintenance
+from singularity.primitives.model import Job, JobId, Node, NodeId
+from singularity.primitives.rebalancing import Rebalancing
 
 from .fleet.gangs import Fleet
 from .fleet.layout import lay_out
-from .services import Traffic
+from .traffic import Traffic
 
 Ints = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int32]
@@ -54,11 +58,14 @@ class Snapshot:
     ready: Flags
     lost: Flags
     draining: Flags
+    ailing: Flags
     fleet: Fleet
     jobs: tuple[Job, ...]
     by_id: Mapping[JobId, Job]
     drains: tuple[Drain, ...]
     acknowledged_s: float = 0.0
+    maintenance: tuple[Maintenance, ...] = ()
+    rebalancing: Rebalancing | None = None
     traffic: Traffic = Traffic()
 
     @classmethod
@@ -102,7 +109,8 @@ class Snapshot:
             rack_names=racks,
             ready=frozen(ready),
             lost=frozen(np.array([n.lost for n in rows], dtype=np.bool_)),
-            draining=frozen(np.array([n.duty is Duty.DRAINING for n in rows], dtype=np.bool_)),
+            draining=frozen(np.array([n.draining for n in rows], dtype=np.bool_)),
+            ailing=frozen(np.array([n.health != WELL for n in rows], dtype=np.bool_)),
             fleet=Fleet.build(layout, open_to, int(total.max(initial=0))),
             jobs=todo,
             by_id={j.id: j for j in todo},

@@ -42,8 +42,9 @@ class Blobs(Protocol):
 
     def has(self, name: str) -> bool: ...
 
-    def put(self, name: str, data: bytes) -> None:
-        """Durable on return, replacing what had the name; nobody ever sees half of it."""
+    def put(self, name: str, data: bytes, *, durable: bool = True) -> None:
+        """Durable on return, unless it need not outlive the machine that writes it, and replacing
+        what had the name; nobody ever sees half of it."""
 
     def stage(self) -> AbstractContextManager[Stage]: ...
 

@@ -44,15 +44,17 @@ class FileBlobs:
         """As text: a Path takes longer to make than the call that it is made for."""
         return f"{self._text}/{name}"
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, name: str, data: bytes, *, durable: bool = True) -> None:
         draft = self._incoming / uuid.uuid4().hex
         try:
             with draft.open("wb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
-            self._name(draft, name)
-            _sync_directory((self._root / name).parent)
+                if durable:
+                    os.fsync(file.fileno())
+            self._name(draft, name, synced=durable)
+            if durable:
+                _sync_directory((self._root / name).parent)
         finally:
             draft.unlink(missing_ok=True)
 

@@ -6,12 +6,13 @@ save that is interrupted leaves only chunks, which the next save need not write 
 
 from __future__ import annotations
 
+import base64
 import errno
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -28,8 +29,8 @@ from singularity.primitives.model import JobId, ShardImage
 
 from .blobs import Blobs
 from .chunking import Tensor
-from .fetch import fetch
-from .intake import Door, Intake, Past
+from .fetch import Read, fetch
+from .intake import Door, Former, Intake, Past
 from .manifest import (
     MANIFESTS,
     ImageKey,
@@ -45,6 +46,7 @@ from .manifest import (
     write,
 )
 from .marks import marked
+from .memory import mapped
 from .vault import Vault
 
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
@@ -61,6 +63,19 @@ class RankImages:
     tensors: Sequence[Tensor] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """What `key` holds of one rank, as files in the directory `path`: they were dumped for it, or
+    fetched from it, and nobody has changed them. `digest` is what the commit gave."""
+
+    key: ImageKey
+    digest: str
+    path: Path
+
+
+Copies = Mapping[int, Copy]
+
+
 class Saving(Protocol):
     """One save under way. `take` may be called from several threads, each rank once."""
 
@@ -75,9 +90,12 @@ class Store(Protocol):
     """Whatever is found in it was once saved in full, and is what was saved. `vault` is that of the
     life that saves, or of the one that reads; both are of one project."""
 
-    def saving(self, key: ImageKey, vault: Vault) -> AbstractContextManager[Saving]:
+    def saving(
+        self, key: ImageKey, vault: Vault, copies: Copies | None = None
+    ) -> AbstractContextManager[Saving]:
         """Nothing of it can be found before it is committed; saving the same key again replaces
-        it. Leaving the context raises StaleIncarnation, StoreFull or CheckpointFailed for what the
+        it. `copies` of ranks at an earlier cut, where they are at hand, save most of the work.
+        Leaving the context raises StaleIncarnation, StoreFull or CheckpointFailed for what the
         store refused."""
 
     def find(self, key: ImageKey, vault: Vault) -> ShardImage | None:
@@ -92,6 +110,10 @@ class Store(Protocol):
         `digest` is what the commit gave. Raises ImageCorrupt, ImageForged, StoreFull or
         RestoreFailed: none of the directories exists then.
         """
+
+    def whole(self, copies: Copies, vault: Vault) -> frozenset[int]:
+        """The ranks of which all files are there, of a checkpoint that is still in the store; by
+        its manifest and their sizes."""
 
     def fence(self, job: JobId, incarnation: int) -> None:
         """From now on only `incarnation` and later ones may save. Never lowered."""
@@ -109,7 +131,9 @@ class ImageStore:
     # -- in ----------------------------------------------------------------------------------
 
     @contextmanager
-    def saving(self, key: ImageKey, vault: Vault) -> Iterator[_Saving]:
+    def saving(
+        self, key: ImageKey, vault: Vault, copies: Copies | None = None
+    ) -> Iterator[_Saving]:
         blobs = self._blobs
         try:
             self._check_fence(key)
@@ -118,36 +142,56 @@ class ImageStore:
                 blobs.stage() as stage,
                 ThreadPoolExecutor(blobs.workers) as pool,
             ):
-                intake = Intake(Door(blobs, stage, mark, vault), pool, self._past(key, vault))
-                yield _Saving(self, key, intake)
+                past = pool.submit(self._past, key, vault, copies or {})
+                yield _Saving(self, key, Intake(Door(blobs, stage, mark, vault), pool, past))
         except OSError as error:
             if error.errno in _FULL:
                 raise StoreFull(f"no room for cut {key.cut} of {key.job}: {error}") from error
             raise CheckpointFailed(f"the images cannot be stored: {error}") from error
 
     def save(
-        self, key: ImageKey, step: int, ranks: Mapping[int, RankImages], vault: Vault
+        self,
+        key: ImageKey,
+        step: int,
+        ranks: Mapping[int, RankImages],
+        vault: Vault,
+        copies: Copies | None = None,
     ) -> ShardImage:
         """All at once."""
-        with self.saving(key, vault) as saving:
+        with self.saving(key, vault, copies) as saving:
             for rank, images in sorted(ranks.items()):
                 saving.take(rank, images)
             return saving.commit(step)
 
-    def _past(self, key: ImageKey, vault: Vault) -> Past:
-        """The last cut before this one that is in the store and can be read, by its nodes."""
-        cuts: dict[tuple[int, int], list[ImageKey]] = {}
-        for blob in self._blobs.list(f"{MANIFESTS}/{key.job}"):
-            if (found := key_of(blob.name)) is not None and found.cut < key.cut:
-                cuts.setdefault((found.cut, found.incarnation), []).append(found)
-        ranks: dict[int, Mapping[Place, str]] = {}
+    def _past(self, key: ImageKey, vault: Vault, copies: Copies) -> Past:
+        """What can be read of: the copies' cuts; without any, of the last cut before this one."""
+        found = [(copy.key, copy.digest) for copy in copies.values()]
+        manifests = [self._readable(*known, vault) for known in dict.fromkeys(found)]
+        if not copies:
+            cuts: dict[tuple[int, int], list[ImageKey]] = {}
+            for blob in self._blobs.list(f"{MANIFESTS}/{key.job}"):
+                if (earlier := key_of(blob.name)) is not None and earlier.cut < key.cut:
+                    cuts.setdefault((earlier.cut, earlier.incarnation), []).append(earlier)
+            last = cuts[max(cuts)] if cuts else ()
+            manifests = [self._readable(earlier, None, vault) for earlier in last]
+        ranks: dict[int, Mapping[Place, Former]] = {}
         bases: dict[str, str] = {}
-        for last in cuts[max(cuts)] if cuts else ():
-            with suppress(OSError, ImageCorrupt):
-                manifest = read(last, self._blobs.get(manifest_name(last)), vault)
-                ranks |= {rank: manifest.places(rank) for rank in manifest.ranks}
-                bases |= manifest.bases
-        return Past(ranks, bases)
+        inline: dict[str, str] = {}
+        for manifest in (m for m in manifests if m is not None):
+            for rank in manifest.ranks:
+                copy = copies.get(rank)
+                ours = copy is not None and copy.key == manifest.key
+                ranks[rank] = _formers(manifest, rank, copy.path if copy and ours else None)
+            bases |= manifest.bases
+            inline |= manifest.inline
+        return Past(ranks, bases, inline)
+
+    def _readable(self, key: ImageKey, digest: str | None, vault: Vault) -> Manifest | None:
+        with suppress(OSError, ImageCorrupt):
+            if digest is not None:
+                return self.manifest(key, digest, vault)
+            return read(key, self._blobs.get(manifest_name(key)), vault)
+        return None
 
     def commit(
         self, key: ImageKey, step: int, ranks: Mapping[int, RankEntry], intake: Intake
@@ -157,6 +201,7 @@ class ImageStore:
         door.stage.settle()
         bases = intake.bases(file for rank in ranks.values() for file in rank.files.values())
         found = Manifest(key, step, intake.raw_bytes, intake.new_bytes, dict(ranks), bases)
+        found = replace(found, inline=intake.inline(found.needed()))
         stored = write(found, door.vault)
         self._check_fence(key)
         door.mark.check()
@@ -189,13 +234,21 @@ class ImageStore:
             raise ImageCorrupt(f"the manifest {name} is not the one that was saved")
         return found
 
-    def chunk(self, name: str, length: int, base: bytes | None, vault: Vault) -> bytes:
-        """`base` are the bytes of what it is a patch of, if it is one. Raises ImageCorrupt."""
+    def reader(self, vault: Vault, inline: Mapping[str, str]) -> Read:
+        """Chunks of manifests that hold `inline`. What it returns raises ImageCorrupt."""
+
+        def read(name: str, length: int, base: bytes | None) -> bytes:
+            if name in inline:
+                return vault.unpack(name, base64.b64decode(inline[name]), length, base)
+            return vault.unpack(name, self._chunk(name), length, base)
+
+        return read
+
+    def _chunk(self, name: str) -> bytes:
         try:
-            packed = chunk_bytes(self._blobs, name)
+            return chunk_bytes(self._blobs, name)
         except OSError as error:
             raise ImageCorrupt(f"chunk {name} cannot be read: {error}", chunk=name) from error
-        return vault.unpack(name, packed, length, base)
 
     def load(
         self, key: ImageKey, digest: str, targets: Mapping[int, Path], vault: Vault
@@ -203,10 +256,7 @@ class ImageStore:
         manifest = self.manifest(key, digest, vault)
         if missing := sorted(targets.keys() - manifest.ranks.keys()):
             raise ImageCorrupt(f"{manifest_name(key)} does not hold ranks {missing}")
-
-        def chunk(name: str, length: int, base: bytes | None) -> bytes:
-            return self.chunk(name, length, base, vault)
-
+        chunk = self.reader(vault, manifest.inline)
         try:
             with ThreadPoolExecutor(self._blobs.workers) as pool:
                 fetch(manifest, targets, chunk, pool, self._blobs.workers)
@@ -218,6 +268,11 @@ class ImageStore:
             failure = StoreFull if error.errno in _FULL else RestoreFailed
             raise failure(f"cannot fetch {key.job}: {error}") from error
         return {rank: manifest.ranks[rank].outputs for rank in targets}
+
+    def whole(self, copies: Copies, vault: Vault) -> frozenset[int]:
+        known = dict.fromkeys((copy.key, copy.digest) for copy in copies.values())
+        manifests = {key: self._readable(key, digest, vault) for key, digest in known}
+        return frozenset(r for r, copy in copies.items() if _whole(manifests[copy.key], r, copy))
 
     # -- upkeep ------------------------------------------------------------------------------
 
@@ -242,6 +297,32 @@ class ImageStore:
     def _fence_of(self, job: JobId) -> int:
         names = (blob.name.rpartition("/")[2] for blob in self._blobs.list(f"{_FENCES}/{job}"))
         return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
+def _formers(manifest: Manifest, rank: int, path: Path | None) -> dict[Place, Former]:
+    """What the rank had in each place; with its bytes, if its files lie at `path`."""
+    files: dict[str, memoryview] = {}
+    if path is not None:
+        for name, file in manifest.ranks[rank].files.items():
+            with suppress(OSError, ValueError):  # then it is not at hand
+                if file.regions:
+                    files[name] = memoryview(mapped(path / Path(name).name, file.bytes))
+    found = {}
+    for place, name, file_name, offset in manifest.places(rank):
+        whole = files.get(file_name)
+        raw = whole[offset : offset + place[1]] if whole is not None else None
+        found[place] = Former(name, raw)
+    return found
+
+
+def _whole(manifest: Manifest | None, rank: int, copy: Copy) -> bool:
+    if manifest is None or rank not in manifest.ranks:
+        return False
+    files = manifest.ranks[rank].files
+    try:
+        return all((copy.path / n).stat().st_size == file.bytes for n, file in files.items())
+    except OSError:
+        return False
 
 
 class _Saving:

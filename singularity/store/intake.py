@@ -1,12 +1,15 @@
 """The way of images into the store: cut, named, packed where new.
 
-A piece of memory that the store lacks is most often one that it has, with some words changed: what
-another rank of the save has at the same address, or this rank had there at the cut before. It is
-then stored as a patch over that chunk. The names tell: a patch is `<digest>-<of its base>`.
+Most of what comes in is known: another rank of the save has the same at the same address, or this
+rank had it there at the cut before. Where that is at hand in memory it is compared, which is faster
+than to name it by its digest. What the store lacks is then most often what lay there, with some
+words changed, and is stored as a patch over that. The names tell: a patch is `<digest>-<of its
+base>`.
 """
 
 from __future__ import annotations
 
+import base64
 import mmap
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,11 +35,13 @@ from .manifest import (
     plain,
 )
 from .marks import Mark
+from .memory import mapped, same
 from .vault import Vault
 
 _AHEAD: Final = 4  # items a worker, so that nobody waits and memory stays bounded
 _TOGETHER_BYTES: Final = 4 << 20  # of an image file, worked off by one thread at a time
-_DEEPEST: Final = 2  # patches over each other: each makes a load take longer
+_DEEPEST: Final = 4  # patches over each other: each makes a load take longer
+_INLINE_MOST_BYTES: Final = 1024  # a smaller patch is not worth a blob of its own
 _SURELY_SMALL: Final = 8  # a patch that is this many times smaller is not compared to anything
 _WORTH_IT: Final = 0.7  # of the chunk packed by itself: more, and the chunk stands alone
 _POPULATE_READ: Final = 22  # MADV_POPULATE_READ: map a stretch at once, not page by page
@@ -56,17 +61,30 @@ class Door:
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
-    """Chunks of an earlier cut: of each rank by their place, and which lie over which."""
+class Former:
+    """What lay in a place: how it is stored, and its bytes where they are at hand."""
 
-    ranks: Mapping[int, Mapping[Place, str]] = field(default_factory=dict)
+    name: str
+    raw: memoryview | None = None
+
+
+Memory = Mapping[Place, Former]
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """Chunks of earlier cuts: of each rank by their place, which lie over which, and those that
+    are in the manifests themselves."""
+
+    ranks: Mapping[int, Memory] = field(default_factory=dict)
     bases: Mapping[str, str] = field(default_factory=dict)
+    inline: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
     """One chunk to be: `length` bytes of an image file, from `offset` on. `place` is where in
-    memory, if it is memory that a patch may be made of."""
+    memory, if it is memory."""
 
     offset: int
     length: int
@@ -74,24 +92,30 @@ class _Piece:
 
 
 class Intake:
-    """One save. `raw_bytes` were taken, `new_bytes` of them had to be written, packed."""
+    """One save. `raw_bytes` were taken, `new_bytes` of them had to be written, packed. `past` is
+    read while ranks are still being dumped."""
 
-    def __init__(self, door: Door, pool: ThreadPoolExecutor, past: Past) -> None:
-        self.door, self._pool, self._past = door, pool, past
+    def __init__(self, door: Door, pool: ThreadPoolExecutor, past: Future[Past]) -> None:
+        self.door, self._pool, self._reading = door, pool, past
         self._lock = threading.Lock()
         self._turn = threading.Lock()
+        self._past: Past | None = None
         self._names: dict[str, str] = {}  # digest -> how it is stored
-        self._over = dict(past.bases)
-        self._first: dict[Place, tuple[str, memoryview]] | None = None
+        self._over: dict[str, str] = {}
+        self._inline: dict[str, str] = {}
+        self._first: Memory | None = None
         self.raw_bytes = self.new_bytes = 0
 
     def take(self, rank: int, images: Path, tensors: Sequence[Tensor]) -> dict[str, FileEntry]:
         """Every file of one rank, cut into chunks; those that the store lacks are put there. One
         rank at a time, whoever calls; `images` may be removed when this returns."""
         with self._turn:
+            if self._past is None:
+                self._past = self._reading.result()
+                self._over, self._inline = dict(self._past.bases), dict(self._past.inline)
             cuts = cut_rank(images, worth_cutting(tensors))
             before = self._past.ranks.get(rank, {})
-            seen: dict[Place, tuple[str, memoryview]] = {}
+            seen: dict[Place, Former] = {}
             found = {n: self._file(images / n, cut, before, seen) for n, cut in cuts.items()}
             if self._first is None:
                 self._first = seen
@@ -102,77 +126,91 @@ class Intake:
         names = (name for file in files for name, _ in file.chunks)
         return closure(names, self._over)
 
+    def inline(self, names: Iterable[str]) -> dict[str, str]:
+        """Those of `names` that belong into the manifest."""
+        return {name: self._inline[name] for name in names if name in self._inline}
+
     def _file(
-        self,
-        path: Path,
-        cut: FileCut,
-        before: Mapping[Place, str],
-        seen: dict[Place, tuple[str, memoryview]],
+        self, path: Path, cut: FileCut, before: Memory, seen: dict[Place, Former]
     ) -> FileEntry:
         size = sum(cut.lengths)
         self.raw_bytes += size
         if size == 0:
             return FileEntry(0, ())
-        with path.open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ)
-        data = memoryview(mapped)  # unmapped when nobody holds a part of it any more
+        found = mapped(path, size)
+        data = memoryview(found)  # unmapped when nobody holds a part of it any more
         pieces = list(_pieces(cut))
-        work = partial(self._take_pieces, mapped, data, before)
+        work = partial(self._take_pieces, found, data, before)
         groups = side_by_side(self._pool, self.door.blobs.workers, work, _together(pieces))
         names = [name for group in groups for name in group]
         for piece, name in zip(pieces, names, strict=True):
             if self._first is None and piece.place is not None and name != ZEROS:
-                seen[piece.place] = name, data[piece.offset : piece.offset + piece.length]
+                raw = data[piece.offset : piece.offset + piece.length]
+                seen[piece.place] = Former(name, raw)
         regions = tuple((region.address, region.bytes) for region in cut.regions)
         return FileEntry(size, tuple(zip(names, cut.lengths, strict=True)), regions)
 
     def _take_pieces(
-        self,
-        mapped: mmap.mmap,
-        data: memoryview,
-        before: Mapping[Place, str],
-        pieces: Sequence[_Piece],
+        self, file: mmap.mmap, data: memoryview, before: Memory, pieces: Sequence[_Piece]
     ) -> list[str]:
         first, last = pieces[0], pieces[-1]
         start = first.offset - first.offset % mmap.PAGESIZE
         with suppress(OSError):  # a kernel before 5.14; it only takes longer
-            mapped.madvise(_POPULATE_READ, start, last.offset + last.length - start)
+            file.madvise(_POPULATE_READ, start, last.offset + last.length - start)
+        self.door.mark.renew()
         return [self._take_piece(data, before, piece) for piece in pieces]
 
-    def _take_piece(self, whole: memoryview, before: Mapping[Place, str], piece: _Piece) -> str:
-        vault = self.door.vault
+    def _take_piece(self, whole: memoryview, before: Memory, piece: _Piece) -> str:
+        vault, former, other = self.door.vault, None, None
+        if piece.place is not None:
+            former = before.get(piece.place)
+            other = self._first.get(piece.place) if self._first is not None else None
         with whole[piece.offset : piece.offset + piece.length] as data:
+            if former is not None and same(data, former.raw) and self._stands(former.name):
+                with self._lock:
+                    return self._names.setdefault(plain(former.name), former.name)
+            if other is not None and same(data, other.raw):
+                return other.name
             digest = vault.name(data)
             if digest == _name_of_zeros(vault, piece.length):
                 return ZEROS
             with self._lock:
                 if (name := self._names.get(digest)) is not None:
                     return name
-            self.door.mark.renew()
-            former = before.get(piece.place) if piece.place is not None else None
             name, packed = self._kept(digest, former), b""
             if name is None:
-                name, packed = self._packed(digest, data, piece.place, former)
-                self.door.stage.put(chunk_name(name), packed)
+                base = self._base(piece.length, former, other)
+                name, packed = self._packed(digest, data, base)
+                self._put(name, packed)
             with self._lock:
                 if digest not in self._names:
                     self.new_bytes += len(packed)
                 return self._names.setdefault(digest, name)
 
-    def _kept(self, digest: str, former: str | None) -> str | None:
+    def _kept(self, digest: str, former: Former | None) -> str | None:
         """How the store has it: as this rank had it there before, or by itself."""
+        if former is not None and plain(former.name) == digest and self._stands(former.name):
+            return former.name
+        return digest if self._stands(digest) else None
+
+    def _stands(self, name: str) -> bool:
+        """Is it in the store, with all that it lies over?"""
         has = self.door.blobs.has
-        if former is not None and plain(former) == digest:
-            links = [former, *chain(former, self._over)]
-            if all(has(chunk_name(link)) for link in links):
-                return former
-        return digest if has(chunk_name(digest)) else None
+        links = (name, *chain(name, self._over))
+        return all(link in self._inline or has(chunk_name(link)) for link in links)
+
+    def _put(self, name: str, packed: bytes) -> None:
+        if name in self._over and len(packed) <= _INLINE_MOST_BYTES:
+            with self._lock:
+                self._inline[name] = base64.b64encode(packed).decode()
+        else:
+            self.door.stage.put(chunk_name(name), packed)
 
     def _packed(
-        self, digest: str, data: memoryview, place: Place | None, former: str | None
+        self, digest: str, data: memoryview, base: tuple[str, bytes | memoryview] | None
     ) -> tuple[str, bytes]:
         """A name, and what to store under it."""
-        vault, base = self.door.vault, self._base(place, former)
+        vault = self.door.vault
         if base is not None:
             under, raw = base
             name = patch_name(digest, under)
@@ -187,18 +225,20 @@ class Intake:
         return digest, vault.pack(digest, data)
 
     def _base(
-        self, place: Place | None, former: str | None
+        self, length: int, former: Former | None, other: Former | None
     ) -> tuple[str, bytes | memoryview] | None:
-        """A chunk that is much like what lies at `place`: its name, and its bytes."""
-        if place is None:
-            return None
+        """A chunk that is much like what is to be stored: its name, and its bytes."""
+        if length > MEMORY_CHUNK_BYTES:
+            return None  # of a large tensor, all of which changes if anything does
         if former is not None:
-            while self._depth(former) >= _DEEPEST:
-                former = self._over[former]
+            name, raw = former.name, former.raw
+            if raw is not None and self._depth(name) < _DEEPEST and self._stands(name):
+                return name, raw
+            root = (name, *chain(name, self._over))[-1]
             with suppress(OSError, ImageCorrupt):  # then there is none
-                return former, self._read(former, place[1])
-        if self._first is not None and (there := self._first.get(place)) is not None:
-            return there if self._depth(there[0]) < _DEEPEST else None
+                return root, self._read(root, length)
+        if other is not None and other.raw is not None and self._depth(other.name) < _DEEPEST:
+            return other.name, other.raw
         return None
 
     def _depth(self, name: str) -> int:
@@ -206,9 +246,9 @@ class Intake:
 
     def _read(self, name: str, length: int) -> bytes:
         """From its place and nowhere else: there our mark protects it. Raises OSError."""
-        base = self._read(self._over[name], length) if name in self._over else None
-        packed = self.door.blobs.get(chunk_name(name))
-        return self.door.vault.unpack(name, packed, length, base)
+        if name in self._inline:
+            return self.door.vault.unpack(name, base64.b64decode(self._inline[name]), length)
+        return self.door.vault.unpack(name, self.door.blobs.get(chunk_name(name)), length)
 
 
 def _pieces(cut: FileCut) -> Iterator[_Piece]:
@@ -217,10 +257,7 @@ def _pieces(cut: FileCut) -> Iterator[_Piece]:
     if not cut.regions:
         starts = [None] * len(cut.lengths)
     for length, address in zip(cut.lengths, starts, strict=True):
-        place = None
-        if address is not None and length <= MEMORY_CHUNK_BYTES:
-            place = address, length
-        yield _Piece(offset, length, place)
+        yield _Piece(offset, length, None if address is None else (address, length))
         offset += length
 
 

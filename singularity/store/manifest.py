@@ -59,7 +59,8 @@ class RankEntry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """`bases` names of every patch what it lies over, down to chunks that stand alone."""
+    """`bases` names of every patch what it lies over, down to chunks that stand alone; `inline`
+    are the smallest patches, as they would be stored, in base64: they are nowhere else."""
 
     key: ImageKey
     step: int
@@ -67,6 +68,7 @@ class Manifest:
     new_bytes: int
     ranks: Mapping[int, RankEntry]
     bases: Mapping[str, str] = field(default_factory=dict)
+    inline: Mapping[str, str] = field(default_factory=dict)
 
     def chunks(self) -> Iterator[tuple[str, int]]:
         """Name and length of each that the ranks consist of; some more than once."""
@@ -76,22 +78,18 @@ class Manifest:
 
     def needed(self) -> Iterator[str]:
         """Names of all that must stay in the store; some more than once."""
-        yield from (name for name, _ in self.chunks())
-        yield from self.bases.values()
+        names = (name for name, _ in self.chunks())
+        yield from (name for name in (*names, *self.bases.values()) if name not in self.inline)
 
-    def places(self, rank: int) -> dict[Place, str]:
-        """What lies where in the memory of a rank."""
-        return {
-            (address, length): name
-            for file in self.ranks[rank].files.values()
-            if file.regions
-            for address, (name, length) in zip(
-                addresses([Region(*r) for r in file.regions], [n for _, n in file.chunks]),
-                file.chunks,
-                strict=True,
-            )
-            if name != ZEROS
-        }
+    def places(self, rank: int) -> Iterator[tuple[Place, str, str, int]]:
+        """What lies where in the memory of a rank: the chunk there, and where that is in a file."""
+        for file_name, file in self.ranks[rank].files.items():
+            offset, regions = 0, [Region(*r) for r in file.regions]
+            starts = addresses(regions, [n for _, n in file.chunks]) if regions else ()
+            for address, (name, length) in zip(starts, file.chunks, strict=False):
+                if name != ZEROS:
+                    yield (address, length), name, file_name, offset
+                offset += length
 
 
 _MANIFEST: Final = TypeAdapter(Manifest)

@@ -56,7 +56,7 @@ class Mark:
 
     def _write(self) -> None:
         began_s = _now_s()
-        self._blobs.put(self._name, b"")
+        self._blobs.put(self._name, b"", durable=False)  # who makes it dies with the machine
         self._renewed_s = began_s
 
 

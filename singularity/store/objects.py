@@ -43,7 +43,7 @@ class ObjectBlobs:
             return False
         return True
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, name: str, data: bytes, *, durable: bool = True) -> None:
         with _told():
             obstore.put(self._store, name, data, use_multipart=False)
 

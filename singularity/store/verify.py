@@ -33,6 +33,7 @@ def verify(store: ImageStore, vault: Vault, job: JobId, checkpoint: Checkpoint) 
     faults: list[str] = []
     lengths: dict[str, int] = {}
     bases: dict[str, str] = {}
+    inline: dict[str, str] = {}
     for image in checkpoint.shards:
         key = ImageKey(job, checkpoint.incarnation, checkpoint.cut, image.node)
         try:
@@ -48,14 +49,16 @@ def verify(store: ImageStore, vault: Vault, job: JobId, checkpoint: Checkpoint) 
                     faults.append(f"{image.node}: rank {rank}: chunks of {name} do not add up")
         lengths.update(manifest.chunks())
         bases.update(manifest.bases)
+        inline.update(manifest.inline)
     needs = {name: chain(name, bases) for name in lengths}
-    read = set(needs).union(*needs.values())
+    every = set(needs).union(*needs.values())
+    read = store.reader(vault, inline)
     for name, length in sorted(lengths.items()):
         data: bytes | None = None
         try:
             for link in (*reversed(needs[name]), name):
-                data = store.chunk(link, length, data, vault)
+                data = read(link, length, data)
         except ImageCorrupt as error:
             if error.detail not in faults:  # a base that is damaged is met more than once
                 faults.append(error.detail)
-    return Verdict(not faults, len(read), sum(lengths.values()), tuple(faults[:_FAULTS_MOST]))
+    return Verdict(not faults, len(every), sum(lengths.values()), tuple(faults[:_FAULTS_MOST]))

@@ -27,7 +27,9 @@ from singularity.primitives.asides import shadow
 from singularity.primitives.drains import Drain, Leaving
 from singularity.primitives.errors import SingularityError
 from singularity.primitives.findings import Certificate, Finding
+from singularity.primitives.health import Quarantine
 from singularity.primitives.holdings import holdings
+from singularity.primitives.maintenance import Maintenance
 from singularity.primitives.messages import Phase, Register, Report, Start
 from singularity.primitives.model import (
     TERMINAL,
@@ -46,6 +48,7 @@ from singularity.primitives.model import (
     Unable,
 )
 from singularity.primitives.model import Engine as Chain
+from singularity.primitives.rebalancing import Rebalancing
 from singularity.primitives.routing import NONE, LoadNote, Loads
 from singularity.primitives.serving import ServiceId
 from singularity.scheduler.decide import decide
@@ -167,11 +170,12 @@ class Ledgers(RuleBasedStateMachine):
         assert seen[0].jobs == seen[1].jobs
         nodes = [[replace(n, heard_s=0.0) for n in one.nodes] for one in seen]
         assert nodes[0] == nodes[1], "of heartbeats the one that follows is not told"
-        assert seen[0].acknowledged_s == seen[1].acknowledged_s
-        assert seen[0].traffic == seen[1].traffic
+        for name in ("acknowledged_s", "drains", "maintenance", "rebalancing", "traffic"):
+            assert getattr(seen[0], name) == getattr(seen[1], name)
         plan = decide(self.memory.snapshot(self.now_s), POLICY)
         now, self.stale = (self.stale, plan) if late else (plan, None)
         if now is not None:
+            self.same(lambda x: x.carry_out(now.orders, self.now_s))
             self.same(lambda x: x.commit(now, self.now_s))
 
     @rule(times=st.sampled_from([3, 2, 4]))
@@ -312,15 +316,49 @@ class Ledgers(RuleBasedStateMachine):
     def set_duty(self, scope: Scope, duty: Duty) -> None:
         self.same(lambda x: x.set_duty(scope, duty, self.now_s))
 
+    @rule(node=st.sampled_from(NODES), sick=st.sampled_from([(), ("0: Xid 79",)]))
+    def examine(self, node: NodeId, sick: tuple[str, ...]) -> None:
+        self.same(lambda x: x.examine(node, sick))
+
+    @rule(
+        node=st.sampled_from([*NODES, NodeId("nowhere")]), put=st.booleans(), drains=st.booleans()
+    )
+    def quarantine(self, node: NodeId, put: bool, drains: bool) -> None:
+        found = Quarantine(self.now_s, self.now_s + 60.0, "a look", drains) if put else None
+        self.same(lambda x: x.quarantine(node, found, self.now_s))
+
+    @rule(end=st.booleans())
+    def rebalance(self, end: bool) -> None:
+        self.orders += 1
+        if end:
+            there = self.memory.snapshot(self.now_s).rebalancing
+            name = there.id if there else "none"
+            self.same(lambda x: x.settle_rebalancing(name, self.now_s))
+        else:
+            found = Rebalancing(f"r{self.orders}", self.now_s, self.now_s + 60.0)
+            self.same(lambda x: x.order_rebalancing(found))
+
+    @rule(scope=st.sampled_from(SCOPES), hour=st.integers(0, 2))
+    def plan_maintenance(self, scope: Scope, hour: int) -> None:
+        """Windows are short, and so near to each other that a run meets several."""
+        self.orders += 1
+        name = f"m{self.orders}"
+        found = Maintenance(name, scope, f"daily 0{hour}:0{self.orders % 6}", 100.0)
+        self.same(lambda x: x.plan_maintenance(found, self.now_s))
+
     @rule(
         scope=st.sampled_from(SCOPES),
         leaving=st.sampled_from(Leaving),
         most=st.sampled_from([None, 1]),
+        pace=st.sampled_from([None, 1e6]),
     )
-    def open_drain(self, scope: Scope, leaving: Leaving, most: int | None) -> None:
+    def open_drain(
+        self, scope: Scope, leaving: Leaving, most: int | None, pace: float | None
+    ) -> None:
         self.orders += 1
         order = Drain(f"drain-{self.orders}", scope, self.now_s, leaving, None, most)
-        self.same(lambda x: x.open_drain(order, "somebody"))
+        order = replace(order, bytes_per_s=pace, until_s=self.now_s + 400.0 if pace else None)
+        self.same(lambda x: x.open_drain(order))
         self.same(lambda x: x.drains())
 
     @rule(which=st.integers(0, 2), end=st.sampled_from(["pause", "resume", "close"]))
@@ -330,7 +368,9 @@ class Ledgers(RuleBasedStateMachine):
             if end == "close":
                 self.same(lambda x, id_=id_: x.close_drain(id_, self.now_s))
             else:
-                self.same(lambda x, id_=id_: x.pause_drain(id_, paused=end == "pause"))
+                self.same(
+                    lambda x, id_=id_: x.pause_drain(id_, paused=end == "pause", now_s=self.now_s)
+                )
         self.same(lambda x: x.drains())
 
     @rule(i=st.integers(0, 3), intent=st.sampled_from([Intent.RUN, Intent.RUN, *Intent]))

@@ -29,7 +29,7 @@ from singularity.scheduler.plan import Plan, Verb, check
 from singularity.scheduler.policy import Policy
 from singularity.scheduler.sim.ledger import MemoryLedger
 from singularity.scheduler.snapshot import Snapshot
-from tests.unit.service_scene import ServiceScene, service
+from tests.unit.service_scene import POLICY, ServiceScene, service
 
 HERE = Path(__file__).parent
 
@@ -122,14 +122,14 @@ def owners_change_their_minds() -> Scene:
 def load_rises() -> ServiceScene:
     """Replicas that were woken make room: training shrinks, though it is as urgent."""
     scene = served()
-    return before(Verb.SCALE, scene, busy=4.0)
+    return before(Verb.SCALE, scene, busy=3.8)
 
 
 def load_falls() -> ServiceScene:
     """Replicas have left, and training grows back."""
     scene = served()
-    scene.go(20, busy=4.0)
-    return before(Verb.SCALE, scene, busy=1.0)
+    scene.go(20, busy=3.8)
+    return before(Verb.SCALE, scene, busy=0.8)
 
 
 def served() -> ServiceScene:
@@ -137,7 +137,7 @@ def served() -> ServiceScene:
     scene.train("train", 6, least=2)
     scene.train("basic", 1, tier=Tier.BASIC)
     scene.serve(service(most=5, tier=Tier.STANDARD))
-    scene.go(10, busy=1.0)
+    scene.go(10, busy=0.8)
     return scene
 
 
@@ -145,7 +145,7 @@ def before(verb: Verb, scene: ServiceScene, busy: float) -> ServiceScene:
     """The scene as it is when somebody is about to be told so."""
     for _ in range(600):
         scene.load(busy)
-        plan = decide(scene.ledger.snapshot(scene.now_s + 1.0), Policy())
+        plan = decide(scene.ledger.snapshot(scene.now_s + 1.0), POLICY)
         if any(action.verb is verb for action in plan.actions):
             return scene
         scene.tick()
@@ -174,8 +174,7 @@ def text(snapshot: Snapshot, plan: Plan) -> str:
     for action in plan.actions:
         to = f" -> {_where(action.placement)}" if action.placement else ""
         lines.append(f"  {action.verb} {action.job}{to}: {action.reason}")
-    for change in plan.changes:
-        lines.append(f"  {change.service.id}: {change.event or 'noted'} {change.reason}".rstrip())
+    lines += [f"  {c.service.id}: {c.event}, {c.reason}" for c in plan.changes if c.event]
     lines.append("pending")
     for job_id, reasons in sorted(plan.pending.items()):
         lines += [f"  {job_id}: {r.kind}: {r.detail}" for r in reasons]
@@ -194,7 +193,7 @@ def _where(placement: Placement) -> str:
 def test_the_plan_is_the_recorded_one(scene: Callable[[], Scene | ServiceScene]) -> None:
     made = scene()
     snapshot = made.ledger.snapshot(made.now_s + 1.0)
-    plan = decide(snapshot, Policy())
+    plan = decide(snapshot, POLICY)
     assert check(snapshot, plan) == []
     path = HERE / f"{scene.__name__}.txt"
     if os.environ.get("SINGULARITY_GOLDEN") == "write":

@@ -151,6 +151,38 @@ def test_killing_every_process_of_the_plane_changes_nothing_in_the_result(
     assert [life["lost_s"] for life in lives if life["lost_s"]] == []
 
 
+def test_a_drain_survives_whatever_is_killed_in_the_middle_of_it(
+    story: Story, reference: list[bytes]
+) -> None:
+    """Scheduler, API, both agents, and all stores, each right after the order; at last the drain is
+    undone as soon as it has begun. The job is nowhere twice, and nothing is lost."""
+    story.submit()
+    for name in ("schedule", "api", "source", "target", "relay", "postgres"):
+        before = story.until("running", runs)
+        home, away = before["region"], elsewhere(before["region"])
+        drain = story.call("POST", "drains", {"target": f"region/{home}"})
+        agents = {"source": f"agent-{home}-a-1", "target": f"agent-{away}-a-1"}
+        story.planet.kill(agents.get(name, name))
+        story.until(f"in {away}", lambda job, away=away: runs(job) and job["region"] == away)
+        found = story.call("GET", f"drains/{drain['id']}")
+        assert (found["moved"], found["jobs"], found["ended_at_s"]) == (1, 1, None), name
+        story.call("DELETE", f"drains/{drain['id']}")
+        story.progress()
+    before = story.job()
+    drain = story.call("POST", "drains", {"target": f"region/{before['region']}"})
+    story.planet.kill("schedule")
+    story.call("DELETE", f"drains/{drain['id']}")
+    after = story.until("running", runs)
+    assert after["incarnation"] <= before["incarnation"] + 1
+    assert {n["duty"] for n in story.call("GET", "nodes")["items"]} == {"ready"}
+    story.until("succeeded", lambda job: job["state"] == "succeeded")
+    assert results(story.out) == reference
+    lives = story.call("GET", f"jobs/{story.id}/incarnations")["items"]
+    assert [life["lost_s"] for life in lives if life["lost_s"]] == []
+    asked = [o["verb"] for o in story.call("GET", "operations")["items"]]
+    assert asked == ["undrain", "drain"] * 7
+
+
 def test_a_damaged_image_falls_back_to_the_checkpoint_before_and_says_so(
     story: Story, reference: list[bytes]
 ) -> None:

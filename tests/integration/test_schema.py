@@ -77,6 +77,6 @@ def test_the_books_refuse_what_a_node_does_not_have(engine: Engine, used: int) -
     with engine.begin() as db:
         db.exec_driver_sql("INSERT INTO region VALUES ('r')")
         db.exec_driver_sql("INSERT INTO cluster VALUES ('c', 'r')")
-    row = f"('n', 'r', 'c', 'cpu', 8, {used}, 0, false, 0, 1, 0, '', 0, 0, '')"
+    row = f"('n', 'r', 'c', 'cpu', 8, {used}, 0, false, 0, 1, 0, '', 0, 0, '', '{{}}')"
     with pytest.raises(IntegrityError, match="used_within_devices"), engine.begin() as db:
         db.exec_driver_sql(f"INSERT INTO node VALUES {row}")

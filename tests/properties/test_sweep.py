@@ -83,9 +83,9 @@ class Gated(Trays):
         self._actor.pause()
         return super().has(name)
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, name: str, data: bytes, *, durable: bool = True) -> None:
         self._actor.pause()
-        super().put(name, data)
+        super().put(name, data, durable=durable)
 
     def list(self, prefix: str) -> Iterator[Blob]:
         self._actor.pause()

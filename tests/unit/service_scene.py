@@ -40,6 +40,15 @@ from singularity.scheduler.services import (
 from singularity.scheduler.sim.ledger import MemoryLedger
 
 CNN = ServiceId("cnn")
+# As many as the load needs now, and fewer a minute later: what is remembered, autoscale's own tests
+# are about.
+POLICY = Policy(
+    scale_memory_s=1.0,
+    scale_smooth_s=0.01,
+    scale_up_step=0.0,
+    scale_down_step=0.0,
+    scale_down_after_s=60.0,
+)
 
 
 def service(name: str = "cnn", least: int = 1, most: int = 4, **changes: Any) -> Service:
@@ -134,7 +143,7 @@ class ServiceScene:
     def tick(self, seconds: float = 1.0) -> Plan:
         self.now_s += seconds
         snapshot = self.ledger.snapshot(self.now_s)
-        plan = decide(snapshot, Policy())
+        plan = decide(snapshot, POLICY)
         assert check(snapshot, plan) == []
         assert self.ledger.commit(plan, self.now_s) == {}
         for job in list(self.ledger.jobs().values()):

@@ -13,7 +13,7 @@ from singularity.primitives.model import JobId, Sealing, ShardImage
 from singularity.primitives.transport import SigningKey
 from singularity.store.blobs import Blob, Blobs, Stage
 from singularity.store.files import FileBlobs
-from singularity.store.imagestore import ImageStore, RankImages
+from singularity.store.imagestore import Copies, ImageStore, RankImages
 from singularity.store.manifest import ImageKey
 from singularity.store.sweep import Sweeper, Swept
 from singularity.store.vault import Vault
@@ -39,8 +39,14 @@ class Shelf:
     def vault(self, key: ImageKey, project: str = PROJECT) -> Vault:
         return Vault(self.key.papers(project, key.job, key.incarnation))
 
-    def save(self, key: ImageKey, step: int, ranks: Mapping[int, RankImages]) -> ShardImage:
-        return self.store.save(key, step, ranks, self.vault(key))
+    def save(
+        self,
+        key: ImageKey,
+        step: int,
+        ranks: Mapping[int, RankImages],
+        copies: Copies | None = None,
+    ) -> ShardImage:
+        return self.store.save(key, step, ranks, self.vault(key), copies)
 
     def find(self, key: ImageKey) -> ShardImage | None:
         return self.store.find(key, self.vault(key))
@@ -76,7 +82,7 @@ class Trays:
     def has(self, name: str) -> bool:
         return name in self.trays
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, name: str, data: bytes, *, durable: bool = True) -> None:
         self.trays[name] = (data, self._now_s)
 
     @contextmanager

@@ -142,6 +142,13 @@ def test_stacks_are_printed_and_listed() -> None:
         (["cordon", "n0"], "/v1/nodes/n0/cordon", None),
         (["uncordon", "n0"], "/v1/nodes/n0/uncordon", None),
         (["drain", "us-east"], "/v1/drains", {"target": "us-east"}),
+        (["cordon", "n0", "--reason", "a fan"], "/v1/nodes/n0/cordon", {"reason": "a fan"}),
+        (["nodes", "release", "n0"], "/v1/nodes/n0/release", None),
+        (
+            ["nodes", "quarantine", "n0", "--for", "2h", "--drain"],
+            "/v1/nodes/n0/quarantine",
+            {"within": "2h", "drain": True, "reason": ""},
+        ),
     ],
 )
 def test_steering_sends_exactly_what_was_said(argv: list[str], path: str, body: object) -> None:
@@ -425,3 +432,78 @@ def test_an_operator_sees_who_was_evicted_and_says_that_it_is_right() -> None:
     assert "digits" in planet.run("evictions").stdout
     assert planet.run("evictions", "--acknowledge").exit_code == 0
     assert planet.asked[-1].method == "POST"
+
+
+def test_nodes_are_listed_with_how_they_are_and_one_is_shown_with_its_faults() -> None:
+    quarantine = {"since_s": 0.0, "until_s": None, "reason": "within 60 min: failed starts × 3"}
+    fault = {"at_s": 0.0, "kind": "start", "job": "j1", "detail": "no namespaces"}
+    health = {"quarantine": quarantine, "sick": [], "times": 1, "faults": [fault]}
+    view = {"id": "n0", "region": "r", "cluster": "c", "devices": 4, "epoch": 1, "health": health}
+    done = {"id": 7, "at_s": 0.0, "actor": "scheduler", "verb": "quarantine", "target": "node/n0"}
+    planet = Planet(
+        {
+            "GET /v1/nodes": items(view),
+            "GET /v1/nodes/n0": httpx.Response(200, json=view),
+            "GET /v1/operations": items({**done, "reason": "failed starts"}),
+        }
+    )
+    assert "quarantined" in planet.run("nodes").stdout
+    shown = planet.run("nodes", "show", "n0").stdout
+    for text in ("failed starts × 3", "no namespaces", "scheduler"):
+        assert text in shown
+
+
+def test_operations_are_listed_and_undone() -> None:
+    cordon = {"id": 7, "at_s": 0.0, "actor": "ann", "verb": "cordon", "target": "node/n0"}
+    cordon |= {"before": {"duty": "ready"}, "after": {"duty": "cordoned"}, "reason": "a fan"}
+    undone = {**cordon, "undone_by": 8}
+    answers = {
+        "GET /v1/operations": items(cordon),
+        "GET /v1/operations/7": httpx.Response(200, json=cordon),
+        "POST /v1/operations/7/undo": [
+            httpx.Response(200, json=undone),
+            problem(409, "conflict", "operation 7 was undone by operation 8"),
+        ],
+    }
+    planet = Planet(answers)
+    assert "a fan" in planet.run("operations", "ls", "--target", "node/n0").stdout
+    assert "duty=cordoned" in planet.run("operations", "show", "7").stdout
+    assert "undone by 8" in planet.run("operations", "undo", "7").stdout
+    again = planet.run("operations", "undo", "7")
+    assert again.exit_code == 4 and "was undone by" in again.stderr
+
+
+def test_maintenance_is_planned_as_it_was_said() -> None:
+    view = {"id": "switches", "target": "region/us-east", "every": "sunday 02:00 UTC"}
+    view |= {"length_s": 7200.0, "opens_s": 4e9, "begins_s": 4e9 - 600, "condition": "planned"}
+    planet = Planet(
+        {
+            "POST /v1/maintenance": httpx.Response(201, json=view),
+            "GET /v1/maintenance": items(view),
+            "POST /v1/maintenance/switches/skip": httpx.Response(200, json=view),
+            "DELETE /v1/maintenance/switches": httpx.Response(204),
+        }
+    )
+    line = ["maintenance", "add", "switches", "us-east", "--every", "sunday 02:00 UTC"]
+    assert planet.run(*line, "--for", "2h", "--bandwidth", "200MB/s").exit_code == 0
+    asked = {"name": "switches", "target": "us-east", "every": "sunday 02:00 UTC", "for": "2h"}
+    assert planet.body() == {**asked, "policy": "migrate", "bandwidth": "200MB/s"}
+    for command in ("ls", "skip switches", "rm switches"):
+        result = planet.run("maintenance", *command.split())
+        assert result.exit_code == 0, result.stderr
+
+
+def test_a_plan_of_a_rebalance_tells_moves_prices_and_gains() -> None:
+    move = {"job": "j1", "name": "digits", "devices": 1, "to": ["n1"], "price": "5"}
+    clearance = {"node": "n0", "cluster": "c", "devices": 8, "moves": [move]}
+    clearance |= {"cost_device_s": 5.0, "worth_device_s": 4800.0}
+    plan = {"clearances": [clearance], "moves": 1, "cost_device_s": 5.0, "worth_device_s": 4800.0}
+    plan |= {"whole_nodes": 3, "whole_nodes_then": 4, "at_a_time": 16}
+    made = httpx.Response(201, json={"id": "rebalance-1"})
+    answers = [httpx.Response(200, json=plan), made]
+    planet = Planet({"POST /v1/rebalance": list(answers), "DELETE /v1/rebalance": made})
+    told = planet.run("rebalance", "--plan")
+    assert "digits to n1" in told.stdout and "3 nodes are free as a whole, 4 then" in told.stderr
+    assert "rebalance-1 is in force" in planet.run("rebalance", "us-east").stderr
+    assert planet.body() == {"target": "us-east"}
+    assert planet.run("rebalance", "--stop").exit_code == 0

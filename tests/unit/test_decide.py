@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from fleets import POLICY, Planet, verbs
 
 from singularity.primitives.model import (
+    Checkpoint,
     Duty,
+    Held,
     Intent,
     JobId,
     JobState,
     NodeId,
     Scope,
     ScopeKind,
+    ShardImage,
     Tier,
 )
 from singularity.scheduler.explain import explain
@@ -256,3 +261,22 @@ def test_why_names_what_binds_and_what_would_help() -> None:
     snapshot = planet.ledger.snapshot(planet.now_s)
     why = explain(snapshot, plan, planet.job(nowhere), POLICY)
     assert (why.reasons[0].kind, "cpu" in why.reasons[0].detail) == ("device", True)
+
+
+@pytest.mark.parametrize("intent", [Intent.RUN, Intent.HOLD])
+def test_nodes_do_not_keep_the_memory_of_a_job_without_room_for_ever(intent: Intent) -> None:
+    planet = Planet(nodes=1, devices=4, regions=("us",))
+    job = planet.submit("job", regions=("eu",))
+    image = ShardImage(NodeId("us-0"), (0, 1, 2, 3), "", 9, held=Held("t", "m", "/d", ()))
+    handed = Checkpoint(1, 2, 9, planet.now_s, (image,))
+    stored = Checkpoint(1, 1, 5, planet.now_s, (replace(image, held=None),))
+    found = {"state": JobState.SUSPENDED, "handover": handed, "intent": intent, "incarnation": 1}
+    planet.change(job, **found, since_s=planet.now_s, carried_s=30.0)
+    assert not verbs(planet.tick(POLICY.handover_kept_s))
+    assert not verbs(planet.tick(2.0)), "it is the only copy"
+    planet.change(job, checkpoints=(stored,))
+    assert verbs(planet.tick()) == {job: "let-go"}
+    after = planet.job(job)
+    assert (after.handover, after.carried_s, after.origin) == (None, 0.0, stored)
+    assert "step 5" in after.message
+    assert not verbs(planet.tick()), "once"

@@ -10,7 +10,17 @@ import pytest
 from singularity.primitives.drains import Drain, Leaving
 from singularity.primitives.errors import Conflict, NotFound
 from singularity.primitives.messages import Report
-from singularity.primitives.model import Duty, JobId, JobState, Scope, ScopeKind, Tier
+from singularity.primitives.model import (
+    Checkpoint,
+    Duty,
+    JobId,
+    JobState,
+    NodeId,
+    Scope,
+    ScopeKind,
+    ShardImage,
+    Tier,
+)
 from singularity.scheduler.evacuate import How
 from singularity.scheduler.exodus import Exodus, foresee
 from tests.unit.fleets import POLICY, Planet, verbs
@@ -57,10 +67,10 @@ def test_all_move_and_the_most_urgent_first_within_the_limit() -> None:
 def test_a_paused_drain_begins_nothing_and_says_so_until_it_goes_on() -> None:
     planet, (job,) = full(Tier.STANDARD)
     drain = order(planet)
-    planet.ledger.pause_drain(drain.id, paused=True)
+    planet.ledger.pause_drain(drain.id, paused=True, now_s=planet.now_s)
     plan = planet.tick()
     assert not plan.actions and plan.pending[job][0].detail == "drain-1 is paused"
-    planet.ledger.pause_drain(drain.id, paused=False)
+    planet.ledger.pause_drain(drain.id, paused=False, now_s=planet.now_s)
     assert verbs(planet.tick()) == {job: "migrate"}
 
 
@@ -126,16 +136,56 @@ def test_undone_the_place_takes_work_again_and_who_is_on_the_way_goes_on() -> No
         planet.ledger.close_drain(drain.id, planet.now_s)
 
 
+def test_who_was_cordoned_before_is_cordoned_again() -> None:
+    planet, _ = full()
+    planet.ledger.set_duty(Scope(ScopeKind.NODE, "us-0"), Duty.CORDONED, planet.now_s)
+    drain = order(planet)
+    assert planet.ledger.nodes()[NodeId("us-0")].duty is Duty.DRAINING
+    planet.ledger.close_drain(drain.id, planet.now_s)
+    duties = {n.id: n.duty for n in planet.ledger.nodes().values() if n.region == "us"}
+    assert duties == {"us-0": Duty.CORDONED, "us-1": Duty.READY}
+
+
 def test_the_same_order_twice_is_one_and_another_for_the_same_nodes_is_refused() -> None:
     planet, _ = full()
     first = order(planet)
     again = replace(first, id="drain-2", at_s=planet.now_s + 5.0)
-    assert planet.ledger.open_drain(again, "somebody else") == first
+    assert planet.ledger.open_drain(again) == first
     node = Scope(ScopeKind.NODE, "us-0")
     for other in (replace(again, scope=node), replace(again, moves_most=3)):
         with pytest.raises(Conflict, match="region/us is being drained by drain-1; undo that"):
-            planet.ledger.open_drain(other, "somebody else")
-    assert planet.ledger.open_drain(replace(again, scope=EU), "somebody").scope == EU
+            planet.ledger.open_drain(other)
+    assert planet.ledger.open_drain(replace(again, scope=EU)).scope == EU
+
+
+def measured(planet: Planet, job: JobId, raw_bytes: int) -> None:
+    """As if its last checkpoint had been so large."""
+    image = ShardImage(planet.job(job).placement[0].node, (0, 1), "d" * 64, 7, raw_bytes)
+    planet.change(job, checkpoints=(Checkpoint(1, 1, 7, planet.now_s, (image,)),))
+
+
+def test_moves_are_paced_to_what_the_drain_may_carry() -> None:
+    planet, (premium, standard) = full(Tier.PREMIUM, Tier.STANDARD)
+    measured(planet, premium, 600_000_000)
+    drain = order(planet, bytes_per_s=20e6)
+    plan = planet.tick()
+    assert verbs(plan) == {premium: "migrate"}
+    planet.report(premium, "dumped")
+    (waits,) = planet.tick(10.0).pending[standard]
+    assert waits.detail == f"{drain.id} carries no more than 20 MB/s; its next move is in 20 s"
+    assert verbs(planet.tick(20.0)) == {standard: "migrate"}, "600 MB at 20 MB/s are 30 s"
+    (order_now,) = planet.ledger.drains()
+    assert order_now.next_move_s == planet.now_s + POLICY.image_bytes / 20e6, "it was never cut"
+
+
+def test_a_plan_foretells_what_the_pace_makes_of_it() -> None:
+    planet, jobs = full(Tier.PREMIUM, Tier.STANDARD)
+    for job in jobs:
+        measured(planet, job, 600_000_000)
+    assert foretold(planet).ends_s == POLICY.move_cost_s
+    found = foretold(planet, bytes_per_s=20e6)
+    assert [d.begins_s for d in found.departures] == [0.0, 30.0]
+    assert found.ends_s == 30.0 + POLICY.move_cost_s
 
 
 # -- foresight -----------------------------------------------------------------------------------

@@ -75,6 +75,17 @@ def origins(step: verbs.Step) -> dict[NodeId, int | None]:
     return {c.node: c.origin.step if c.origin else None for c in found}
 
 
+def test_a_return_from_memory_says_nothing_of_what_one_from_the_store_costs() -> None:
+    job = handed()
+    took = {"fetch": 0.1, "restore": 0.4}
+    job = settle(job, *(said(job, n, "running", seconds=took) for n in (C,)))
+    assert job.state is JobState.RUNNING and job.restore_s is None
+    stored = settle(verbs.failover(running(), frozenset({A}), 90.0, "lost").job)
+    stored = settle(stored, said(stored, B, "stopped"))
+    stored = verbs.resume(stored, AWAY, 130.0).job
+    assert settle(stored, said(stored, C, "running", seconds=took)).restore_s == 0.5
+
+
 # -- what is asked -------------------------------------------------------------------------------
 
 

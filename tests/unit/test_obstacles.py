@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from singularity.agent.carriage import GHOST_MOST_BYTES, obstacles, told
-from singularity.agent.runtime.contents import Contents, Descriptor, Process, Socket
+from singularity.agent.runtime.holding import Contents, Descriptor, Process, Socket
 
 NOWHERE = ("0.0.0.0", 0)
 

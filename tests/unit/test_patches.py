@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +14,11 @@ from hypothesis import strategies as st
 
 from singularity.primitives.errors import ImageCorrupt
 from singularity.primitives.model import Checkpoint, JobId, NodeId, Sealing, ShardImage
-from singularity.store.imagestore import RankImages
-from singularity.store.manifest import ImageKey, chain
+from singularity.store.chunking import MEMORY_CHUNK_BYTES
+from singularity.store.imagestore import Copy, RankImages
+from singularity.store.manifest import ImageKey, Manifest, chain
 from singularity.store.packing import Damaged, pack, pack_patch, unpack, unpack_patch
+from singularity.store.vault import Vault
 from singularity.store.verify import verify
 from tests.unit.memory import PAGE_BYTES, dump_memory
 from tests.unit.stores import Shelf, Trays, plane
@@ -29,10 +33,10 @@ def heap(seed: int = 0) -> bytes:
     return random.Random(seed).randbytes(SIZE)
 
 
-def touched(memory: bytes, seed: int) -> bytes:
-    """With a word changed in every second page, as reference counts do."""
+def touched(memory: bytes, seed: int, pages: int = 2) -> bytes:
+    """With a word changed in every so many pages, as reference counts do."""
     found, draw = bytearray(memory), random.Random(seed)
-    for page in range(0, SIZE, 2 * PAGE_BYTES):
+    for page in range(0, SIZE, pages * PAGE_BYTES):
         at = page + draw.randrange(PAGE_BYTES // 8) * 8
         found[at : at + 8] = draw.randbytes(8)
     return bytes(found)
@@ -47,16 +51,25 @@ class World:
         self.shelf = Shelf(Trays(self.trays), plane(Sealing.ENCRYPTED))
         self.saved: dict[int, tuple[ShardImage, list[bytes]]] = {}
 
-    def save(self, cut: int, ranks: list[bytes], job: str = "j-1") -> ShardImage:
+    def save(
+        self, cut: int, ranks: list[bytes], job: str = "j-1", *, beside: int = 0
+    ) -> ShardImage:
+        """With copies at hand of what was saved for the cut `beside`, if that is given."""
         images = {}
         for rank, memory in enumerate(ranks):
             path = self._root / f"{job}-{cut}-{rank}"
             dump_memory(path, {HEAP: memory})
             images[rank] = RankImages(path)
         key = replace(KEY, cut=cut, job=JobId(job))
-        image = self.shelf.save(key, cut, images)
+        image = self.shelf.save(key, cut, images, self.copies(beside) if beside else {})
         self.saved[cut] = image, ranks
         return image
+
+    def copies(self, cut: int) -> dict[int, Copy]:
+        image, ranks = self.saved[cut]
+        key = replace(KEY, cut=cut)
+        paths = {rank: self._root / f"{KEY.job}-{cut}-{rank}" for rank in range(len(ranks))}
+        return {rank: Copy(key, image.digest, path) for rank, path in paths.items()}
 
     def check(self, cut: int) -> None:
         image, ranks = self.saved[cut]
@@ -69,9 +82,12 @@ class World:
     def names(self) -> list[str]:
         return [name for name in self.trays if name.startswith("chunks/")]
 
-    def deepest(self, cut: int) -> int:
+    def manifest(self, cut: int) -> Manifest:
         key = replace(KEY, cut=cut)
-        found = self.shelf.store.manifest(key, self.saved[cut][0].digest, self.shelf.vault(key))
+        return self.shelf.store.manifest(key, self.saved[cut][0].digest, self.shelf.vault(key))
+
+    def deepest(self, cut: int) -> int:
+        found = self.manifest(cut)
         return max(len(chain(name, found.bases)) for name, _ in found.chunks())
 
 
@@ -125,9 +141,91 @@ def test_patches_do_not_pile_up(world: World) -> None:
     memory = heap()
     for cut in range(1, 8):
         world.save(cut, [memory])
-        assert world.deepest(cut) <= 2
+        assert world.deepest(cut) <= 1, "without a copy, over what stands alone"
         memory = touched(memory, cut)
     world.check(7)
+
+
+def test_nor_do_they_beside_a_copy(world: World) -> None:
+    memory, depths = heap(), []
+    for cut in range(1, 12):
+        world.save(cut, [memory], beside=cut - 1)
+        depths.append(world.deepest(cut))
+        memory = touched(memory, cut, pages=16)
+    assert max(depths) == 4 and depths[-1] < 4
+    for cut in range(1, 12):
+        world.check(cut)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 40), min_size=2, max_size=2), min_size=2, max_size=5))
+def test_copies_at_hand_change_nothing_but_the_work(cuts: list[list[int]]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        world, memory = World(Path(name)), [heap(), heap()]
+        for cut, pages in enumerate(cuts, start=1):
+            world.save(cut, memory, beside=cut - 1)
+            memory = [touched(m, cut, p) if p else m for m, p in zip(memory, pages, strict=True)]
+        for cut in world.saved:
+            world.check(cut)
+
+
+def test_memory_that_did_not_change_is_not_even_named(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = heap()
+    world.save(1, [memory])
+    named: list[int] = []
+    name = Vault.name
+    monkeypatch.setattr(Vault, "name", lambda v, d: named.append(len(d)) or name(v, d))
+    changed = bytearray(memory)
+    changed[5] ^= 1
+    world.save(2, [bytes(changed)], beside=1)
+    assert sum(named) < SIZE - MEMORY_CHUNK_BYTES
+    world.check(2)
+
+
+def test_small_patches_are_in_the_manifest_and_go_with_it(world: World) -> None:
+    memory = heap()
+    world.save(1, [memory])
+    before = world.names()
+    for cut in range(2, 6):
+        memory = touched(memory, cut, pages=64)
+        world.save(cut, [memory], beside=cut - 1)
+    assert [name for name in world.names() if name not in before] == []
+    assert len(world.manifest(5).inline) >= len(world.manifest(5).bases) > 0
+    for cut in range(1, 5):
+        world.shelf.store.drop(KEY.job, 1, cut)
+    world.shelf.sweep()
+    world.check(5)
+
+
+def test_what_is_gone_from_the_store_is_written_again_beside_a_copy_of_it(world: World) -> None:
+    memory = heap()
+    world.save(1, [memory])
+    for name in world.names():
+        del world.trays[name]
+    world.save(2, [touched(memory, 1)], beside=1)
+    world.check(2)
+    world.save(3, [memory], beside=1)
+    world.check(3)
+
+
+def test_a_copy_of_a_cut_that_was_dropped_is_of_no_use_and_does_no_harm(world: World) -> None:
+    memory = heap()
+    world.save(1, [memory])
+    assert world.shelf.store.whole(world.copies(1), world.shelf.vault(KEY)) == {0}
+    world.shelf.store.drop(KEY.job, 1, 1)
+    assert world.shelf.store.whole(world.copies(1), world.shelf.vault(KEY)) == set()
+    world.save(2, [touched(memory, 1)], beside=1)
+    world.check(2)
+
+
+def test_a_copy_with_a_file_cut_short_is_none(world: World) -> None:
+    world.save(1, [heap(), heap()])
+    os.truncate(world.copies(1)[0].path / "pages-1.img", 5)
+    assert world.shelf.store.whole(world.copies(1), world.shelf.vault(KEY)) == {1}
+    world.save(2, [heap(), heap()], beside=1)
+    world.check(2)
 
 
 def test_other_memory_stands_alone(world: World) -> None:
@@ -175,7 +273,10 @@ def test_a_base_that_is_damaged_is_noticed_and_not_built_upon(world: World) -> N
 
 
 def test_verify_reads_patches_too(world: World) -> None:
-    image = world.save(1, [heap(), touched(heap(), 1)])
+    other = heap()
+    for seed in range(3):
+        other = touched(other, seed, pages=1)
+    image = world.save(1, [heap(), other])
     made = Checkpoint(1, 1, 1, 0.0, (image,))
 
     def verdict() -> tuple[bool, int]:

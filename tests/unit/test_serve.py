@@ -58,7 +58,7 @@ def test_never_more_than_its_most_however_much_there_is() -> None:
 def test_silence_of_routers_is_no_lack_of_load() -> None:
     scene = ServiceScene()
     scene.serve(service())
-    scene.go(10, busy=3.0)
+    scene.go(10, busy=2.8)
     for _ in range(400):
         scene.tick()
     assert len(scene.ready()) == 3
@@ -67,10 +67,10 @@ def test_silence_of_routers_is_no_lack_of_load() -> None:
 def test_the_last_replica_rests_only_where_it_may_and_comes_back_for_one_request() -> None:
     scene = ServiceScene()
     scene.serve(service(least=1, idle_after_s=60.0))
-    scene.go(5, busy=1.0)
+    scene.go(5, busy=0.8)
     scene.go(300)
     assert scene.ready() == []
-    scene.go(4, busy=1.0, queued=1)
+    scene.go(4, busy=0.8, queued=1)
     assert len(scene.ready()) == 1
 
 
@@ -83,7 +83,7 @@ def test_training_shrinks_for_replicas_before_anybody_is_suspended() -> None:
     scene.train("basic", 2, tier=Tier.BASIC)
     scene.tick(), scene.tick()
     scene.serve(service())
-    scene.go(10, busy=3.0)
+    scene.go(10, busy=2.8)
     assert scene.job("equal").held == 3, "also of the same tier"
     assert scene.job("basic").state is JobState.RUNNING
     assert len(scene.ready()) == 3
@@ -94,7 +94,7 @@ def test_training_of_the_same_tier_is_never_suspended_for_a_replica() -> None:
     scene.train("equal", 4, least=3, tier=Tier.PREMIUM)
     scene.tick(), scene.tick()
     scene.serve(service())
-    scene.go(20, busy=3.0)
+    scene.go(20, busy=2.8)
     assert scene.job("equal").held == 3 and len(scene.ready()) == 1
 
 
@@ -103,7 +103,7 @@ def test_less_urgent_work_is_suspended_when_nobody_can_shrink() -> None:
     scene.train("basic", 4, tier=Tier.BASIC)
     scene.tick(), scene.tick()
     scene.serve(service())
-    scene.go(3, busy=1.0)
+    scene.go(3, busy=0.8)
     assert scene.job("basic").state is JobState.SUSPENDING
 
 
@@ -112,7 +112,7 @@ def test_when_the_load_falls_training_grows_back_and_the_loan_is_over() -> None:
     scene.train("train", 4, least=1)
     scene.go(10)
     scene.serve(service())
-    scene.go(10, busy=3.0)
+    scene.go(10, busy=2.8)
     lent = scene.job("train").loans
     assert sum(loan.devices for loan in lent) == 3 and {x.service for x in lent} == {"cnn"}
     scene.go(400, busy=0.5)
@@ -128,7 +128,7 @@ def test_why_names_who_has_its_devices() -> None:
     scene.train("train", 4, least=1)
     scene.go(3)
     scene.serve(service())
-    scene.go(10, busy=3.0)
+    scene.go(10, busy=2.8)
     snapshot = scene.ledger.snapshot(scene.now_s)
     told = explain(snapshot, decide(snapshot, Policy()), scene.job("train"), Policy())
     assert any("devices to service cnn for" in r.detail for r in told.reasons if r.kind == "lent")
@@ -142,9 +142,9 @@ def test_a_loan_ends_with_the_job_that_lent() -> None:
     scene.train("train", 4, least=1)
     scene.go(3)
     scene.serve(service())
-    scene.go(10, busy=3.0)
+    scene.go(10, busy=2.8)
     scene.ledger.intend(scene.job("train").id, Intent.CANCEL, scene.now_s)
-    scene.go(5, busy=3.0)
+    scene.go(5, busy=2.8)
     assert scene.job("train").state in TERMINAL and scene.job("train").loans == ()
     assert sum(r.loan.devices for _, r in scene.ledger.loans()) == 3
 
@@ -154,7 +154,7 @@ def test_idle_devices_are_taken_before_anybody_is_asked() -> None:
     scene.train("train", 4, least=1)
     scene.go(3)
     scene.serve(service())
-    scene.go(10, busy=4.0)
+    scene.go(10, busy=3.8)
     assert scene.job("train").held == 4 and len(scene.ready()) == 4
 
 
@@ -163,7 +163,7 @@ def test_the_replica_rests_where_training_lacks_most() -> None:
     scene.train("short", 4, least=2)
     scene.go(3)
     scene.serve(service(most=6))
-    scene.go(20, busy=6.0)
+    scene.go(20, busy=5.8)
     assert scene.job("short").held == 2
     (node,) = scene.job("short").nodes
     scene.go(400, busy=3.5)
@@ -177,9 +177,9 @@ def test_the_replica_rests_where_training_lacks_most() -> None:
 def test_who_leaves_stays_until_its_requests_are_done_or_its_grace_is_over() -> None:
     scene = ServiceScene()
     scene.serve(service(most=2))
-    scene.go(10, busy=2.0)
+    scene.go(10, busy=1.8)
     scene.rescale(1, 1)
-    scene.load(2.0)
+    scene.load(1.8)
     scene.tick()
     (leaving,) = [j for j in scene.replicas() if j.leaving_at_s is not None]
     for _ in range(20):  # the router says that one request is still there
@@ -195,7 +195,7 @@ def test_who_leaves_stays_until_its_requests_are_done_or_its_grace_is_over() -> 
 def test_the_grace_is_over_some_time() -> None:
     scene = ServiceScene()
     scene.serve(service(most=2))
-    scene.go(10, busy=2.0)
+    scene.go(10, busy=1.8)
     scene.rescale(1, 1)
     for _ in range(40):
         scene.ledger.hear_router("eu", Loads(router="r"), scene.now_s)  # it knows of nobody leaving
@@ -206,12 +206,12 @@ def test_the_grace_is_over_some_time() -> None:
 def test_load_that_comes_back_keeps_who_had_not_left_yet() -> None:
     scene = ServiceScene()
     scene.serve(service(most=2))
-    scene.go(10, busy=2.0)
+    scene.go(10, busy=1.8)
     lives = [j.incarnation for j in scene.ready()]
     scene.rescale(1, 1)
     scene.tick()
     scene.rescale(1, 2)
-    scene.go(10, busy=2.0)
+    scene.go(10, busy=1.8)
     assert [j.incarnation for j in scene.ready()] == lives
 
 
@@ -239,11 +239,11 @@ def drained(scene: ServiceScene, node: str) -> None:
 def test_a_replica_leaves_a_draining_node_when_another_answers_for_it() -> None:
     scene = ServiceScene()
     scene.serve(service())
-    scene.go(5, busy=1.0)
+    scene.go(5, busy=0.8)
     (node,) = scene.ready()[0].nodes
     drained(scene, node)
     for _ in range(10):
-        scene.load(1.0)
+        scene.load(0.8)
         scene.tick()
         assert scene.ready(), "somebody answers all the time"
     assert [j.nodes for j in scene.ready()] == [frozenset({NodeId("n1" if node == "n0" else "n0")})]
@@ -261,9 +261,9 @@ def test_at_its_most_one_goes_first() -> None:
 def test_where_there_is_no_room_elsewhere_a_replica_stays() -> None:
     scene = ServiceScene(nodes=1)
     scene.serve(service())
-    scene.go(5, busy=1.0)
+    scene.go(5, busy=0.8)
     scene.ledger.set_duty(Scope(ScopeKind.NODE, "n0"), Duty.DRAINING, scene.now_s)
-    scene.go(20, busy=1.0)
+    scene.go(20, busy=0.8)
     assert len(scene.ready()) == 1
     (reason,) = scene.plans[-1].pending[scene.ready()[0].id]
     assert "until others answer" in reason.detail
@@ -309,9 +309,9 @@ def test_a_new_revision_takes_over_without_a_gap() -> None:
 def tried(requests: int = 100) -> ServiceScene:
     scene = ServiceScene()
     scene.serve(service(least=2, most=4, slo=SLO))
-    scene.go(5, busy=2.0)
+    scene.go(5, busy=0.8)
     scene.update("better", Canary(share=0.5, requests=requests, within_s=600.0))
-    scene.go(5, busy=2.0)
+    scene.go(5, busy=0.8)
     return scene
 
 
@@ -323,7 +323,7 @@ def test_a_canary_gets_its_share_of_the_replicas() -> None:
 def test_a_canary_that_keeps_the_promise_takes_over() -> None:
     scene = tried()
     scene.go(1, revision=2, **counts(done=100))
-    scene.go(20, busy=2.0)
+    scene.go(20, busy=0.8)
     assert scene.seen().revision == 2 and scene.seen().trial is None
     assert {j.spec.run for j in scene.replicas()} == {("better",)}
     assert "takes over" in scene.seen().message
@@ -339,7 +339,7 @@ def test_a_canary_that_keeps_the_promise_takes_over() -> None:
 def test_a_canary_that_breaks_the_promise_is_taken_back(seen: dict[str, object], why: str) -> None:
     scene = tried()
     scene.go(1, revision=2, **seen)  # type: ignore[arg-type]
-    scene.go(20, busy=2.0)
+    scene.go(20, busy=0.8)
     assert scene.seen().revision == 1 and scene.seen().trial is None
     assert {j.spec.run for j in scene.replicas()} == {("serve",)}
     told = next(c for p in scene.plans for c in p.changes if c.event == "reverted")
@@ -352,7 +352,7 @@ def test_a_canary_that_crashes_is_taken_back() -> None:
     (node,) = job.nodes
     said = {"job": job.id, "node": node, "incarnation": job.incarnation, "phase": "exited"}
     scene.ledger.record(Report.model_validate({**said, "exit_code": 3}), scene.now_s)
-    scene.go(5, busy=2.0)
+    scene.go(5, busy=0.8)
     told = next(c for p in scene.plans for c in p.changes if c.event == "reverted")
     assert "exited with code 3" in told.reason
 
@@ -360,7 +360,7 @@ def test_a_canary_that_crashes_is_taken_back() -> None:
 def test_a_canary_has_its_time() -> None:
     scene = tried(requests=1_000)
     scene.go(1, revision=2, **counts(done=10))
-    scene.go(620, busy=2.0)
+    scene.go(620, busy=0.8)
     told = next(c for p in scene.plans for c in p.changes if c.event == "reverted")
     assert "10 of 1000 requests" in told.reason
 
@@ -368,9 +368,9 @@ def test_a_canary_has_its_time() -> None:
 def test_a_revision_after_one_that_was_taken_back_has_a_number_of_its_own() -> None:
     scene = tried()
     scene.go(1, revision=2, **counts(done=20, failed=11))
-    scene.go(5, busy=2.0)
+    scene.go(5, busy=0.8)
     scene.update("best", None)
-    scene.go(20, busy=2.0)
+    scene.go(20, busy=0.8)
     assert scene.seen().revision == 3 and {j.spec.run for j in scene.replicas()} == {("best",)}
 
 

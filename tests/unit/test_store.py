@@ -256,12 +256,12 @@ def test_a_broken_upload_goes_on_where_it_was(tmp_path: Path) -> None:
     sent: list[str] = []
 
     class Failing(Trays):
-        def put(self, name: str, data: bytes) -> None:
+        def put(self, name: str, data: bytes, *, durable: bool = True) -> None:
             if name.startswith("chunks/"):
                 if len(sent) == 5:
                     raise OSError(5, "the line is down")
                 sent.append(name)
-            super().put(name, data)
+            super().put(name, data, durable=durable)
 
     trays: dict[str, tuple[bytes, float]] = {}
     ranks = {0: dumped(tmp_path / "0", {"pages-1.img": noise(8 * MEMORY_CHUNK_BYTES)})}

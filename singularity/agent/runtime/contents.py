@@ -1,20 +1,23 @@
 """Lists what the processes of a rank hold open, seen from inside its sandbox.
 
 Run as `python -I -S contents.py PID` in the sandbox's namespaces, where /proc, /proc/net and the
-socket diagnostics are the rank's own; writes one JSON object to stdout. Standard library only.
-What is gone when it is looked at is left out.
+socket diagnostics are the rank's own; writes one literal of Python to stdout. What is gone when it
+is looked at is left out. Ranks wait for it: of the standard library it imports what costs nothing
+(json and typing take longer than all that is done here).
 """
 
 from __future__ import annotations
 
-import json
 import os
-import socket
 import stat
 import struct
 import sys
-from collections.abc import Iterator
-from typing import TypedDict
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .holding import Contents, Descriptor, Process, Socket
 
 _TABLES = ("tcp", "tcp6", "udp", "udp6")
 _STATES = {0x01: "established", 0x07: "closed", 0x0A: "listening"}
@@ -33,47 +36,12 @@ _DONE, _ERROR = 3, 2
 _HEADER, _UNIX = struct.Struct("=IHHII"), struct.Struct("=BBBBIII")
 
 
-class Descriptor(TypedDict):
-    """`kind` is one of file, directory, device, pipe, socket, or "" for what has no type."""
-
-    number: int
-    link: str
-    kind: str
-    access: int  # os.O_RDONLY, O_WRONLY or O_RDWR
-    names: int  # hard links
-    size: int
-
-
-class Socket(TypedDict):
-    """`local` and `remote` are (address, port); `peer` is the inode of a unix socket's other end,
-    or of the listener that has not accepted it yet; 0 where it is in no network of ours."""
-
-    family: str
-    state: str
-    local: tuple[str, int]
-    remote: tuple[str, int]
-    peer: int
-
-
-class Process(TypedDict):
-    pid: int
-    command: str
-    descriptors: list[Descriptor]
-    devices: list[str]  # that are mapped into its memory
-    mistakable: list[str]  # files of which its parent has another part at the same place
-
-
-class Contents(TypedDict):
-    """`sockets` by inode: those of the sandbox's network, whoever holds them."""
-
-    processes: list[Process]
-    sockets: dict[str, Socket]
-
-
 def main(pid: int) -> None:
     processes = [found for p, above in _tree(pid) if (found := _process(p, above)) is not None]
-    contents: Contents = {"processes": processes, "sockets": {**_internet(), **_unix()}}
-    json.dump(contents, sys.stdout)
+    held = any(d["kind"] == "socket" for found in processes for d in found["descriptors"])
+    sockets = {**_internet(), **_unix()} if held else {}
+    contents: Contents = {"processes": processes, "sockets": sockets}
+    sys.stdout.write(repr(contents))
 
 
 def _tree(pid: int, parent: int = 0) -> Iterator[tuple[int, int]]:
@@ -187,12 +155,16 @@ def _endpoint(text: str) -> tuple[str, int]:
     raw = b"".join(
         int(words[i : i + 8], 16).to_bytes(4, sys.byteorder) for i in range(0, len(words), 8)
     )
+    import socket
+
     family = socket.AF_INET if len(raw) == 4 else socket.AF_INET6
     return socket.inet_ntop(family, raw), int(port, 16)
 
 
 def _unix() -> dict[str, Socket]:
     """Which unix socket is whose other end only the kernel's diagnostics tell."""
+    import socket
+
     request = _UNIX.pack(socket.AF_UNIX, 0, 0, 0, 0xFFFFFFFF, 0, _SHOW) + b"\0" * 8
     found: dict[str, Socket] = {}
     waiting: dict[str, int] = {}  # connections that nobody has accepted yet -> the listener

@@ -11,6 +11,7 @@ from pydantic import Field
 from singularity.api.auth import Caller, Role
 from singularity.api.services import Anyone, Services, Serving
 from singularity.primitives.errors import Forbidden, InvalidSpec
+from singularity.primitives.faults import unwell
 from singularity.primitives.messages import (
     Admission,
     Heartbeat,
@@ -73,6 +74,7 @@ def heartbeat(body: Heartbeat, who: Anyone, serving: Serving) -> Pulse:
         return Pulse(admitted=False, written=0, lease_s=serving.settings.lease_s)
     if body.devices is not None:
         serving.inventory.note(body.node, body.devices, now_s)
+        serving.ledger.examine(body.node, unwell(body.devices))
     forget = _record(body.reports, who, serving)
     return Pulse(
         admitted=True, written=written, lease_s=serving.settings.lease_s, forget=tuple(forget)

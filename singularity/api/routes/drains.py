@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
@@ -15,11 +16,13 @@ from singularity.api import drains as kept
 from singularity.api import streams
 from singularity.api.documents import Document, Duration
 from singularity.api.drains import Record
+from singularity.api.schemas import Bandwidth
 from singularity.api.services import Operator, Overseer, Services, Serving
 from singularity.api.views import Json
 from singularity.primitives.drains import Drain, Leaving
 from singularity.primitives.errors import InvalidSpec
 from singularity.primitives.model import JobState
+from singularity.primitives.operations import By
 from singularity.scheduler.decide import decide
 from singularity.scheduler.exodus import Departure, destination, foresee
 from singularity.scheduler.snapshot import Snapshot
@@ -36,6 +39,7 @@ class DrainRequest(Document):
     deadline_s: float | None = Field(default=None, gt=0)
     policy: Leaving = Leaving.MIGRATE
     moves: int | None = Field(default=None, ge=1, le=10_000)
+    bandwidth: Bandwidth | None = None
     reason: str = Field(default="", max_length=1000)
     plan: bool = False
 
@@ -51,10 +55,11 @@ def drain(body: DrainRequest, who: Operator, serving: Serving) -> Response:
         leaving=body.policy,
         deadline_s=_deadline_s(body, now_s),
         moves_most=body.moves,
+        bytes_per_s=body.bandwidth,
     )
     if body.plan:
         return JSONResponse(_plan(serving, order, now_s))
-    order = serving.ledger.open_drain(order, who.token, body.reason)
+    order = serving.ledger.open_drain(order, By(who.token, body.reason))
     serving.waker.wake()
     return JSONResponse(_view(serving, order.id), 201)
 
@@ -102,23 +107,25 @@ def one_drain(
 
 
 @router.post("/drains/{drain_id}/pause")
-def pause(drain_id: str, _: Operator, serving: Serving) -> Json:
+def pause(drain_id: str, who: Operator, serving: Serving) -> Json:
     """Begin no further move. Those under way go on."""
-    serving.ledger.pause_drain(drain_id, paused=True)
+    now_s = serving.clock.now_s()
+    serving.ledger.pause_drain(drain_id, paused=True, now_s=now_s, by=By(who.token))
     return _view(serving, drain_id)
 
 
 @router.post("/drains/{drain_id}/resume")
-def resume(drain_id: str, _: Operator, serving: Serving) -> Json:
-    serving.ledger.pause_drain(drain_id, paused=False)
+def resume(drain_id: str, who: Operator, serving: Serving) -> Json:
+    now_s = serving.clock.now_s()
+    serving.ledger.pause_drain(drain_id, paused=False, now_s=now_s, by=By(who.token))
     serving.waker.wake()
     return _view(serving, drain_id)
 
 
 @router.delete("/drains/{drain_id}", status_code=204)
-def undo(drain_id: str, _: Operator, serving: Serving) -> Response:
+def undo(drain_id: str, who: Operator, serving: Serving) -> Response:
     """Let work come back. Moves under way come to their end, or back where they began."""
-    serving.ledger.close_drain(drain_id, serving.clock.now_s())
+    serving.ledger.close_drain(drain_id, serving.clock.now_s(), By(who.token))
     serving.waker.wake()
     return Response(status_code=204)
 
@@ -158,6 +165,9 @@ def _told(found: Record, known: dict[str, tuple[str, str]]) -> Json:
         "policy": str(order.leaving),
         "deadline_s": order.deadline_s,
         "moves": order.moves_most,
+        "bytes_per_s": order.bytes_per_s,
+        "upkeep": order.upkeep or None,
+        "until_s": order.until_s,
         "paused": order.paused,
         "ended_at_s": found.ended_at_s,
         "jobs": len(found.jobs),
@@ -171,7 +181,9 @@ def _told(found: Record, known: dict[str, tuple[str, str]]) -> Json:
 
 def _plan(serving: Services, order: Drain, now_s: float) -> Json:
     snapshot = serving.ledger.snapshot(now_s)
-    found = foresee(snapshot, order, serving.settings.policy())
+    policy = serving.settings.policy()
+    found = foresee(snapshot, order, policy)
+    unbound = foresee(snapshot, replace(order, bytes_per_s=None), policy)
     leaving = [d for d in found.departures if d.begins_s is not None]
     return {
         "target": f"{order.scope.kind}/{order.scope.id}",
@@ -179,6 +191,8 @@ def _plan(serving: Services, order: Drain, now_s: float) -> Json:
         "deadline_s": order.deadline_s,
         "departures": [_departure(snapshot, d) for d in found.departures],
         "ends_s": found.ends_s,
+        "bytes_per_s": order.bytes_per_s,
+        "unbound_s": unbound.ends_s,
         "bytes": sum(d.bytes or 0 for d in leaving),
         "debt_device_s": sum(d.debt_s for d in leaving),
         "stay": len(found.departures) - len(leaving),

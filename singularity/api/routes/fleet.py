@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
+from pydantic import Field
 
 from singularity.api.auth import Caller
+from singularity.api.documents import Document, Duration
 from singularity.api.services import Operator, Paged, Services, Serving, Viewer
 from singularity.api.views import Json, areas
 from singularity.primitives.errors import Conflict
+from singularity.primitives.health import Quarantine
 from singularity.primitives.model import Duty, NodeId, Scope, ScopeKind
+from singularity.primitives.operations import By
 
 router = APIRouter(prefix="/v1", tags=["fleet"])
+
+
+class Reasoned(Document):
+    reason: str = Field(default="", max_length=1000)
+
+
+class QuarantineRequest(Reasoned):
+    """For how long, until an operator's release if it is not said; `drain`: what runs there leaves
+    as well."""
+
+    within: Duration | None = None
+    drain: bool = False
 
 
 @router.get("/regions")
@@ -45,21 +61,67 @@ def node(node: str, who: Viewer, serving: Serving) -> Json:
 
 
 @router.post("/nodes/{node}/cordon")
-def cordon(node: str, who: Operator, serving: Serving) -> Json:
+def cordon(
+    node: str,
+    who: Operator,
+    serving: Serving,
+    body: Reasoned = Reasoned(),  # noqa: B008 (frozen)
+) -> Json:
     """Place nothing new there; what runs there stays."""
-    _set_duty(who, node, Duty.CORDONED, serving)
+    _set_duty(who, node, Duty.CORDONED, body.reason, serving)
     return serving.store.node(who, node)
 
 
 @router.post("/nodes/{node}/uncordon")
-def uncordon(node: str, who: Operator, serving: Serving) -> Json:
-    _set_duty(who, node, Duty.READY, serving)
+def uncordon(
+    node: str,
+    who: Operator,
+    serving: Serving,
+    body: Reasoned = Reasoned(),  # noqa: B008
+) -> Json:
+    _set_duty(who, node, Duty.READY, body.reason, serving)
     return serving.store.node(who, node)
 
 
-def _set_duty(who: Caller, node: str, duty: Duty, serving: Services) -> None:
+@router.post("/nodes/{node}/quarantine")
+def quarantine(node: str, body: QuarantineRequest, who: Operator, serving: Serving) -> Json:
+    """Keep work away from a node that is not to be trusted."""
+    now_s = serving.clock.now_s()
+    until_s = None if body.within is None else now_s + body.within
+    wanted = Quarantine(now_s, until_s, body.reason or "an operator wants it", body.drain)
+    serving.ledger.quarantine(NodeId(node), wanted, now_s, By(who.token, body.reason))
+    serving.waker.wake()
+    return serving.store.node(who, node)
+
+
+@router.post("/nodes/{node}/release")
+def release(
+    node: str,
+    who: Operator,
+    serving: Serving,
+    body: Reasoned = Reasoned(),  # noqa: B008
+) -> Json:
+    """Trust it again, whatever was."""
+    by = By(who.token, body.reason)
+    serving.ledger.quarantine(NodeId(node), None, serving.clock.now_s(), by)
+    serving.waker.wake()
+    return serving.store.node(who, node)
+
+
+@router.delete("/nodes/{node}", status_code=204)
+def remove(node: str, who: Operator, serving: Serving) -> Response:
+    """Forget a node that is lost, or drained and switched off."""
+    quiet_s = serving.settings.lease_s
+    by = By(who.token)
+    serving.ledger.remove_node(NodeId(node), serving.clock.now_s(), quiet_s, by)
+    serving.waker.wake()
+    return Response(status_code=204)
+
+
+def _set_duty(who: Caller, node: str, duty: Duty, reason: str, serving: Services) -> None:
     """Raises Conflict when the node is being drained: a drain is undone as a whole."""
     if serving.store.node(who, node)["duty"] == "draining":
         raise Conflict(f"{node} is being drained; undo the drain first", node=node)
-    serving.ledger.set_duty(Scope(ScopeKind.NODE, NodeId(node)), duty, serving.clock.now_s())
+    scope, by = Scope(ScopeKind.NODE, NodeId(node)), By(who.token, reason)
+    serving.ledger.set_duty(scope, duty, serving.clock.now_s(), by)
     serving.waker.wake()

@@ -3,13 +3,17 @@ together."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from singularity.primitives import asides, lending, verbs
-from singularity.primitives.drains import Drain, standing
+from singularity.primitives.drains import Drain, begun, booked, standing
 from singularity.primitives.errors import Conflict, NotFound
+from singularity.primitives.faults import fault_of, gone, noted, reborn, steered
+from singularity.primitives.health import Quarantine
 from singularity.primitives.holdings import holdings, hosts
+from singularity.primitives.maintenance import Maintenance
 from singularity.primitives.messages import Envelope, Register, Report
 from singularity.primitives.model import (
     ACTIVE,
@@ -23,9 +27,12 @@ from singularity.primitives.model import (
     NodeId,
     RegionId,
     Scope,
-    reborn,
+    ScopeKind,
 )
+from singularity.primitives.operations import PLANE, By
+from singularity.primitives.rebalancing import Rebalancing, need_none
 from singularity.primitives.sla import accounted
+from singularity.scheduler.orders import Close, Isolate, Open, Order, Readmit, Settle, judged
 from singularity.scheduler.plan import Plan, admissible, perform
 from singularity.scheduler.snapshot import Snapshot
 
@@ -41,6 +48,8 @@ class MemoryLedger(MemoryServices):
         self._nodes: dict[NodeId, Node] = {}
         self._log: list[Envelope] = []
         self._drains: dict[str, Drain] = {}
+        self._maintenance: dict[str, Maintenance] = {}
+        self._rebalancing: Rebalancing | None = None
         self._acknowledged_s = 0.0
 
     def submit(self, job: Job) -> None:
@@ -58,7 +67,13 @@ class MemoryLedger(MemoryServices):
             self._drains.values(),
             self._acknowledged_s,
         )
-        return replace(found, traffic=self.traffic(now_s))
+        planned = sorted(self._maintenance.values(), key=lambda m: m.id)
+        return replace(
+            found,
+            maintenance=tuple(planned),
+            rebalancing=self._rebalancing,
+            traffic=self.traffic(now_s),
+        )
 
     def commit(self, plan: Plan, now_s: float) -> dict[JobId, str]:
         rejected = {}
@@ -69,6 +84,8 @@ class MemoryLedger(MemoryServices):
                 rejected[job.id] = why_not
             else:
                 self._write(job, perform(job, action, now_s), now_s)
+                if action.pace_s and (order := self._drains.get(action.drain)):
+                    self._drains[order.id] = booked(order, action.pace_s, now_s)
         return rejected
 
     def record(self, report: Report, now_s: float) -> bool:
@@ -77,6 +94,8 @@ class MemoryLedger(MemoryServices):
             return verbs.settled(job, report)
         step = verbs.settle(job, report, now_s)
         self._write(job, step, now_s)
+        if (fault := fault_of(job, step.job, report, now_s)) is not None:
+            self._nodes[report.node] = noted(self._nodes[report.node], fault)
         return verbs.settled(step.job, report)
 
     def register(self, register: Register, now_s: float) -> Node:
@@ -98,7 +117,7 @@ class MemoryLedger(MemoryServices):
                     step = verbs.failover(now, frozenset({node.id}), now_s, reason)
                     self._write(now, step, now_s)
             self._log = [letter for letter in self._log if letter.node != node.id]
-            node = reborn(self._nodes[node.id])
+            node = reborn(self._nodes[node.id], now_s)
         told = {"address": register.address, "devices": register.devices}
         node = replace(node, heard_s=now_s, rack=register.rack, **told)  # type: ignore[arg-type]
         self._nodes[node.id] = node
@@ -121,31 +140,72 @@ class MemoryLedger(MemoryServices):
         for node_id in sorted(silent):
             node = self._nodes.get(node_id)
             if node is not None and not node.lost and node.heard_s <= silent[node_id]:
-                self._nodes[node_id] = replace(node, lost=True, failures=node.failures + 1)
+                self._nodes[node_id] = gone(node, now_s)
                 lost.append(node_id)
         return lost
 
-    def set_duty(self, scope: Scope, duty: Duty, now_s: float) -> list[NodeId]:
+    def examine(self, node: NodeId, sick: tuple[str, ...]) -> None:
+        if (found := self._nodes.get(node)) is not None:
+            self._nodes[node] = replace(found, health=replace(found.health, sick=sick))
+
+    def carry_out(self, orders: Sequence[Order], now_s: float) -> None:
+        for order in orders:
+            with suppress(Conflict, NotFound):
+                match order:
+                    case Isolate() | Readmit():
+                        self._nodes[order.node] = judged(self._nodes[order.node], order, now_s)
+                    case Open(drain):
+                        self.open_drain(drain)
+                    case Close(drain_id):
+                        self.close_drain(drain_id, now_s)
+                    case Settle(rebalancing):
+                        self.settle_rebalancing(rebalancing, now_s)
+
+    def quarantine(
+        self, node: NodeId, quarantine: Quarantine | None, now_s: float, by: By = PLANE
+    ) -> Node:
+        if node not in self._nodes:
+            raise NotFound(f"there is no node {node!r}")
+        self._nodes[node] = steered(self._nodes[node], quarantine, now_s)
+        return self._nodes[node]
+
+    def plan_maintenance(self, found: Maintenance, now_s: float, by: By = PLANE) -> None:
+        self._maintenance[found.id] = found
+
+    def order_rebalancing(self, found: Rebalancing, by: By = PLANE) -> None:
+        need_none(self._rebalancing)
+        self._rebalancing = found
+
+    def settle_rebalancing(self, rebalancing: str, now_s: float, by: By = PLANE) -> None:
+        if self._rebalancing is None or self._rebalancing.id != rebalancing:
+            raise NotFound(f"there is no rebalancing {rebalancing!r} in force")
+        self._rebalancing = None
+
+    def set_duty(self, scope: Scope, duty: Duty, now_s: float, by: By = PLANE) -> list[NodeId]:
         found = sorted(n.id for n in self._nodes.values() if scope.holds(n))
         for node in found:
             self._nodes[node] = replace(self._nodes[node], duty=duty)
         return found
 
-    def open_drain(self, drain: Drain, actor: str, reason: str = "") -> Drain:
+    def open_drain(self, drain: Drain, by: By = PLANE) -> Drain:
         if (known := standing(drain, self._drains.values(), self._nodes.values())) is not None:
             return known
-        self._drains[drain.id] = drain
+        self._drains[drain.id] = begun(drain, self._nodes.values())
         self.set_duty(drain.scope, Duty.DRAINING, drain.at_s)
-        return drain
+        return self._drains[drain.id]
 
-    def pause_drain(self, drain: str, *, paused: bool) -> Drain:
+    def pause_drain(self, drain: str, *, paused: bool, now_s: float, by: By = PLANE) -> Drain:
         self._drains[drain] = replace(self._in_force(drain), paused=paused)
         return self._drains[drain]
 
-    def close_drain(self, drain: str, now_s: float) -> Drain:
+    def close_drain(self, drain: str, now_s: float, by: By = PLANE) -> Drain:
         found = self._in_force(drain)
+        if (planned := self._maintenance.get(found.upkeep)) and found.deadline_s is not None:
+            self._maintenance[planned.id] = replace(planned, done_s=found.deadline_s)
         del self._drains[drain]
         self.set_duty(found.scope, Duty.READY, now_s)
+        for node in found.cordoned:
+            self.set_duty(Scope(ScopeKind.NODE, node), Duty.CORDONED, now_s)
         return found
 
     def drains(self) -> list[Drain]:

@@ -9,15 +9,12 @@ from singularity.primitives.lending import Repaid
 from singularity.primitives.model import Job, JobId
 from singularity.primitives.routing import LoadNote, Loads
 from singularity.primitives.serving import ServiceId
-from singularity.scheduler.services import (
+from singularity.scheduler.services import Amended, Change, Served, Service
+from singularity.scheduler.traffic import (
     PANIC_S,
     STABLE_S,
-    Amended,
-    Change,
     Part,
     Router,
-    Served,
-    Service,
     Traffic,
     Window,
     known_loads,

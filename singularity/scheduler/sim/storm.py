@@ -27,6 +27,7 @@ _FAULTS = (
     ("restart", 20),
     ("isolate", 4),
     ("drain", 3),
+    ("rebalance", 4),
     ("kill", 4),
     ("hang", 6),
     ("verify", 12),
@@ -158,5 +159,7 @@ def _fault(world: World, what: str) -> None:
             asides.ask(world)
         case "isolate":
             world.isolate(node, seconds)
+        case "rebalance":
+            world.rebalance(seconds * 5)
         case "drain":
             world.drain(node, seconds * 5)

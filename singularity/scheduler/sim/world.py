@@ -10,7 +10,8 @@ import hashlib
 import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -18,6 +19,7 @@ import numpy as np
 
 from singularity.primitives.clock import ManualClock
 from singularity.primitives.drains import Drain, Leaving
+from singularity.primitives.errors import Conflict
 from singularity.primitives.messages import Envelope, Heartbeat, Register, Report
 from singularity.primitives.model import (
     TERMINAL,
@@ -31,6 +33,7 @@ from singularity.primitives.model import (
     ScopeKind,
     ShardImage,
 )
+from singularity.primitives.rebalancing import Rebalancing
 from singularity.primitives.serving import ServiceId
 from singularity.scheduler.decide import decide
 from singularity.scheduler.ledger import Ledger
@@ -188,6 +191,9 @@ class World:
         snapshot = self.ledger.snapshot(self.now_s)
         plan = decide(snapshot, self.policy)
         assert not (faults := check(snapshot, plan)), faults
+        self.ledger.carry_out(plan.orders, self.now_s)
+        for order in plan.orders:
+            self.note(f"order-{type(order).__name__.lower()}", *astuple(order))
         if plan.actions or plan.changes:
             self.after(self.costs.plan_s, partial(self._commit, plan))
 
@@ -306,17 +312,26 @@ class World:
         if self.chance(0.5):
             order = replace(order, deadline_s=self.now_s + seconds / 2, moves_most=1)
         self.note("drain", node, leaving)
-        self.ledger.open_drain(order, "an operator")
+        self.ledger.open_drain(order)
         if self.chance(0.3):
-            self.ledger.pause_drain(order.id, paused=True)
+            self.ledger.pause_drain(order.id, paused=True, now_s=self.now_s)
             self.after(seconds / 4, partial(self._go_on, order.id))
         self.after(seconds, partial(self._undrain, order.id))
 
     def _go_on(self, drain: str) -> None:
-        self.ledger.pause_drain(drain, paused=False)
+        self.ledger.pause_drain(drain, paused=False, now_s=self.now_s)
 
     def _undrain(self, drain: str) -> None:
         self.ledger.close_drain(drain, self.now_s)
+
+    def rebalance(self, seconds: float) -> None:
+        """Tidy up for so long, unless somebody does already."""
+        self._drained += 1
+        until_s = self.now_s + seconds
+        with suppress(Conflict):
+            found = Rebalancing(f"rebalance-{self._drained}", self.now_s, until_s)
+            self.ledger.order_rebalancing(found)
+            self.note("rebalance")
 
     def calm(self) -> None:
         """From here on nothing goes wrong any more."""

@@ -1,0 +1,223 @@
+"""B6: a service under two weeks of production load, on devices that training gives and takes back.
+
+    bench/services.py --data DIR     DIR holds servegen/m-{large,mid,small}.csv
+                                     (github.com/alibaba/ServeGen, Apache-2.0, summed over clients)
+
+128 devices; one serves 5 requests/s (m-large), or the same share of the mean of another trace.
+Arrivals are negative-binomial by the second, with the rate and the index of dispersion (at most
+50) of each ten minutes. More devices come 30 s after they are asked for (120 s: cold start on
+devices that nobody lends), and every change stalls training for 30 s. The promise is a wait in the
+queue of at most 5 s. A queue serves who came first first, or first those who are not late yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import numpy.typing as npt
+
+from singularity.scheduler.autoscale import Bounds, Demand, Scaling, size
+from singularity.scheduler.policy import Policy
+
+Floats = npt.NDArray[np.float64]
+DEVICES, WAIT_S, EVERY_S, STALL_S = 128, 5, 2, 30
+KEPT, HOURS, RESIZES = 0.9999, 17_000.0, 1_500  # what m-large should come to
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """By the second: requests; and trailing, what a router tells: means of 60 s and 6 s, and the
+    variance over the mean, from successive seconds of ten minutes."""
+
+    name: str
+    per_device: float
+    arrivals: Floats
+    stable: Floats
+    panic: Floats
+    spread: Floats
+
+
+def load(path: Path, seed: int) -> Trace:
+    rows = np.genfromtxt(path, delimiter=",", names=True)
+    rate = np.repeat(rows["requests_per_s"], 600)
+    dispersion = np.repeat(np.clip(rows["dispersion"], 1.0001, 50.0), 600)
+    chance = 1.0 / dispersion
+    shape = np.maximum(rate * chance / (1.0 - chance), 1e-9)
+    found = np.random.default_rng(seed).negative_binomial(shape, chance).astype(np.float64)
+    jumps = np.diff(found, prepend=found[0]) ** 2 / 2.0
+    spread = _trailing(jumps, 600) / np.maximum(_trailing(found, 600), 1e-9)
+    per_device = 5.0 if path.stem == "m-large" else 5.0 * float(rate.mean()) / 195.84
+    spread = np.maximum(spread, 1.0)
+    return Trace(path.stem, per_device, found, _trailing(found, 60), _trailing(found, 6), spread)
+
+
+def _trailing(values: Floats, span: int) -> Floats:
+    """The mean of the last `span` seconds, each second; of fewer in the beginning."""
+    sums = np.concatenate(([0.0], np.cumsum(values)))
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(0, ends - span)
+    return np.asarray((sums[ends] - sums[starts]) / (ends - starts))
+
+
+@dataclass(slots=True)
+class Queue:
+    """Requests by how many whole seconds they have waited; `late` have waited for too long."""
+
+    fresh_first: bool
+    ages: list[float] = field(default_factory=lambda: [0.0] * (WAIT_S + 1))
+    late: float = 0.0
+    broken: float = 0.0
+
+    def second(self, arrivals: float, capacity: float) -> None:
+        self.late += self.ages[-1]
+        self.broken += self.ages[-1]
+        self.ages = [arrivals, *self.ages[:-1]]
+        if not self.fresh_first:
+            capacity -= self._late(capacity)
+        for age in range(WAIT_S, -1, -1):
+            served = min(capacity, self.ages[age])
+            self.ages[age] -= served
+            capacity -= served
+        if self.fresh_first:
+            self._late(capacity)
+
+    def _late(self, capacity: float) -> float:
+        served = min(capacity, self.late)
+        self.late -= served
+        return served
+
+    @property
+    def waiting(self) -> float:
+        return self.late + sum(self.ages)
+
+    @property
+    def fresh(self) -> float:
+        return sum(self.ages)
+
+
+# (trace, second, devices there are or are coming, requests that count as waiting) -> devices
+Sizer = Callable[[Trace, int, int, float], int]
+
+
+def fixed() -> Sizer:
+    return lambda *_: DEVICES
+
+
+def reactive() -> Sizer:
+    """Knative's way: a minute's mean at 70 %, panic at twice what there is, five minutes down."""
+    wanted: list[int] = []
+
+    def choose(trace: Trace, second: int, have: int, waiting: float) -> int:
+        each = trace.per_device * 0.7
+        now = math.ceil((trace.stable[second] + waiting / 60.0) / each)
+        burst = math.ceil(trace.panic[second] / each)
+        now = max(4, min(DEVICES, max(now, burst if burst >= 2 * have else 0)))
+        wanted.append(now)
+        return now if now > have else max(wanted[-300 // EVERY_S :])
+
+    return choose
+
+
+def ours(policy: Policy) -> Sizer:
+    state = Scaling(replicas=DEVICES // 3)
+
+    def choose(trace: Trace, second: int, have: int, waiting: float) -> int:
+        nonlocal state
+        bounds = Bounds(4, DEVICES, trace.per_device, float(WAIT_S))
+        demand = Demand(
+            stable=float(trace.stable[second]),
+            panic=float(trace.panic[second]),
+            queued=int(waiting),
+            wait_s=waiting / (have * trace.per_device),
+            spread=float(trace.spread[second]),
+        )
+        state, _ = size(state, demand, bounds, float(second), policy)
+        return state.replicas
+
+    return choose
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    kept: float  # of all requests, that waited no longer than promised
+    hours: float  # devices of the service, asked for or there
+    stalled: float  # device-hours of training that changes have cost
+    resizes: int
+
+
+def replay(trace: Trace, choose: Sizer, delay_s: int, *, fresh_first: bool) -> Outcome:
+    queue, serving, resizes, seconds, stalled = Queue(fresh_first), DEVICES // 3, 0, 0, 0.0
+    coming: list[tuple[int, int]] = []  # (second, devices from then on)
+    arrivals = trace.arrivals.tolist()
+    for second, count in enumerate(arrivals):
+        while coming and coming[0][0] <= second:
+            serving = coming.pop(0)[1]
+        queue.second(count, serving * trace.per_device)
+        have = coming[-1][1] if coming else serving
+        if second % EVERY_S == 0:
+            waits = queue.fresh if fresh_first else queue.waiting
+            wanted = choose(trace, second, have, waits)
+            if wanted > have:
+                coming.append((second + delay_s, wanted))
+            elif wanted < have:
+                serving, coming = min(serving, wanted), [c for c in coming if c[1] <= wanted]
+            if wanted != have:
+                resizes += 1
+                stalled += STALL_S * (DEVICES - max(wanted, have))
+                have = wanted
+        seconds += have
+    total = float(trace.arrivals.sum())
+    return Outcome(1.0 - queue.broken / total, seconds / 3600, stalled / 3600, resizes)
+
+
+WAYS: list[tuple[str, Callable[[], Sizer], int, bool]] = [
+    ("all devices, always", fixed, 0, False),
+    ("reactive, cold start of 120 s", reactive, 120, False),
+    ("reactive, training shrinks", reactive, 30, False),
+    ("ours, first come first served", lambda: ours(Policy()), 30, False),
+    ("ours, who is in time first", lambda: ours(Policy()), 30, True),
+]
+
+
+def report(traces: list[Trace]) -> bool:
+    """Prints one line for each way; does the last one meet the goal?"""
+    met = False
+    for label, make, delay_s, fresh_first in WAYS:
+        found = [replay(t, make(), delay_s, fresh_first=fresh_first) for t in traces]
+        kept = fmean(o.kept for o in found)
+        hours = fmean(o.hours for o in found)
+        resizes = fmean(o.resizes for o in found)
+        stalled = fmean(o.stalled for o in found)
+        met = kept >= KEPT and hours <= HOURS and resizes < RESIZES
+        print(
+            f"  {label:30}{kept:10.4%} in time {hours:8.0f} device-hours "
+            f"{resizes:6.0f} changes, {stalled:5.0f} device-hours of training stalled",
+            flush=True,
+        )
+    return met
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--traces", nargs="+", default=["m-large", "m-mid", "m-small"])
+    args = parser.parse_args()
+    for name in args.traces:
+        path = args.data / "servegen" / f"{name}.csv"
+        if not path.is_file():
+            parser.error(f"{path} is not there; the top of this file says where it is public")
+        traces = [load(path, seed) for seed in range(args.seeds)]
+        print(f"{name}: {traces[0].arrivals.sum() / 1e6:.0f} M requests, {args.seeds} seeds")
+        verdict = "met" if report(traces) else "missed"
+        print(f"  {KEPT:.2%} at {HOURS:,.0f} device-hours with {RESIZES:,} changes: {verdict}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""What goes wrong on nodes, and what they become by it. Pure.
+
+A fault is counted where it shows. Whether it is the node's or the job's is judged later, from all
+of them together (scheduler/quarantine.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from .errors import Conflict
+from .health import Fault, FaultKind, Health, Quarantine
+from .messages import DeviceNote, Report
+from .model import Job, Node
+
+_KEPT: Final = 24
+_DETAIL_MOST: Final = 200  # of a reason that an agent gave
+
+
+def noted(node: Node, fault: Fault) -> Node:
+    faults = (*node.health.faults, fault)[-_KEPT:]
+    return replace(node, health=replace(node.health, faults=faults))
+
+
+def gone(node: Node, now_s: float) -> Node:
+    """The node after it was silent for too long."""
+    fault = Fault(now_s, FaultKind.LOST, detail="silent for too long")
+    return noted(replace(node, lost=True, failures=node.failures + 1), fault)
+
+
+def reborn(node: Node, now_s: float) -> Node:
+    """The node in its next epoch. It failed if it was there before and nobody had noticed yet."""
+    anew = replace(node, epoch=node.epoch + 1, seq=0, lost=False)
+    if node.epoch == 0 or node.lost:
+        return anew
+    fault = Fault(now_s, FaultKind.LOST, detail="came back without its ranks")
+    return noted(replace(anew, failures=node.failures + 1), fault)
+
+
+def fault_of(before: Job, after: Job, report: Report, now_s: float) -> Fault | None:
+    """What a report that was folded in tells against its node, None for nothing. Engines that can
+    never work, and images made for other processors, are no faults."""
+    if after == before or report.unable or report.unfit or report.corrupt:
+        return None
+    match report.phase:
+        case "lost":
+            kind = FaultKind.RANKS
+        case "refused":
+            kind = FaultKind.RESTORE if before.origin else FaultKind.START
+        case _ if after.dump_failures > before.dump_failures and report.image is None:
+            kind = FaultKind.DUMP
+        case _:
+            return None
+    return Fault(now_s, kind, before.id, report.reason[:_DETAIL_MOST])
+
+
+def unwell(devices: tuple[DeviceNote, ...]) -> tuple[str, ...]:
+    """Of the devices that a node found, those that are not well."""
+    return tuple(f"{d.index}: {d.health[:_DETAIL_MOST]}" for d in devices if d.health)
+
+
+def isolated(health: Health, quarantine: Quarantine) -> Health:
+    return replace(health, quarantine=quarantine, times=health.times + 1)
+
+
+def readmitted(health: Health, now_s: float) -> Health:
+    """What was is forgiven; how often it was is not."""
+    return replace(health, quarantine=None, forgiven_s=now_s)
+
+
+def steered(node: Node, quarantine: Quarantine | None, now_s: float) -> Node:
+    """The node as an operator wants it. Raises Conflict when it is so already."""
+    there = node.health.quarantine
+    if quarantine is None:
+        if there is None:
+            raise Conflict(f"{node.id} is not quarantined", node=node.id)
+        return replace(node, health=readmitted(node.health, now_s))
+    if there is not None:
+        detail = f"{node.id} is quarantined already: {there.reason}; release it first"
+        raise Conflict(detail, node=node.id)
+    return replace(node, health=isolated(node.health, quarantine))

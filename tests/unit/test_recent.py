@@ -1,0 +1,116 @@
+"""What a node keeps in memory beside the store is bounded, the newest, and never half there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from singularity.agent import recent
+from singularity.agent.recent import Held, Recent, link, to_drop
+from singularity.agent.scratch import Memory
+from singularity.primitives.model import JobId, NodeId
+from singularity.store.imagestore import Copy
+from singularity.store.manifest import ImageKey
+
+JOB, OTHER = JobId("j-1"), JobId("j-2")
+PLENTY, NONE = Memory(1 << 40, 1 << 40), Memory(0, 1 << 40)
+held = st.builds(
+    Held,
+    st.integers(0, 9).map(lambda n: JobId(f"j-{n}")),
+    st.integers(1, 100),
+    st.integers(0, 9000).map(float),
+)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 30.0
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.001)
+
+
+@pytest.fixture(autouse=True)
+def _memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recent, "in_memory", lambda directory: "disk" not in directory.parts)
+
+
+def made(root: Path, cut: int, job: JobId = JOB) -> tuple[Path, dict[int, Copy]]:
+    """Two ranks as a dump leaves them."""
+    directory, key = root / f"{job}.1.{cut}", ImageKey(job, 1, cut, NodeId("n"))
+    for rank in (0, 1):
+        (directory / str(rank)).mkdir(parents=True)
+        (directory / str(rank) / "pages-1.img").write_bytes(b"%d of %d" % (rank, cut))
+    return directory, {r: Copy(key, f"digest {cut}", directory / str(r)) for r in (0, 1)}
+
+
+@given(st.lists(held, unique_by=lambda h: h.job), st.integers(0, 400), st.integers(0, 400))
+def test_no_more_goes_than_must_and_the_oldest_first(
+    entries: list[Held], available: int, wanted: int
+) -> None:
+    now_s, memory = 9000.0, Memory(available, 400)
+    gone, enough = to_drop(entries, now_s, memory, wanted)
+    assert gone == to_drop(reversed(entries), now_s, memory, wanted)[0], "in whatever order"
+    dropped = [h for h in entries if h.job in gone]
+    kept = [h for h in entries if h.job not in gone]
+    left = available - wanted - 100 + sum(h.bytes for h in dropped)
+    assert enough == (left >= 0)
+    assert not kept or enough, "all goes before others are short"
+    assert all(now_s - h.at_s <= 3600 for h in kept)
+    young = [h for h in dropped if now_s - h.at_s <= 3600]
+    assert all(d.at_s <= k.at_s for d in young for k in kept)
+    if young:
+        last = max(young, key=lambda h: (h.at_s, h.job))
+        assert left - last.bytes < 0, "the last one had to go"
+
+
+def test_the_last_cut_of_a_job_is_kept_and_the_one_before_goes(tmp_path: Path) -> None:
+    kept = Recent(lambda: PLENTY)
+    for cut in (1, 2):
+        directory, copies = made(tmp_path, cut)
+        kept.keep(JOB, copies, directory)
+        assert not directory.exists(), "its name is free for the next"
+    found = kept.of(JOB)
+    assert {(c.key.cut, c.digest) for c in found.values()} == {(2, "digest 2")}
+    assert (found[1].path / "pages-1.img").read_bytes() == b"1 of 2"
+    until(lambda: len(list(tmp_path.iterdir())) == 1)
+    assert kept.of(OTHER) == {}
+
+
+@pytest.mark.parametrize(("where", "memory"), [("disk", PLENTY), ("shm", NONE)])
+def test_nothing_is_kept_on_a_disk_or_where_memory_is_scarce(
+    tmp_path: Path, where: str, memory: Memory
+) -> None:
+    now = [PLENTY]
+    kept = Recent(lambda: now[0])
+    directory, copies = made(tmp_path, 1)
+    kept.keep(JOB, copies, directory)
+    now[0] = memory
+    directory, copies = made(tmp_path / where, 2)
+    kept.keep(JOB, copies, directory)
+    assert kept.of(JOB) == {}
+    until(lambda: not list(tmp_path.rglob("*.img")))
+
+
+def test_what_is_kept_makes_way(tmp_path: Path) -> None:
+    now = [PLENTY]
+    kept = Recent(lambda: now[0])
+    for job in (JOB, OTHER):
+        kept.keep(job, *reversed(made(tmp_path, 1, job)))
+    assert kept.room()
+    assert kept.of(JOB) and kept.of(OTHER)
+    assert not kept.room(2 << 40)
+    assert not kept.of(JOB) and not kept.of(OTHER)
+    until(lambda: not list(tmp_path.iterdir()))
+
+
+def test_a_link_is_what_was_there(tmp_path: Path) -> None:
+    directory, copies = made(tmp_path, 1)
+    link(copies[1].path, tmp_path / "target")
+    assert (tmp_path / "target" / "pages-1.img").read_bytes() == b"1 of 1"
+    link(directory / "gone", tmp_path / "nothing")
+    assert list((tmp_path / "nothing").iterdir()) == [], "which the store then finds not whole"
