@@ -39,6 +39,8 @@ REGION: Final = "here"
 RANKS: Final = 4
 DEVICE_MS: Final = 100  # least time of an answer
 LOW, HIGH = 4.0, 44.0  # requests a second
+# A day in two minutes: what is remembered of a peak fades in seconds and not in hours.
+POLICY: Final = {"grow_after_s": "1", "scale_memory_s": "20", "scale_down_after_s": "8"}
 CURVE: Final = ((0, LOW), (15, LOW), (22, HIGH), (60, HIGH), (65, LOW))
 console = Console(width=min(150, max(110, Console().width)))
 Json = dict[str, Any]
@@ -153,7 +155,7 @@ class Story:
 @contextmanager
 def planet(root: Path) -> Iterator[Planet]:
     fleet = Fleet(regions={REGION: Region(clusters={"a": Cluster(nodes=2, devices=4)})})
-    with Planet(root / "planet", fleet, policy={"grow_after_s": "1"}) as found:
+    with Planet(root / "planet", fleet, policy=POLICY) as found:
         yield found
 
 
@@ -170,7 +172,7 @@ def tell(root: Path, run: Run, epochs: int, span_s: float) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=160)
-    parser.add_argument("--span", type=float, default=120.0, help="seconds of load")
+    parser.add_argument("--span", type=float, default=130.0, help="seconds of load")
     parser.add_argument("--png", type=Path, default=ROOT / "var" / "inference.png")
     args = parser.parse_args()
     runs = [Run("training lends", True), Run("training does not lend", False)]
