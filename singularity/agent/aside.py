@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Final
 
 from singularity.primitives.errors import HandFailed, RestoreFailed
+from singularity.primitives.findings import Certificate, Finding
 from singularity.primitives.messages import Start
-from singularity.primitives.model import Certificate, Finding
 
 from . import comparison
 from .checkpoint import OUTPUTS, described

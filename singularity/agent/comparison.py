@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-from singularity.primitives.model import Finding
+from singularity.primitives.findings import Finding
 
 _PIECE: Final = 1 << 20
 

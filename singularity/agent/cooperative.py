@@ -23,9 +23,10 @@ from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
+from singularity.primitives.cooperation import Cooperation
 from singularity.primitives.errors import CannotCarry, CheckpointFailed, RestoreFailed
 from singularity.primitives.messages import Start
-from singularity.primitives.model import Cooperation, Engine, ShardImage
+from singularity.primitives.model import Engine, ShardImage
 from singularity.store.imagestore import RankImages, Store
 from singularity.store.manifest import ImageKey
 from singularity.store.vault import Vault

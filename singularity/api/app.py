@@ -22,6 +22,8 @@ from .routes import (
     maintenance,
     operations,
     rebalance,
+    routers,
+    services,
     shares,
     tokens,
     verifications,
@@ -84,7 +86,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Gate, meter=meter)
     problems.install(app)
     operating = (fleet, drains, maintenance, operations, rebalance, shares)
-    for module in (jobs, verifications, history, *operating, tokens, agents):
+    doors = (jobs, verifications, history, services, *operating, tokens, agents, routers)
+    for module in doors:
         app.include_router(module.router)
 
     @app.get("/healthz", include_in_schema=False)

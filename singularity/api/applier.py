@@ -2,13 +2,13 @@
 letters commit together or not at all. All judgement lives in primitives and scheduler.plan; this
 file persists it.
 
-Every method locks jobs by id first, then nodes by id: one order, so no deadlock.
+Every method locks services by id first, then jobs, then nodes: one order, so no deadlock.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
@@ -32,37 +32,30 @@ from singularity.primitives.model import (
     Scope,
 )
 from singularity.primitives.operations import By
-from singularity.primitives.sla import accounted
 from singularity.scheduler.plan import Plan, admissible, perform
 from singularity.scheduler.snapshot import Snapshot
 
 from . import tables as t
 from .books import (
     Books,
+    Submission,
+    insert_jobs,
     job_of,
     load_jobs,
     load_nodes,
     node_of,
     node_row,
-    spec_to_json,
 )
 from .drains import book
 from .duties import SqlDuties
 from .following import Follower
 from .operations import Deed, note
+from .traffic import SqlServices, write_changes
 
 _NOT_ENDED = t.job_state.c.state.not_in([str(s) for s in TERMINAL])
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """What came with a submit: retried requests are told from new ones by `key` and `digest`."""
-
-    key: str | None = None
-    digest: str | None = None
-
-
-class SqlLedger(SqlDuties):
+class SqlLedger(SqlDuties, SqlServices):
     """scheduler.ledger.Ledger on Postgres. `guard` is asked inside the transaction of every
     commit whether its author still leads, and raises NotLeader."""
 
@@ -86,12 +79,7 @@ class SqlLedger(SqlDuties):
             db.execute(upsert(t.project).on_conflict_do_nothing(), found)
             known = _known(db, jobs)
             new = [(j, s) for j, s in jobs if (j.spec.project, s.key) not in known]
-            if new:
-                db.execute(insert(t.job), [_job_row(job, s) for job, s in new])
-                books = Books(db, {}, {})
-                for job, _ in new:
-                    books.open(job)
-                books.flush()
+            insert_jobs(db, new)
         return [known.get((job.spec.project, s.key), job.id) for job, s in jobs]
 
     def intend(self, job: JobId, intent: Intent, now_s: float) -> Job:
@@ -122,9 +110,8 @@ class SqlLedger(SqlDuties):
             if job.intent is Intent.CANCEL and changes.get("intent", Intent.CANCEL) != job.intent:
                 raise Conflict(f"{job.spec.name} is being cancelled; submit it again", job=job_id)
             after = replace(job, version=job.version + 1, **changes)  # type: ignore[arg-type]
-            after = accounted(job, after, now_s)
             books = Books(db, {job_id: job}, {})
-            books.wish(job, after, reason, now_s)
+            after = books.wish(job, after, reason, now_s)
             books.flush()
             return after
 
@@ -140,6 +127,7 @@ class SqlLedger(SqlDuties):
         with self._engine.begin() as db:
             if self._guard is not None:
                 self._guard(db)
+            write_changes(db, plan.changes, now_s)
             jobs = _lock_jobs(db, _with_verified(db, {a.job for a in plan.actions}))
             placed = {s.node for a in plan.actions for s in a.placement}
             nodes = _lock_nodes(db, {n for j in jobs.values() for n in hosts(j)} | placed)
@@ -310,20 +298,6 @@ def _known(
             )
         known[project, key] = JobId(job)
     return known
-
-
-def _job_row(job: Job, submission: Submission) -> dict[str, object]:
-    return {
-        "id": job.id,
-        "project": job.spec.project,
-        "name": job.spec.name,
-        "kind": str(job.spec.kind),
-        "tier": int(job.spec.tier),
-        "spec": spec_to_json(job.spec),
-        "submitted_at_s": job.submitted_at_s,
-        "idempotency_key": submission.key,
-        "body_digest": submission.digest,
-    }
 
 
 def _lock_jobs(db: Connection, ids: Iterable[JobId]) -> dict[JobId, Job]:

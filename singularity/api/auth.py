@@ -29,8 +29,10 @@ _CACHED_MOST: Final = 10_000
 
 
 class Role(IntEnum):
-    """Each may do what those below may. An agent is outside of the order: its own node, no more."""
+    """Each may do what those below may. Two are outside of the order: an agent, for its own node
+    and no more, and a router, for its table and what it tells of requests."""
 
+    ROUTER = -2
     AGENT = -1
     NOBODY = 0
     VIEWER = 1
@@ -51,7 +53,7 @@ class Caller:
 
     def need(self, role: Role) -> None:
         """Raises Forbidden unless the caller is a `role` or more."""
-        if self.role is Role.AGENT or self.role < role:
+        if self.role < max(role, Role.NOBODY):
             raise Forbidden(
                 f"this needs the role {role.name.lower()}; the token is of {self.role.name.lower()}"
             )
@@ -65,6 +67,11 @@ class Caller:
         if self.project is not None:
             raise Forbidden(f"this is not for a token of one project ({self.project})")
 
+    def need_router(self) -> None:
+        """Raises Forbidden unless the caller is a router."""
+        if self.role is not Role.ROUTER:
+            raise Forbidden("only a router may do this; make it a token of that role")
+
     def need_node(self, node: str) -> None:
         """Raises Forbidden unless the caller is the agent of `node`."""
         if self.role is not Role.AGENT or self.node != node:
@@ -72,8 +79,8 @@ class Caller:
 
 
 def parse_role(name: str) -> Role:
-    """A role that may be given to people. Raises InvalidSpec."""
-    roles = [r.name.lower() for r in Role if r >= Role.VIEWER]
+    """A role that may be given by hand. Raises InvalidSpec."""
+    roles = [r.name.lower() for r in Role if r >= Role.VIEWER or r is Role.ROUTER]
     if name not in roles:
         raise InvalidSpec(f"there is no role {name!r}; there are: {', '.join(roles)}")
     return Role[name.upper()]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from singularity.primitives import asides
+from singularity.primitives import asides, lending
 from singularity.primitives.health import WELL, Health
 from singularity.primitives.holdings import holdings
 from singularity.primitives.messages import Envelope, Report
@@ -39,6 +39,7 @@ from singularity.primitives.model import (
 from singularity.primitives.sla import accounted
 from singularity.primitives.verbs import Step
 
+from . import service_tables as st
 from . import tables as t
 from .story import Happening, end_of, resized, tell, with_seconds
 
@@ -76,6 +77,24 @@ def load_nodes(db: Connection, query: Select[Any]) -> list[Node]:
     return [node_of(row) for row in db.execute(query).mappings()]
 
 
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What came with a submit: retried requests are told from new ones by `key` and `digest`."""
+
+    key: str | None = None
+    digest: str | None = None
+
+
+def insert_jobs(db: Connection, new: Sequence[tuple[Job, Submission]]) -> None:
+    if not new:
+        return
+    db.execute(insert(t.job), [_job_row(job, submission) for job, submission in new])
+    books = Books(db, {}, {})
+    for job, _ in new:
+        books.open(job)
+    books.flush()
+
+
 class Books:
     """Changes to locked jobs and nodes, collected, then written in a few statements by flush().
 
@@ -92,6 +111,7 @@ class Books:
         self._new: list[Job] = []
         self._letters: list[Envelope] = []
         self._events: list[Json] = []
+        self._loans: list[Json] = []
         self._due_s = 0.0
 
     def open(self, job: Job) -> None:
@@ -105,11 +125,13 @@ class Books:
         self.nodes[node.id] = node
         self._touched.add(node.id)
 
-    def wish(self, before: Job, after: Job, reason: str, now_s: float) -> None:
-        """A change of what the owner wants, which moves nothing by itself."""
+    def wish(self, before: Job, after: Job, reason: str, now_s: float) -> Job:
+        """A change of what the owner wants, which moves nothing by itself; returns what is kept."""
+        after = self._accounted(before, after, now_s)
         self._keep(before, after)
         line = Happening("asked", before.state, after.state, reason, after.incarnation)
         self._note(after.id, line, now_s, None)
+        return after
 
     def write(
         self, before: Job, step: Step, reason: str, now_s: float, node: NodeId | None = None
@@ -117,7 +139,7 @@ class Books:
         """One step of a job: its row, what it holds, its history, its letters."""
         if step.job == before:
             return
-        after = accounted(before, step.job, now_s)
+        after = self._accounted(before, step.job, now_s)
         assert after.version > before.version, (before, after)
         self._keep(before, after)
         self._hold(before, after)
@@ -163,10 +185,19 @@ class Books:
         if self._events:
             self._number(counts)
             db.execute(insert(t.event), self._events)
+        if self._loans:
+            db.execute(insert(st.loan), self._loans)
         self._before, self._touched, self._new = {}, set(), []
-        self._letters, self._events = [], []
+        self._letters, self._events, self._loans = [], [], []
 
     # -- collecting ------------------------------------------------------------------------------
+
+    def _accounted(self, before: Job, after: Job, now_s: float) -> Job:
+        after, over = lending.repaid(accounted(before, after, now_s), now_s)
+        for each in over:
+            found = {**asdict(each.loan), "job": after.id, "until_s": each.until_s}
+            self._loans.append(found)
+        return after
 
     def _keep(self, before: Job, after: Job) -> None:
         self._before.setdefault(before.id, before)
@@ -302,6 +333,20 @@ def _state_row(job: Job) -> Json:
         "version": job.version,
         "incarnation": job.incarnation,
         "body": body,
+    }
+
+
+def _job_row(job: Job, submission: Submission) -> dict[str, object]:
+    return {
+        "id": job.id,
+        "project": job.spec.project,
+        "name": job.spec.name,
+        "kind": str(job.spec.kind),
+        "tier": int(job.spec.tier),
+        "spec": spec_to_json(job.spec),
+        "submitted_at_s": job.submitted_at_s,
+        "idempotency_key": submission.key,
+        "body_digest": submission.digest,
     }
 
 

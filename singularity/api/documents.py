@@ -1,4 +1,4 @@
-"""What every part of the job document is made of: strict keys, durations as people write them."""
+"""What documents are made of: strict keys, durations as people write them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _LATER: Final = {
     "image": "container images are not run in this release; jobs use the node's own files",
     "secrets": "secrets are not handed to jobs in this release",
-    "replicas": "services are not run in this release; kind is train or batch",
-    "port": "services are not run in this release; kind is train or batch",
-    "slo": "services are not run in this release; kind is train or batch",
+    "replicas": "services have replicas; write kind: serve",
+    "port": "services listen; write kind: serve",
+    "slo": "services promise something; write kind: serve",
     "same_fabric": "a gang never leaves its cluster; use place.same_node for one machine",
 }
 

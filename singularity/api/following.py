@@ -24,6 +24,7 @@ from .books import load_jobs, load_nodes
 from .drains import in_force
 from .maintenance import planned
 from .rebalancing import ordered
+from .traffic import traffic
 
 _LIVES = t.job_state.c.state.not_in([str(s) for s in TERMINAL])
 _NOW = text(
@@ -63,7 +64,12 @@ class Follower:
             self._resident.apply((), load_jobs(db, _among(missing)))
         acknowledged_s = db.execute(select(func.max(t.acknowledgement.c.at_s))).scalar()
         found = self._resident.snapshot(now_s, in_force(db), float(acknowledged_s or 0.0))
-        return replace(found, maintenance=planned(db), rebalancing=ordered(db))
+        return replace(
+            found,
+            maintenance=planned(db),
+            rebalancing=ordered(db),
+            traffic=traffic(db, now_s),
+        )
 
 
 def _changed(what: str, since: str) -> ColumnElement[str]:

@@ -25,7 +25,8 @@ from singularity.primitives.model import Aside, Job, JobId, JobSpec, Node
 from singularity.scheduler.placement import allowed, pack, sizes
 from singularity.scheduler.snapshot import Snapshot
 
-from .applier import SqlLedger, Submission
+from .applier import SqlLedger
+from .books import Submission
 from .database import wake
 from .schemas import JobDocument
 
@@ -132,6 +133,21 @@ class Capacity:
             largest=largest,
         )
 
+    def must_hold(self, spec: JobSpec, replicas: int) -> None:
+        """Raises Unplaceable when there could not be so many, each on one node."""
+        if self.empty is None:
+            return
+        self.must_fit(Job(JobId(""), spec, spec.devices))
+        room = self.empty.total[allowed(self.empty, spec)]
+        most = int((room // spec.devices).sum())
+        if replicas > most:
+            raise Unplaceable(
+                f"{replicas} replicas of {spec.devices} {spec.device} are more than the regions "
+                f"allowed could hold, even empty: at most {most}; ask for a smaller replicas.min",
+                device=spec.device,
+                largest=most,
+            )
+
 
 class Gauge:
     """Whether new jobs fit, by a fleet that was read a moment ago; read again before a refusal."""
@@ -142,16 +158,23 @@ class Gauge:
 
     def must_fit(self, job: Job) -> None:
         """Raises Unplaceable."""
+        self._ask(lambda capacity: capacity.must_fit(job))
+
+    def must_hold(self, spec: JobSpec, replicas: int) -> None:
+        """Raises Unplaceable."""
+        self._ask(lambda capacity: capacity.must_hold(spec, replicas))
+
+    def _ask(self, must_fit: Callable[[Capacity], None]) -> None:
         now_s = self._clock.now_s()
         if self._capacity.empty and 0 <= now_s - self._read_s < _FLEET_AGE_S:
             try:
-                self._capacity.must_fit(job)
+                must_fit(self._capacity)
                 return
             except Unplaceable:
                 pass  # a node may have registered since
         self._capacity = Capacity.of(self._fleet())
         self._read_s = now_s
-        self._capacity.must_fit(job)
+        must_fit(self._capacity)
 
 
 class Waker:

@@ -7,7 +7,8 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
-from singularity.primitives.model import Cooperation, Engine
+from singularity.primitives.cooperation import Cooperation
+from singularity.primitives.model import Engine
 
 from .documents import Document, Duration, Every, one_or_many
 

@@ -63,7 +63,7 @@ def round_of_scheduling(ledger: SqlLedger, policy: Policy, clock: Clock) -> int:
         ledger.carry_out(plan.orders, clock.now_s())
         for order in plan.orders:
             log.info("order", extra={"kind": type(order).__name__.lower(), **asdict(order)})
-    if not plan.actions:
+    if not plan.actions and not plan.changes:
         return 0
     faults = check(snapshot, plan)
     assert not faults, faults
@@ -75,6 +75,10 @@ def round_of_scheduling(ledger: SqlLedger, policy: Policy, clock: Clock) -> int:
             name,
             extra={"job": action.job, "verb": action.verb, "reason": action.reason, "why": outcome},
         )
+    for change in plan.changes:
+        if change.event:
+            told = {"service": change.service.id, "reason": change.reason}
+            log.info(f"service.{change.event}", extra=told)
     return len(plan.actions) - len(rejected)
 
 

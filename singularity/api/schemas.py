@@ -97,7 +97,17 @@ Names = Annotated[tuple[Name, ...], _ONE_OR_MANY]
 _TO_TEXT: Final = BeforeValidator(
     _as_text, json_schema_input_type=dict[str, str | int | float | bool]
 )
+Environment = Annotated[dict[EnvName, Word], _TO_TEXT]
+Workdir = Annotated[str, StringConstraints(pattern=r"^(/[^\x00]*)?$", max_length=4096)]
 Count = Annotated[int, Field(ge=1, le=_RANKS_MOST)]
+
+
+def gang_of(devices: str | int) -> tuple[str, int]:
+    """Kind and number of devices. Raises ValueError when `devices` says neither."""
+    found = _DEVICES.fullmatch(str(devices))
+    if found is None or not 1 <= int(found["count"]) <= _RANKS_MOST:
+        raise ValueError(f"devices: {devices!r} is not understood; write cpu:4 or H100:16")
+    return found["kind"] or "cpu", int(found["count"])
 
 
 class Elastic(Document):
@@ -156,8 +166,8 @@ class JobDocument(Document):
     kind: Kind = Kind.TRAIN
     project: Name = "default"
     tier: Literal["premium", "standard", "basic"] = "standard"
-    env: Annotated[dict[EnvName, Word], _TO_TEXT] = Field(default_factory=dict)
-    workdir: Annotated[str, StringConstraints(pattern=r"^(/[^\x00]*)?$", max_length=4096)] = ""
+    env: Environment = Field(default_factory=dict)
+    workdir: Workdir = ""
     devices: str | Annotated[int, Field(strict=True)] = "cpu:1"
     ranks: Count | None = None
     elastic: Elastic | None = None
@@ -173,7 +183,7 @@ class JobDocument(Document):
     def _only_what_runs(cls, data: object) -> object:
         if isinstance(data, Mapping):
             if data.get("kind") == "serve":
-                raise ValueError("kind: serve is not run in this release; use train or batch")
+                raise ValueError("kind: serve is a service and no job; use POST /v1/services")
             if data.get("kind") == "verify":
                 raise ValueError(
                     "kind: verify is not submitted; use POST /v1/jobs/JOB/verifications"
@@ -184,7 +194,7 @@ class JobDocument(Document):
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
-        device, count = self.gang()
+        device, count = gang_of(self.devices)
         ranks = self.ranks or count
         if count > ranks and count % ranks:
             raise ValueError(
@@ -209,16 +219,9 @@ class JobDocument(Document):
             raise ValueError(f"env: {reserved[0]} is ours; choose another name")
         return self
 
-    def gang(self) -> tuple[str, int]:
-        """Kind and number of devices. Raises ValueError when `devices` says neither."""
-        found = _DEVICES.fullmatch(str(self.devices))
-        if found is None or not 1 <= int(found["count"]) <= _RANKS_MOST:
-            raise ValueError(f"devices: {self.devices!r} is not understood; write cpu:4 or H100:16")
-        return found["kind"] or "cpu", int(found["count"])
-
     def spec(self, name: str, after: Sequence[JobId]) -> JobSpec:
         """The spec as the control plane keeps it; `after` are the jobs that self.after names."""
-        device, count = self.gang()
+        device, count = gang_of(self.devices)
         return JobSpec(
             name=name,
             run=self.run,

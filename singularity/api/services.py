@@ -18,6 +18,7 @@ from .auth import Caller, Role, Tokens, check_origin
 from .database import make_engine
 from .intake import Gauge, Intake, Waker
 from .inventory import Inventory
+from .service_store import ServiceStore
 from .settings import Settings
 from .store import PAGE_MOST, Page, Store
 from .views import Outlook
@@ -31,6 +32,7 @@ class Services:
     ledger: SqlLedger
     inventory: Inventory
     store: Store
+    offered: ServiceStore
     images: ImageStore
     tokens: Tokens
     intake: Intake
@@ -52,6 +54,7 @@ class Services:
             ledger=ledger,
             inventory=Inventory(engine),
             store=store,
+            offered=ServiceStore(engine),
             images=ImageStore(settings.blobs()),
             tokens=Tokens(engine, settings.join_token),
             intake=Intake(ledger, waker, stop),
@@ -108,6 +111,11 @@ def planet_admin(who: Annotated[Caller, Depends(caller)]) -> Caller:
     return who
 
 
+def data_path(who: Annotated[Caller, Depends(caller)]) -> Caller:
+    who.need_router()
+    return who
+
+
 def page(
     limit: Annotated[int, Query(ge=1, le=PAGE_MOST)] = 100,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
@@ -121,4 +129,5 @@ Submitter = Annotated[Caller, Depends(submitter)]
 Overseer = Annotated[Caller, Depends(overseer)]
 Operator = Annotated[Caller, Depends(planet_operator)]
 Admin = Annotated[Caller, Depends(planet_admin)]
+DataPath = Annotated[Caller, Depends(data_path)]
 Paged = Annotated[Page, Depends(page)]

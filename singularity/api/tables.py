@@ -1,4 +1,4 @@
-"""Every table, in one place. Only store, applier, outbox, loops' lease and auth may import this.
+"""Every table, in one place. pyproject.toml says who may import this.
 
 Hot and cold are apart: `job` never changes after submit, `job_state` changes at every step and is
 narrow. Times are seconds since the epoch, in columns that end in `_s`.
@@ -44,15 +44,15 @@ class TransactionId(UserDefinedType[str]):
         return "XID8"
 
 
-def _text(name: str, *, null: bool = False) -> Column[str]:
+def text_(name: str, *, null: bool = False) -> Column[str]:
     return Column(name, Text, nullable=null)
 
 
-def _int(name: str) -> Column[int]:
+def int_(name: str) -> Column[int]:
     return Column(name, Integer, nullable=False)
 
 
-def _time(name: str, *, null: bool = False) -> Column[float]:
+def time_(name: str, *, null: bool = False) -> Column[float]:
     return Column(name, Double, nullable=null)
 
 
@@ -71,18 +71,18 @@ node = Table(
     Column("id", Text, primary_key=True),
     Column("region", ForeignKey("region.id"), nullable=False),
     Column("cluster", ForeignKey("cluster.id"), nullable=False),
-    _text("device"),
-    _int("devices"),
-    _int("used"),
-    _int("duty"),
+    text_("device"),
+    int_("devices"),
+    int_("used"),
+    int_("duty"),
     Column("lost", Boolean, nullable=False),
-    _time("heard_s"),
-    _int("epoch"),
-    _int("seq"),
-    _text("address"),
-    _time("known_s"),
-    _int("failures"),
-    _text("rack"),
+    time_("heard_s"),
+    int_("epoch"),
+    int_("seq"),
+    text_("address"),
+    time_("known_s"),
+    int_("failures"),
+    text_("rack"),
     Column("health", JSONB, nullable=False),
     CheckConstraint("devices > 0", "devices"),
     CheckConstraint("used BETWEEN 0 AND devices", "used_within_devices"),
@@ -94,25 +94,27 @@ device = Table(
     metadata,
     Column("node", ForeignKey("node.id"), primary_key=True),
     Column("index", Integer, primary_key=True),
-    _text("kind"),
+    text_("kind"),
     CheckConstraint('"index" >= 0', "index"),
 )
 
-project = Table("project", metadata, Column("id", Text, primary_key=True), _time("created_at_s"))
+project = Table("project", metadata, Column("id", Text, primary_key=True), time_("created_at_s"))
 
 token = Table(
     "token",
     metadata,
     Column("id", Text, primary_key=True),
-    _text("hash"),
-    _text("role"),
-    _text("name"),
-    _text("project", null=True),
-    _text("node", null=True),
-    _time("created_at_s"),
-    _time("expires_at_s", null=True),
-    _time("revoked_at_s", null=True),
-    CheckConstraint("role IN ('viewer', 'submitter', 'operator', 'admin', 'agent')", "role"),
+    text_("hash"),
+    text_("role"),
+    text_("name"),
+    text_("project", null=True),
+    text_("node", null=True),
+    time_("created_at_s"),
+    time_("expires_at_s", null=True),
+    time_("revoked_at_s", null=True),
+    CheckConstraint(
+        "role IN ('viewer', 'submitter', 'operator', 'admin', 'agent', 'router')", "role"
+    ),
     CheckConstraint("(role = 'agent') = (node IS NOT NULL)", "node_of_agent"),
 )
 
@@ -121,13 +123,13 @@ job = Table(
     metadata,
     Column("id", Text, primary_key=True),
     Column("project", ForeignKey("project.id"), nullable=False),
-    _text("name"),
-    _text("kind"),
-    _int("tier"),
+    text_("name"),
+    text_("kind"),
+    int_("tier"),
     Column("spec", JSONB, nullable=False),
-    _time("submitted_at_s"),
-    _text("idempotency_key", null=True),
-    _text("body_digest", null=True),
+    time_("submitted_at_s"),
+    text_("idempotency_key", null=True),
+    text_("body_digest", null=True),
     UniqueConstraint("project", "idempotency_key"),
     Index(None, "project", "id"),
     Index(None, "project", "name"),
@@ -138,10 +140,10 @@ job_state = Table(
     "job_state",
     metadata,
     Column("id", ForeignKey("job.id"), primary_key=True),
-    _text("state"),
-    _int("version"),
-    _int("incarnation"),
-    _int("events"),
+    text_("state"),
+    int_("version"),
+    int_("incarnation"),
+    int_("events"),
     Column("body", JSONB, nullable=False),
     Index(None, "state", postgresql_where="state NOT IN ('succeeded', 'failed', 'cancelled')"),
     CheckConstraint("version >= 0 AND incarnation >= 0", "counters"),
@@ -153,7 +155,7 @@ shard = Table(
     metadata,
     Column("job", ForeignKey("job.id"), primary_key=True),
     Column("node", ForeignKey("node.id"), primary_key=True),
-    _int("devices"),
+    int_("devices"),
     Index(None, "node"),
     CheckConstraint("devices > 0", "devices"),
 )
@@ -163,18 +165,18 @@ incarnation = Table(
     metadata,
     Column("job", ForeignKey("job.id"), primary_key=True),
     Column("incarnation", Integer, primary_key=True),
-    _text("region"),
-    _text("cluster"),
+    text_("region"),
+    text_("cluster"),
     Column("nodes", JSONB, nullable=False),
-    _int("devices"),
-    _int("step_from"),
+    int_("devices"),
+    int_("step_from"),
     Column("step_to", Integer),
-    _time("placed_at_s"),
-    _time("running_at_s", null=True),
-    _time("ended_at_s", null=True),
-    _text("reason"),
-    _text("end", null=True),
-    _time("lost_s", null=True),
+    time_("placed_at_s"),
+    time_("running_at_s", null=True),
+    time_("ended_at_s", null=True),
+    text_("reason"),
+    text_("end", null=True),
+    time_("lost_s", null=True),
     Column("seconds", JSONB, nullable=False),
     Column("resizes", JSONB, nullable=False),
 )
@@ -185,8 +187,8 @@ checkpoint = Table(
     Column("job", ForeignKey("job.id"), primary_key=True),
     Column("incarnation", Integer, primary_key=True),
     Column("cut", Integer, primary_key=True),
-    _int("step"),
-    _time("at_s"),
+    int_("step"),
+    time_("at_s"),
     Column("shards", JSONB, nullable=False),
     Column("raw_bytes", BigInteger, nullable=False),
     Column("new_bytes", BigInteger, nullable=False),
@@ -198,14 +200,14 @@ event = Table(
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("job", ForeignKey("job.id"), nullable=False),
-    _int("seq"),
-    _time("at_s"),
-    _text("event"),
-    _text("before"),
-    _text("after"),
-    _text("reason"),
-    _int("incarnation"),
-    _text("node", null=True),
+    int_("seq"),
+    time_("at_s"),
+    text_("event"),
+    text_("before"),
+    text_("after"),
+    text_("reason"),
+    int_("incarnation"),
+    text_("node", null=True),
     Column("facts", JSONB, nullable=False),
     UniqueConstraint("job", "seq"),
 )
@@ -225,8 +227,8 @@ outbox = Table(
     Column("node", Text, primary_key=True),
     Column("epoch", Integer, primary_key=True),
     Column("seq", Integer, primary_key=True),
-    _time("due_at_s"),
-    _int("attempts"),
+    time_("due_at_s"),
+    int_("attempts"),
     Index(None, "due_at_s"),
 )
 
@@ -234,21 +236,21 @@ drain = Table(
     "drain",
     metadata,
     Column("id", Text, primary_key=True),
-    _text("scope_kind"),
-    _text("scope"),
-    _text("actor"),
-    _time("at_s"),
-    _time("ended_at_s", null=True),
-    _text("leaving"),
-    _time("deadline_s", null=True),
+    text_("scope_kind"),
+    text_("scope"),
+    text_("actor"),
+    time_("at_s"),
+    time_("ended_at_s", null=True),
+    text_("leaving"),
+    time_("deadline_s", null=True),
     Column("moves_most", Integer, nullable=True),
     Column("paused", Boolean, nullable=False),
-    _text("reason"),
+    text_("reason"),
     Column("jobs", JSONB, nullable=False),
     Column("bytes_per_s", Double, nullable=True),
-    _time("next_move_s"),
-    _time("until_s", null=True),
-    _text("upkeep"),
+    time_("next_move_s"),
+    time_("until_s", null=True),
+    text_("upkeep"),
     Column("cordoned", JSONB, nullable=False),
     CheckConstraint("scope_kind IN ('region', 'cluster', 'node')", "scope_kind"),
 )
@@ -257,15 +259,15 @@ maintenance = Table(
     "maintenance",
     metadata,
     Column("id", Text, primary_key=True),
-    _text("scope_kind"),
-    _text("scope"),
-    _text("every"),
-    _time("length_s"),
-    _text("leaving"),
+    text_("scope_kind"),
+    text_("scope"),
+    text_("every"),
+    time_("length_s"),
+    text_("leaving"),
     Column("moves_most", Integer, nullable=True),
     Column("bytes_per_s", Double, nullable=True),
-    _time("done_s"),
-    _time("dropped_at_s", null=True),
+    time_("done_s"),
+    time_("dropped_at_s", null=True),
     CheckConstraint("scope_kind IN ('region', 'cluster', 'node')", "scope_kind"),
     CheckConstraint("length_s > 0", "length"),
 )
@@ -274,11 +276,11 @@ rebalancing = Table(
     "rebalancing",
     metadata,
     Column("id", Text, primary_key=True),
-    _time("at_s"),
-    _time("until_s"),
-    _text("scope_kind", null=True),
-    _text("scope", null=True),
-    _time("ended_at_s", null=True),
+    time_("at_s"),
+    time_("until_s"),
+    text_("scope_kind", null=True),
+    text_("scope", null=True),
+    time_("ended_at_s", null=True),
 )
 
 # What operators, and the plane in their place, did: to what, why, how it was and what it is since.
@@ -286,11 +288,11 @@ operation = Table(
     "operation",
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
-    _time("at_s"),
-    _text("actor"),
-    _text("verb"),
-    _text("target"),
-    _text("reason"),
+    time_("at_s"),
+    text_("actor"),
+    text_("verb"),
+    text_("target"),
+    text_("reason"),
     Column("before", JSONB, nullable=False),
     Column("after", JSONB, nullable=False),
     Column("undoes", ForeignKey("operation.id"), nullable=True, unique=True),
@@ -301,17 +303,17 @@ acknowledgement = Table(
     "acknowledgement",
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
-    _text("actor"),
-    _time("at_s"),
+    text_("actor"),
+    time_("at_s"),
 )
 
 lease = Table(
     "lease",
     metadata,
     Column("name", Text, primary_key=True),
-    _text("holder"),
+    text_("holder"),
     Column("epoch", BigInteger, nullable=False),
-    _time("expires_at_s"),
+    time_("expires_at_s"),
 )
 
 inventory = Table(
@@ -319,7 +321,7 @@ inventory = Table(
     metadata,
     Column("node", ForeignKey("node.id"), primary_key=True),
     Column("devices", JSONB, nullable=False),
-    _time("seen_s"),
+    time_("seen_s"),
 )
 
 # By a trigger: the transaction that last wrote a row of job_state, or of node what is more than a

@@ -1,55 +1,15 @@
-"""What the control plane says about itself: one line of JSON an event, and numbers to scrape."""
+"""What the control plane says about itself: numbers to scrape."""
 
 from __future__ import annotations
 
-import json
-import logging
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from sqlalchemy import Engine, text
 
 from singularity.primitives.model import JobState
-
-_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
-Labels = Mapping[str, str]
-
-
-class JsonLines(logging.Formatter):
-    """The event, its fields, and nothing that could forge a second line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, object] = {
-            "at_s": round(record.created, 3),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "event": record.getMessage(),
-        }
-        line |= {k: v for k, v in vars(record).items() if k not in _STANDARD}
-        if record.exc_info:
-            line["trace"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
-
-
-def configure_logging() -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines())
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    for noisy in ("uvicorn.access", "httpx", "kombu", "celery"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """One series, in base units; `kind` is gauge or counter."""
-
-    name: str
-    kind: str
-    help: str
-    samples: tuple[tuple[Labels, float], ...]
+from singularity.primitives.telemetry import Metric, render
 
 
 class Meter:
@@ -84,22 +44,6 @@ class Meter:
             ),
         ]
         return render([*found, *ours])
-
-
-def render(metrics: Iterable[Metric]) -> str:
-    """In the text format of Prometheus."""
-    lines = []
-    for metric in metrics:
-        name = f"singularity_{metric.name}"
-        lines += [f"# HELP {name} {metric.help}", f"# TYPE {name} {metric.kind}"]
-        for labels, value in metric.samples:
-            inside = ",".join(f'{k}="{_escaped(v)}"' for k, v in labels.items())
-            lines.append(f"{name}{{{inside}}} {value:g}" if inside else f"{name} {value:g}")
-    return "\n".join(lines) + "\n"
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
 _JOBS: Final = "SELECT state, count(*) FROM job_state GROUP BY state"

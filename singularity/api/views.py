@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from singularity.primitives import engines
+from singularity.primitives.findings import Certificate
 from singularity.primitives.health import Health
-from singularity.primitives.model import Certificate, Checkpoint, Job, Node, NodeId, Scope, Tier
+from singularity.primitives.model import Checkpoint, Job, Node, NodeId, Scope, Tier
 from singularity.primitives.sla import PROMISED, Share, share
 from singularity.scheduler.interval import Cadence, cadence
 from singularity.scheduler.policy import Policy

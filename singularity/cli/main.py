@@ -7,7 +7,7 @@ from typing import Final
 
 import typer
 
-from . import drains, host, jobs, places, rebalance, shares, submit
+from . import drains, host, jobs, places, rebalance, services, shares, submit
 from .checkpoints import ckpt
 from .frame import CONTEXT, Commands
 from .operations import maintenance, operations
@@ -34,6 +34,7 @@ GROUPS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
         jobs.timeline,
     ),
     "Steering": (jobs.suspend, jobs.resume, jobs.move, jobs.resize, jobs.cancel),
+    "Services": (services.services, services.loans),
     "Fleet": (
         places.regions,
         places.clusters,
@@ -51,6 +52,7 @@ for panel, commands in GROUPS.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
 app.add_typer(ckpt, name="ckpt", rich_help_panel="Jobs")
+app.add_typer(services.service, name="service", rich_help_panel="Services")
 app.add_typer(places.nodes, name="nodes", rich_help_panel="Fleet")
 app.add_typer(maintenance, name="maintenance", rich_help_panel="Fleet")
 app.add_typer(operations, name="operations", rich_help_panel="Fleet")

@@ -1,21 +1,21 @@
-"""`singularity run`: a job from a file, from the command line, or from both."""
+"""`singularity run`: a job or service from a file, from the command line, or from both."""
 
 from __future__ import annotations
 
 import hashlib
-import sys
 import threading
 import uuid
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-import yaml
 
 from singularity.primitives.clock import SystemClock
-from singularity.primitives.errors import InvalidSpec, Unavailable
+from singularity.primitives.errors import Unavailable
 
+from . import services
 from .client import PATIENCE_S, Client, Json, path_of
+from .documents import read
 from .frame import server
 from .jobs import JOBS, TERMINAL, follow_logs
 from .output import ExitCode, Format, Output, duration, say, show_list, show_one
@@ -34,7 +34,7 @@ def run(
     name: Annotated[str | None, typer.Option(help="The job's name.")] = None,
     project: Annotated[str | None, typer.Option(help="Whose quota it uses.")] = None,
     tier: Annotated[str | None, typer.Option(help="premium, standard or basic.")] = None,
-    kind: Annotated[str | None, typer.Option(help="train or batch.")] = None,
+    kind: Annotated[str | None, typer.Option(help="train, batch or serve.")] = None,
     devices: Annotated[str | None, typer.Option(help="As in cpu:4.")] = None,
     ranks: Annotated[int | None, typer.Option(min=1, help="Processes: the world size.")] = None,
     elastic: Annotated[str | None, typer.Option(metavar="MIN:MAX", help="Devices.")] = None,
@@ -46,11 +46,13 @@ def run(
         bool, typer.Option("--preflight", help="Restore its first steps aside, and compare.")
     ] = False,
     key: Annotated[str | None, typer.Option(help="Idempotency key: submit at most once.")] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Exit as the job does.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Exit as the job does, or when the service answers.")
+    ] = False,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Print rank 0's output.")] = False,
     output: Output = Format.TABLE,
 ) -> None:
-    """Submit a job. Options override the file. ^C detaches: the job goes on."""
+    """Submit a job or a service. Options override the file. ^C detaches: it goes on."""
     client = server(ctx)
     spec, command = _read(what)
     key = key or str(uuid.uuid4())
@@ -74,6 +76,9 @@ def run(
         spec["checkpoint"] = {**spec.get("checkpoint", {}), "every": every}
     if preflight:
         spec["checkpoint"] = {**spec.get("checkpoint", {}), "preflight": True}
+    if spec.get("kind") == "serve":
+        services.start(client, spec, key, output, wait=wait)
+        return
     jobs = _submit(client, spec, key)
     if not (wait or follow):
         _show(jobs, output)
@@ -87,16 +92,7 @@ def _read(what: list[str]) -> tuple[Json, bool]:
     first = what[0]
     if len(what) > 1 or not (first == "-" or first.endswith(SPEC_SUFFIXES)):
         return {"run": what}, True
-    try:
-        text = sys.stdin.read() if first == "-" else Path(first).read_text(encoding="utf-8")
-        spec = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"cannot read {first}: {error}") from error
-    except yaml.YAMLError as error:
-        raise InvalidSpec(f"{first} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(spec, dict):
-        raise InvalidSpec(f"{first} must be a mapping of keys, as in `run: python train.py`")
-    return spec, False
+    return read(first), False
 
 
 def _name_of(command: list[str], key: str) -> str:

@@ -10,18 +10,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+from .findings import Certificate, Finding
 from .messages import Report
-from .model import (
-    TERMINAL,
-    Aside,
-    Certificate,
-    Finding,
-    Job,
-    JobId,
-    JobSpec,
-    Kind,
-    Tier,
-)
+from .model import TERMINAL, Aside, Job, JobId, JobSpec, Kind, Tier
 
 STEPS: Final = 8  # unless somebody says how many; each is one mini-batch
 _LONGEST_S: Final = 900.0

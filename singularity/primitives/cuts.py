@@ -13,7 +13,7 @@ from . import engines, pace
 from .holdings import at_risk_s, stays
 from .lifecycle import Event, advance
 from .messages import Command, Cut, Report
-from .model import Checkpoint, Engine, Job, JobState
+from .model import Checkpoint, Engine, Goal, Job, JobState, Placement
 
 BACKOFF_FIRST_S: Final = 2.0  # a flaky start or dump is tried again soon, a broken one rarely
 BACKOFF_MOST_S: Final = 300.0
@@ -146,3 +146,16 @@ def smoothed(known_s: float | None, measured_s: float) -> float | None:
     if measured_s <= 0.0:
         return known_s
     return measured_s if known_s is None else (known_s + measured_s) / 2
+
+
+def all_stand(job: Job, shards: Placement) -> bool:
+    """Do the ranks that were not dumped go on where they are?"""
+    standing = job.handover.standing if job.handover else {}
+    there = {s.node: set(s.ranks) for s in shards}
+    return all(set(ranks) <= there.get(node, set()) for node, ranks in standing.items())
+
+
+def still_good(handover: Checkpoint | None, goal: Goal) -> Checkpoint | None:
+    """A life that could not begin from it begins again, elsewhere: images may be read twice, but
+    ranks that never left have been woken."""
+    return handover if goal is Goal.RETRY and handover and not handover.standing else None

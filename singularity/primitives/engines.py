@@ -39,7 +39,7 @@ def keeps_nothing(job: Job) -> bool:
 
 def loss(job: Job, now_s: float) -> str:
     """To be said wherever somebody takes devices from the job; "" where that loses nothing."""
-    if not keeps_nothing(job):
+    if not keeps_nothing(job) or job.spec.serving is not None:
         return ""
     return f"; nothing of it is kept: {at_risk_s(job, now_s):.0f} s of work are lost"
 

@@ -56,6 +56,8 @@ def hosts(job: Job) -> Iterator[NodeId]:
 
 def at_risk_s(job: Job, now_s: float) -> float:
     """Seconds of progress that would be lost if every node of the job died at `now_s`."""
+    if job.spec.serving is not None:  # requests are answered, or sent elsewhere
+        return 0.0
     if job.handover is not None:
         return job.carried_s
     if job.running_at_s is None or job.state not in (JobState.RUNNING, JobState.SUSPENDING):

@@ -6,7 +6,10 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from .model import Aside, Certificate, Cooperation, Engine, JobId, NodeId, ShardImage, Unable
+from .cooperation import Cooperation
+from .findings import Certificate
+from .model import Aside, Engine, JobId, NodeId, ShardImage, Unable
+from .serving import Serving
 
 PROTOCOL: Final = 1
 Phase = Literal["running", "hung", "dumped", "stopped", "exited", "lost", "refused"]
@@ -59,7 +62,7 @@ class Start(_Command):
     node, 0-based; ranks with equal slots take turns. `secret` authenticates gang messages and
     `papers` authenticate images; both are added when the letter is sealed, and kept nowhere else.
     With `aside`, `origin` is of another job: nothing of that may be touched, and the answer is
-    how they compare.
+    how they compare. With `serving` the ranks listen on a port that the node gives them.
     """
 
     verb: Literal["start"] = "start"
@@ -79,6 +82,7 @@ class Start(_Command):
     secret: str = ""
     papers: Papers | None = None
     cooperation: Cooperation | None = None
+    serving: Serving | None = None
 
 
 class Cut(_Command):
@@ -155,6 +159,7 @@ class Report(Wire):
     resize    the last change of slots this node has finished with, 0 for none; `devices` is what
               its ranks share since then, and `reason` says why that is not what was asked
     certificate  how ranks that were restored aside compare, when they have ended
+    endpoint     of a replica that runs: where it answers, "host:port"; "" until it does
     """
 
     job: JobId
@@ -173,6 +178,7 @@ class Report(Wire):
     resize: Natural = 0
     devices: Natural = 0
     certificate: Certificate | None = None
+    endpoint: str = Field(default="", max_length=256)
 
 
 class Register(Wire):

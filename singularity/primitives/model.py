@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import NewType
 
+from .cooperation import Cooperation
+from .findings import Certificate
 from .health import WELL, Health
-from .service import Account, Pace, Taken
+from .service import Account, Loan, Pace, Taken
+from .serving import Serving
 from .topology import Topology
 
 JobId = NewType("JobId", str)
@@ -28,6 +31,7 @@ class Tier(IntEnum):
 class Kind(StrEnum):
     TRAIN = "train"
     BATCH = "batch"
+    SERVE = "serve"  # a replica of a service, see Serving
     VERIFY = "verify"  # restores a cut of another job beside it and compares; see Aside
 
 
@@ -226,20 +230,6 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Cooperation:
-    """How a program is asked to save itself, and where it then finds what it saved.
-
-    `signal` goes to every rank. `paths` are absolute; "{rank}" in one stands for the number of the
-    rank that writes it, and one without is written by rank 0. All must be there, newer than the
-    signal and closed, within `within_s`.
-    """
-
-    signal: str
-    paths: tuple[str, ...]
-    within_s: float = 120.0
-
-
-@dataclass(frozen=True, slots=True)
 class Aside:
     """What a job of kind verify is about: a cut of the job `of`, restored beside it for `steps`
     mini-batches. `cut` 0 is one that is taken for it, after which `of` notes the hash of its
@@ -249,37 +239,6 @@ class Aside:
     steps: int
     incarnation: int = 0
     cut: int = 0
-
-
-class Finding(StrEnum):
-    IDENTICAL = "identical"
-    DIFFERS = "differs"
-    INCOMPARABLE = "incomparable"
-
-
-@dataclass(frozen=True, slots=True)
-class Certificate:
-    """What came of it. `steps` mini-batches were run after the one of the cut, `step`.
-
-    `files` output files were compared with those of the job itself, `bytes` in all, and so were
-    the hashes of the `parameters` ("identical" or "differ"; "" where they were not noted).
-    `differs_at` is the mini-batch after which the first difference was written. `facts` tell what
-    it was found with: engine, versions, processor.
-    """
-
-    finding: Finding
-    reason: str
-    incarnation: int = 0
-    cut: int = 0
-    step: int = 0
-    steps: int = 0
-    differs_at: int | None = None
-    files: int = 0
-    bytes: int = 0
-    parameters: str = ""
-    facts: tuple[tuple[str, str], ...] = ()
-    at_s: float = 0.0
-    by: str = ""  # the job that found it
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +277,7 @@ class JobSpec:
     cooperation: Cooperation | None = None
     aside: Aside | None = None
     topology: Topology = Topology()
+    serving: Serving | None = None
 
     @property
     def named(self) -> tuple[JobId, ...]:
@@ -349,6 +309,8 @@ class Job:
     `fallen_by` and `fallen_reason` say why. `cutting` is the place in the chain of the engine that
     takes the cut in flight. `unfit` are nodes whose processors cannot run its newest image.
     `certificate` is the newest finding on a cut of it; of a job of kind verify, its own.
+    Of a replica, `endpoint` is where it answers, "host:port", "" until it does, and `leaving_at_s`
+    is since when it gets no new requests. `loans` are devices that replicas have of this job.
     """
 
     id: JobId
@@ -403,6 +365,9 @@ class Job:
     taken: Taken | None = None
     account: Account | None = None
     paces: tuple[Pace, ...] = ()
+    endpoint: str = ""
+    leaving_at_s: float | None = None
+    loans: tuple[Loan, ...] = ()
 
     @property
     def engine(self) -> Engine | None:

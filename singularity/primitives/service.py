@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .serving import ServiceId
+
 
 @dataclass(frozen=True, slots=True)
 class Taken:
@@ -58,3 +60,14 @@ class Pace:
     devices: int
     steps_s: float
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Loan:
+    """Devices of a job that a replica of `service` was given. `price` is what the change was
+    weighed to cost the job, in device-seconds, besides the devices themselves."""
+
+    service: ServiceId
+    devices: int
+    since_s: float
+    price: float

@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from . import asides, cuts, engines, resizing
+from . import asides, cuts, engines, replicas, resizing
 from .cuts import backoff_s, smoothed
 from .holdings import divide
 from .lifecycle import Event, advance
@@ -27,7 +27,6 @@ from .model import (
     ACTIVE,
     TERMINAL,
     WAITING,
-    Checkpoint,
     Engine,
     Goal,
     Job,
@@ -52,7 +51,7 @@ class Step:
 def resume(job: Job, placement: Placement, now_s: float) -> Step:
     shards = divide(placement, job.spec.ranks)
     assert len({s.node for s in shards}) == len(shards), "one shard per node"
-    handover = job.handover if _all_stand(job, shards) else None
+    handover = job.handover if cuts.all_stand(job, shards) else None
     moved = advance(
         job,
         Event.PLACED,
@@ -66,6 +65,8 @@ def resume(job: Job, placement: Placement, now_s: float) -> Step:
         running_at_s=None,
         exit_code=None,  # of an earlier life; it must not be taken for the cause of a later stop
         resize_refused=False,
+        endpoint="",
+        leaving_at_s=None,
         handover=handover,
         carried_s=job.carried_s if handover else 0.0,
         restoring_s=0.0,
@@ -120,7 +121,7 @@ def stop(
     """
     kept = tuple(s for s in job.placement if s.node not in lost)
     goal = _goal(job, goal)
-    handover = _still_good(job.handover, goal)
+    handover = cuts.still_good(job.handover, goal)
     moved = advance(
         job,
         Event.LOST,
@@ -195,12 +196,12 @@ def settle(job: Job, report: Report, now_s: float) -> Step:
         case "running" if job.resizing:
             return Step(*resizing.answered(job, report, now_s))
         case "running":
-            return Step(_started(job, report, now_s))
+            return Step(replicas.answers(_started(job, report, now_s), report))
         case _ if job.state is JobState.STOPPING:
             return Step(_survivor_gone(job, report, now_s))
         case "dumped" if job.state is JobState.SUSPENDING and report.node not in job.dumping:
             return _dumped(job, report.node, now_s)
-        case "exited" if report.exit_code == 0:
+        case "exited" if report.exit_code == 0 and job.spec.serving is None:
             return Step(_exited(job, report, now_s))
         case "exited":
             return _crashed(job, report, now_s)
@@ -247,6 +248,7 @@ def _start(job: Job, shard: Shard, first: int) -> Start:
         project=spec.project,
         cooperation=spec.cooperation,
         aside=spec.aside,
+        serving=spec.serving,
     )
 
 
@@ -295,19 +297,6 @@ def _dumped(job: Job, node: NodeId, now_s: float) -> Step:
     if done.handover and done.handover.standing:  # the target is gone, and some never left
         return resume(done, job.placement, now_s)
     return Step(done)
-
-
-def _all_stand(job: Job, shards: Placement) -> bool:
-    """Do the ranks that were not dumped go on where they are?"""
-    standing = job.handover.standing if job.handover else {}
-    there = {s.node: set(s.ranks) for s in shards}
-    return all(set(ranks) <= there.get(node, set()) for node, ranks in standing.items())
-
-
-def _still_good(handover: Checkpoint | None, goal: Goal) -> Checkpoint | None:
-    """A life that could not begin from it begins again, elsewhere: images may be read twice, but
-    ranks that never left have been woken."""
-    return handover if goal is Goal.RETRY and handover and not handover.standing else None
 
 
 def _goal(job: Job, wanted: Goal) -> Goal:
@@ -367,7 +356,7 @@ def _exited(job: Job, report: Report, now_s: float) -> Job:
 
 def _crashed(job: Job, report: Report, now_s: float) -> Step:
     """The user's program ended badly: try again only if its owner said so."""
-    code, failures = report.exit_code, job.user_failures + 1
+    code, failures = report.exit_code, replicas.user_failures(job, now_s) + 1
     again = failures <= job.spec.retry_user and (
         not job.spec.retry_exit_codes or code in job.spec.retry_exit_codes
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 from singularity.primitives.model import Job, JobState, Tier
 from singularity.primitives.sla import PROMISED
@@ -17,9 +17,10 @@ from .reclaim import reclaim
 
 
 class Waiting:
-    """The jobs that this round cannot start, in the order of the queue."""
+    """The jobs of a round in the order of the queue, `line`; and those that it cannot start."""
 
-    def __init__(self) -> None:
+    def __init__(self, line: Sequence[Job]) -> None:
+        self.line = line
         self.jobs: list[Job] = []
         self._kinds: dict[Hashable, Job] = {}  # the first of each tier that is like no other
 
@@ -41,9 +42,9 @@ def place(draft: Draft, policy: Policy) -> list[Job]:
     Nothing less urgent passes a blocked job on nodes that it could use, or it would eat what is
     reclaimed for it. Among equals the smaller may pass.
     """
-    waiting, line = Waiting(), queue(draft.snapshot, policy)
+    waiting = Waiting(queue(draft.snapshot, policy))
     for tier in Tier:
-        for job in line:
+        for job in waiting.line:
             if job.tier is tier and not draft.touched(job):
                 _admit(draft, job, waiting, policy)
         if tier in PROMISED:
@@ -63,13 +64,22 @@ def _admit(draft: Draft, job: Job, waiting: Waiting, policy: Policy) -> None:
         draft.explain(job, (Reason("order", detail),))
     else:
         wide, narrow = _attempts(job, promised(job))
-        made = reclaim(draft, job, wide, policy)
+        made = reclaim(draft, job, wide, policy, _beside(draft, job, waiting.line))
         if narrow and not made.comes:  # then on less than it was promised, for now
             if _start(draft, job, 0):
                 return
             made = reclaim(draft, job, narrow, policy)
         draft.explain(job, (*lacking(draft, job), Reason("reclaim", made.told)))
     waiting.add(job)
+
+
+def _beside(draft: Draft, job: Job, line: Sequence[Job]) -> int:
+    """Devices that other replicas of the same service wait for: one change gives to all."""
+    if job.spec.serving is None:
+        return 0
+    name = job.spec.serving.service
+    found = [o for o in line if o.spec.serving is not None and o.spec.serving.service == name]
+    return sum(o.devices for o in found if o is not job and not draft.touched(o))
 
 
 def _attempts(job: Job, least: int) -> tuple[list[int], list[int]]:

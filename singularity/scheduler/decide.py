@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from singularity.primitives import engines
 from singularity.primitives.model import TERMINAL, Engine, Intent, Job, JobId, JobState
 
-from . import admit, aside, elastic, evacuate, quarantine, rebalance, upkeep
+from . import admit, aside, elastic, evacuate, quarantine, rebalance, serve, upkeep
 from .interval import cadence
 from .placement import feasible, find, sizes
 from .plan import Action, Draft, Plan, Reason, Verb
@@ -22,6 +22,7 @@ def decide(snapshot: Snapshot, policy: Policy) -> Plan:
     draft = Draft(snapshot)
     evacuate.failover(draft)
     overdue(draft, policy)
+    serve.scale(draft, policy)
     obey(draft)
     expire(draft)
     aside.give_way(draft, policy)
@@ -64,6 +65,8 @@ def obey(draft: Draft) -> None:
             continue
         if job.intent is Intent.CANCEL and job.state is not JobState.STOPPING:
             draft.take(Action(Verb.CANCEL, job.id, job.version, "its owner cancelled it"))
+        elif job.spec.serving is not None:
+            continue  # whether it serves is said by its service
         elif job.intent is Intent.HOLD and draft.can_cut(job):
             reason = f"its owner suspended it{engines.loss(job, draft.snapshot.now_s)}"
             draft.take(Action(Verb.SUSPEND, job.id, job.version, reason))

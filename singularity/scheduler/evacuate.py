@@ -53,7 +53,7 @@ def drain(draft: Draft, policy: Policy) -> None:
     paced = {d.id: d for d in draft.snapshot.drains}
     for job in sorted(draft.untouched(JobState.RUNNING), key=lambda j: (j.tier, j.id)):
         leaving = draining(draft, job)
-        if not leaving:
+        if not leaving or job.spec.serving is not None:  # replicas are replaced, see serve.py
             continue
         order = governing(draft, leaving)
         order = paced[order.id] if order is not None else None
@@ -131,14 +131,14 @@ def fate(draft: Draft, job: Job, order: Drain | None, policy: Policy) -> Fate:
     for devices in sizes(job, most=job.held):
         if target := find(draft, job, devices):
             return Fate(How.MOVE, f"draining {where}{loss}", target)
-    if order is not None and (why := _must_go(order, job, draft.snapshot.now_s, policy)):
+    if order is not None and (why := must_go(order, job, draft.snapshot.now_s, policy)):
         return Fate(How.SUSPEND, f"draining {where}: {why}, and nowhere to go{loss}")
     total = int(np.where(draft.snapshot.ready, draft.free, 0).sum())
     detail = f"{job.held} {job.spec.device} in one cluster are nowhere free ({total} in all)"
     return Fate(How.STAY, f"cannot leave {where}: {detail}")
 
 
-def _must_go(order: Drain, job: Job, now_s: float, policy: Policy) -> str:
+def must_go(order: Drain, job: Job, now_s: float, policy: Policy) -> str:
     """Why a job that fits nowhere is suspended; "" while it may stay. Near the deadline basic goes
     first, and each tier above it one notice later."""
     if order.leaving is not Leaving.MIGRATE:

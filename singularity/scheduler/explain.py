@@ -96,11 +96,16 @@ def explain(snapshot: Snapshot, plan: Plan, job: Job, policy: Policy) -> Why:
     planned = [a for a in plan.actions if a.job == job.id]
     if planned:
         return Why((Reason("planned", f"{planned[0].verb} now: {planned[0].reason}"),), ())
+    if job.intent is Intent.HOLD and job.spec.serving is not None:
+        leaving = job.leaving_at_s is not None
+        detail = "finishes its requests" if leaving else "its service does not need it now"
+        return Why((Reason("rest", detail),), ())
     if job.intent is Intent.HOLD:
         reason = Reason("held", "its owner suspended it")
         return Why((reason,), (f"singularity resume {job.spec.name}",))
     if reasons := plan.pending.get(job.id):
-        return Why((*reasons, *_taken(job, snapshot.now_s)), _changes(snapshot, job))
+        told = (*reasons, *_taken(job, snapshot.now_s), *_lent(snapshot, job))
+        return Why(told, _changes(snapshot, job))
     if job.state in ACTIVE:
         where = ", ".join(f"{s.devices} on {s.node}" for s in job.placement)
         placed = Reason("placed", f"{job.state} with {job.held} devices: {where}")
@@ -108,7 +113,8 @@ def explain(snapshot: Snapshot, plan: Plan, job: Job, policy: Policy) -> Why:
         found = cadence(job, nodes, snapshot.now_s, policy)
         often = Reason("checkpoint", f"{found.text}: {found.origin}")
         how = Reason("engine", engines.label(job))
-        return Why((placed, often, how, *_taken(job, snapshot.now_s)), ())
+        told = (*_taken(job, snapshot.now_s), *_lent(snapshot, job))
+        return Why((placed, often, how, *told), ())
     return Why((Reason("queued", "will be looked at in the next round"),), ())
 
 
@@ -120,6 +126,20 @@ def _taken(job: Job, now_s: float) -> tuple[Reason, ...]:
     if last.times > 1:
         detail += f"; {last.times} times in all, for {price.spoken(last.paid)} device-seconds"
     return (Reason("taken", detail),)
+
+
+def _lent(snapshot: Snapshot, job: Job) -> tuple[Reason, ...]:
+    """Which services have devices of it."""
+    names = {service.id: service.name for service in snapshot.traffic.services}
+    return tuple(
+        Reason(
+            "lent",
+            f"{loan.devices} devices to service {names.get(loan.service, loan.service)} for "
+            f"{spoken(snapshot.now_s - loan.since_s)}, which cost it {price.spoken(loan.price)} "
+            "device-seconds besides",
+        )
+        for loan in job.loans
+    )
 
 
 def _changes(snapshot: Snapshot, job: Job) -> tuple[str, ...]:

@@ -6,19 +6,23 @@ test holds them together.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from singularity.primitives.drains import Drain
 from singularity.primitives.health import Quarantine
+from singularity.primitives.lending import Repaid
 from singularity.primitives.maintenance import Maintenance
 from singularity.primitives.messages import Envelope, Register, Report
 from singularity.primitives.model import Duty, Intent, Job, JobId, Node, NodeId, Scope
 from singularity.primitives.operations import PLANE, By
 from singularity.primitives.rebalancing import Rebalancing
+from singularity.primitives.routing import Loads
+from singularity.primitives.serving import ServiceId
 
 from .orders import Order
 from .plan import Plan
+from .services import Amended, Service
 from .snapshot import Snapshot
 
 
@@ -118,6 +122,28 @@ class Ledger(Protocol):
 
     def retire(self, jobs: Collection[JobId], now_s: float) -> None:
         """Give up the checkpoints of those of `jobs` that have ended."""
+        ...
+
+    def open_service(self, service: Service, replicas: Sequence[Job]) -> Service:
+        """A new one and its replicas. Raises Conflict when the project has one of that name."""
+        ...
+
+    def change_service(
+        self, service: ServiceId, event: str, change: Callable[[Service], Amended], now_s: float
+    ) -> Service:
+        """What its owner wants of it now. Raises NotFound, and what `change` raises."""
+        ...
+
+    def hear_router(self, region: str, loads: Loads, now_s: float) -> None:
+        """What one router saw since its last post. Of services that there are not, nothing."""
+        ...
+
+    def services(self) -> list[Service]:
+        """Those that have not ended, by id."""
+        ...
+
+    def loans(self) -> list[tuple[JobId, Repaid]]:
+        """Those that are over, in the order in which they ended; others are with their jobs."""
         ...
 
     def letters(self, node: NodeId, epoch: int, after: int) -> list[Envelope]:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from singularity.primitives import cuts, verbs
+from singularity.primitives import cuts, replicas, verbs
 from singularity.primitives.holdings import holdings, hosts
 from singularity.primitives.model import (
     ACTIVE,
@@ -27,10 +27,12 @@ from singularity.primitives.model import (
     Placement,
 )
 from singularity.primitives.resizing import is_in_place
-from singularity.primitives.service import charge
+from singularity.primitives.service import Loan, charge
+from singularity.primitives.serving import ServiceId
 from singularity.primitives.verbs import Step
 
 from .orders import Order
+from .services import Change
 from .snapshot import Flags, Snapshot
 
 
@@ -45,6 +47,8 @@ class Verb(StrEnum):
     CANCEL = "cancel"
     EXPIRE = "expire"  # ran longer than its owner allowed
     LET_GO = "let-go"  # of a handover that nobody comes for
+    WAKE = "wake"  # a replica shall serve
+    REST = "rest"  # it shall not, once its requests are done
 
 
 MINUTE_S: Final = 60.0
@@ -54,9 +58,10 @@ _CUTS = frozenset({Verb.CHECKPOINT, Verb.SUSPEND, Verb.MIGRATE, Verb.SCALE})
 @dataclass(frozen=True, slots=True)
 class Action:
     """One primitive applied to one job. `seen` is the row version it was decided on; `price` what
-    it costs, in device-seconds, where that was weighed. `note_after` is as in messages.Cut, and
-    `origin` what a job of kind verify restores, for it has no checkpoints of its own. A move for a
-    `drain` takes up `pace_s` seconds of what that may carry."""
+    it costs, in device-seconds, where that was weighed, and `lent_to` the service whose replica
+    gets the devices. `note_after` is as in messages.Cut, and `origin` what a job of kind verify
+    restores, for it has no checkpoints of its own. A move for a `drain` takes up `pace_s` seconds
+    of what that may carry."""
 
     verb: Verb
     job: JobId
@@ -65,6 +70,7 @@ class Action:
     placement: Placement = ()
     lost: frozenset[NodeId] = frozenset()
     price: float | None = None
+    lent_to: ServiceId | None = None
     note_after: int = 0
     origin: Checkpoint | None = None
     drain: str = ""
@@ -87,6 +93,7 @@ class Plan:
     actions: tuple[Action, ...] = ()
     pending: Mapping[JobId, tuple[Reason, ...]] = field(default_factory=dict)
     orders: tuple[Order, ...] = ()
+    changes: tuple[Change, ...] = ()
 
 
 @dataclass(slots=True)
@@ -124,6 +131,7 @@ class Draft:
         self.findings = Findings()
         self._actions: dict[JobId, Action] = {}
         self._pending: dict[JobId, tuple[Reason, ...]] = {}
+        self._changes: list[Change] = []
         self._evicted = len(recently_evicted(snapshot))
         self._in: dict[JobState, list[Job]] = {}
         self._groups: dict[tuple[str, str], list[Job]] = {}
@@ -184,7 +192,7 @@ class Draft:
             held = holdings(job)
             for shard in action.placement:
                 self._give(shard.node, max(0, shard.devices - held[shard.node]))
-        leaves = action.verb not in (Verb.RESUME, Verb.CHECKPOINT)
+        leaves = action.verb not in (Verb.RESUME, Verb.CHECKPOINT, Verb.WAKE, Verb.REST)
         if leaves and job.state in (JobState.STARTING, JobState.RUNNING):
             self._expect(job.placement, action.placement)
 
@@ -211,9 +219,12 @@ class Draft:
     def explain(self, job: Job, reasons: tuple[Reason, ...]) -> None:
         self._pending[job.id] = reasons
 
+    def change(self, change: Change) -> None:
+        self._changes.append(change)
+
     def plan(self, orders: tuple[Order, ...] = ()) -> Plan:
         pending = {j: r for j, r in self._pending.items() if j not in self._actions}
-        return Plan(tuple(self._actions.values()), pending, orders)
+        return Plan(tuple(self._actions.values()), pending, orders, tuple(self._changes))
 
     def _give(self, node: NodeId, devices: int) -> None:
         row = self.snapshot.row[node]
@@ -304,6 +315,10 @@ def perform(job: Job, action: Action, now_s: float) -> Step:
     if action.price is not None:
         gone = evicts(job, action)
         changes["taken"] = charge(job.taken, now_s, action.price, action.reason, evicted=gone)
+        if action.lent_to is not None:
+            given = job.held - sum(s.devices for s in action.placement)
+            loan = Loan(action.lent_to, given, now_s, action.price)
+            changes["loans"] = (*job.loans, loan)
     return replace(step, job=replace(step.job, **changes))
 
 
@@ -315,10 +330,8 @@ def _dispatch(job: Job, action: Action, now_s: float) -> Step:
             return verbs.resume(job, action.placement, now_s)
         case Verb.CHECKPOINT:
             return verbs.checkpoint(job, now_s, action.note_after)
-        case Verb.SUSPEND:
-            return verbs.suspend(job, now_s)
-        case Verb.MIGRATE:
-            return verbs.migrate(job, action.placement, now_s)
+        case Verb.SUSPEND | Verb.MIGRATE:
+            return verbs.suspend(job, now_s, action.placement)
         case Verb.SCALE:
             return verbs.scale(job, action.placement, now_s)
         case Verb.FAILOVER:
@@ -331,3 +344,6 @@ def _dispatch(job: Job, action: Action, now_s: float) -> Step:
             return verbs.stop(job, now_s, Goal.FAIL, action.reason)
         case Verb.LET_GO:
             return Step(cuts.let_go(job))
+        case Verb.WAKE | Verb.REST:
+            wakes = action.verb is Verb.WAKE
+            return Step(replicas.wake(job) if wakes else replicas.rest(job, now_s))

@@ -32,6 +32,11 @@ class Policy:
     node_mtbf_s: float = 3.6e6  # 42 days: 1,024 GPUs, 8 a node, fail every 7.9 h (arXiv 2410.21680)
     handover_kept_s: float = 1800.0  # in the memory of nodes, of a job that has found no room
     resize_deadline_s: float = 180.0  # agents give a resize up by themselves long before
+    scale_look_s: float = 0.9  # between two looks at a load that is told once a second
+    ready_deadline_s: float = (
+        300.0  # from the start of a replica until it answers; models are large
+    )
+    router_lost_after_s: float = 10.0  # ten posts missed: it is asked no more who has requests left
     aside_wait_s: float = 300.0  # for idle devices; whoever asked to verify wants an answer
     aside_settle_s: float = 5.0  # from the start, or the last cut, to one that is to be compared
     scale_smooth_s: float = 300.0  # over which load is averaged while it changes no more than usual

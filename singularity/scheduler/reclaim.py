@@ -71,12 +71,15 @@ class Made(NamedTuple):
     comes: bool
 
 
-def reclaim(draft: Draft, blocked: Job, attempts: Sequence[int], policy: Policy) -> Made:
+def reclaim(
+    draft: Draft, blocked: Job, attempts: Sequence[int], policy: Policy, beside: int = 0
+) -> Made:
     """Take devices from less urgent jobs so that `blocked` will fit on the first number of devices
     in `attempts`, or the next. What is being freed already is counted and not asked for again.
     Where no less urgent job can give, equals share with it, are moved out of its way, and at last
     leave their devices if they had more than it so far. A plan stops a bounded number of jobs; the
-    next goes on."""
+    next goes on. Whoever shrinks gives as many devices more as others of its kind wait for,
+    `beside`, if it can."""
     if not attempts or _in_vain(draft, blocked, attempts[-1], policy):
         return Made(_IN_VAIN, comes=False)
     for devices in attempts:
@@ -85,7 +88,9 @@ def reclaim(draft: Draft, blocked: Job, attempts: Sequence[int], policy: Policy)
             return Made("devices are being freed for it", comes=True)
         if draft.preemptions >= policy.preemptions_per_tick_max:
             continue
-        if chosen := _cheapest(draft, blocked, devices, policy):
+        if chosen := _cheapest(draft, blocked, devices, policy, beside=beside):
+            if _premature(draft, blocked, chosen):
+                return Made("waits for what shrinks, before anybody is suspended", comes=True)
             return _carry_out(draft, blocked, devices, chosen, policy)
     if draft.preemptions >= policy.preemptions_per_tick_max:
         return Made(_rest(policy), comes=False)
@@ -110,26 +115,55 @@ def _in_vain(draft: Draft, blocked: Job, least: int, policy: Policy) -> bool:
 
 def _kind(blocked: Job, least: int) -> Hashable:
     unit = max(1, least // blocked.spec.ranks)
-    return alike(blocked), blocked.tier, unit, blocked.id if blocked.spec.topology.apart else ""
+    serves = blocked.spec.serving is not None
+    return (
+        alike(blocked),
+        blocked.tier,
+        serves,
+        unit,
+        blocked.id if blocked.spec.topology.apart else "",
+    )
 
 
 # -- those less urgent give ----------------------------------------------------------------------
 
 
+def _premature(draft: Draft, blocked: Job, chosen: list[Offer]) -> bool:
+    """Would somebody be suspended for a replica, while others give devices and could give more?"""
+    if blocked.spec.serving is None or all(o.target for o in chosen):
+        return False
+    there = may(draft, blocked)
+    return any(
+        bool(job.resizing)
+        and _may_give(job, blocked)
+        and sum(s.devices for s in job.target) > job.spec.devices_min
+        and any(there[draft.snapshot.row[n]] for n in job.nodes)
+        for job in draft.snapshot.jobs
+    )
+
+
 def _cheapest(
-    draft: Draft, blocked: Job, devices: int, policy: Policy, *, equals: bool = False
+    draft: Draft,
+    blocked: Job,
+    devices: int,
+    policy: Policy,
+    *,
+    beside: int = 0,
+    equals: bool = False,
 ) -> list[Offer]:
     """What makes room in one cluster: sparing work that would be lost first, then the more urgent,
-    then by price; [] if none. `equals`: who had more than it so far gives as well."""
+    then by price; [] if none. For a replica its equals that train may be shrunk as well, and
+    whoever can shrink does before anybody is suspended. `equals`: who had more than it so far gives
+    as well."""
     snapshot = draft.snapshot
     there = may(draft, blocked) & snapshot.ready
     per_cluster = _per_cluster(draft, blocked)
     victims: dict[int, list[Job]] = {}
     for job in draft.untouched(JobState.RUNNING):
-        gives = job.tier > blocked.tier
+        gives = _may_give(job, blocked)
         if equals and job.tier == blocked.tier and not keeps_nothing(job):
             had_more = _level(draft, job, policy) > _level(draft, blocked, policy)
-            gives = had_more and yields(job, snapshot.now_s, policy)
+            gives = gives or (had_more and yields(job, snapshot.now_s, policy))
         if gives and draft.can_cut(job):
             rows = [snapshot.row[n] for n in sorted(job.nodes)]
             if there[rows].any():
@@ -139,14 +173,21 @@ def _cheapest(
         short = devices - per_cluster.get(cluster, 0)
         if sum(j.held for j in jobs) < short:
             continue
-        offers = _offers(draft, jobs, max(1, short), policy)
+        offers = _offers(draft, jobs, max(1, short) + beside, policy)
+        offers = [o for o in offers if o.target or o.job.tier > blocked.tier or equals]
         for order in (_cheapest_first, _cheapest_by_device):
             least = _least(short, sorted(offers, key=order))
             if chosen := _choose(draft, blocked, devices, sorted(offers, key=order), least):
                 dearest, cost = min(o.job.tier for o in chosen), _total(chosen)
                 ruined = sum(o.ruinous for o in chosen)
-                found.append((ruined, -dearest, cost, len(chosen), cluster, chosen))
+                gone = sum(not o.target for o in chosen) if blocked.spec.serving else 0
+                found.append((ruined, gone, -dearest, cost, len(chosen), cluster, chosen))
     return min(found, key=lambda f: f[:-1])[-1] if found else []
+
+
+def _may_give(job: Job, blocked: Job) -> bool:
+    equal = job.tier == blocked.tier and job.spec.serving is None
+    return job.tier > blocked.tier or (equal and blocked.spec.serving is not None)
 
 
 def _offers(draft: Draft, jobs: list[Job], short: int, policy: Policy) -> list[Offer]:
@@ -391,9 +432,11 @@ def _take(draft: Draft, blocked: Job, taken: Offer) -> None:
     else:
         verb = Verb.SCALE if taken.target else Verb.SUSPEND
         reason = f"gives {sum(taken.freed.values())} devices to {whom}"
-    if job.tier == blocked.tier and not taken.moves:
+    if job.tier == blocked.tier and not taken.moves and blocked.spec.serving is None:
         reason += ", to which they are worth more," if taken.target else ", which had less so far,"
     reason += f" for {taken.price.text}"
     reason += loss(job, now_s) if taken.ruinous else ""
     action = Action(verb, job.id, job.version, reason, taken.target, price=taken.price.device_s)
+    if blocked.spec.serving is not None and not taken.moves:
+        action = replace(action, lent_to=blocked.spec.serving.service)
     draft.take(action)

@@ -9,6 +9,7 @@ lost, draining   bool[N]
 ailing           bool[N]    something went wrong there lately
 fleet            `free` of the nodes that are ready, indexed by domain; copy it to change it
 
+`traffic` is what services there are and how they are loaded.
 `acknowledged_s` is when an operator last approved of the evictions until then.
 """
 
@@ -31,6 +32,7 @@ from singularity.primitives.rebalancing import Rebalancing
 
 from .fleet.gangs import Fleet
 from .fleet.layout import lay_out
+from .traffic import Traffic
 
 Ints = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int32]
@@ -64,6 +66,7 @@ class Snapshot:
     acknowledged_s: float = 0.0
     maintenance: tuple[Maintenance, ...] = ()
     rebalancing: Rebalancing | None = None
+    traffic: Traffic = Traffic()
 
     @classmethod
     def build(

@@ -26,6 +26,7 @@ from singularity.api.applier import SqlLedger
 from singularity.primitives.asides import shadow
 from singularity.primitives.drains import Drain, Leaving
 from singularity.primitives.errors import SingularityError
+from singularity.primitives.findings import Certificate, Finding
 from singularity.primitives.health import Quarantine
 from singularity.primitives.holdings import holdings
 from singularity.primitives.maintenance import Maintenance
@@ -33,9 +34,7 @@ from singularity.primitives.messages import Phase, Register, Report, Start
 from singularity.primitives.model import (
     TERMINAL,
     Aside,
-    Certificate,
     Duty,
-    Finding,
     Intent,
     Job,
     JobId,
@@ -50,12 +49,26 @@ from singularity.primitives.model import (
 )
 from singularity.primitives.model import Engine as Chain
 from singularity.primitives.rebalancing import Rebalancing
+from singularity.primitives.routing import NONE, LoadNote, Loads
+from singularity.primitives.serving import ServiceId
 from singularity.scheduler.decide import decide
 from singularity.scheduler.ledger import Ledger
 from singularity.scheduler.plan import Plan
 from singularity.scheduler.policy import Policy
 from singularity.scheduler.retention import needed
+from singularity.scheduler.services import (
+    Amended,
+    Canary,
+    Promise,
+    Service,
+    Slo,
+    ended,
+    opened,
+    rescaled,
+    updated,
+)
 from singularity.scheduler.sim.ledger import MemoryLedger
+from tests.unit.service_scene import service
 
 JOBS = [JobId(f"j{i}") for i in range(4)]
 PLACES = {NodeId("n0"): ("r0", "c0"), NodeId("n1"): ("r0", "c0"), NodeId("n2"): ("r1", "c1")}
@@ -101,7 +114,7 @@ class Ledgers(RuleBasedStateMachine):
             db.exec_driver_sql(f"TRUNCATE {names} RESTART IDENTITY CASCADE")
         self.sql, self.memory = SqlLedger(self.engine), MemoryLedger()
         self.now_s = 1_000.0
-        self.orders = 0
+        self.orders = self.services = 0
         self.stale: Plan | None = None
         for node in NODES:
             self.register(node, 0)
@@ -157,7 +170,7 @@ class Ledgers(RuleBasedStateMachine):
         assert seen[0].jobs == seen[1].jobs
         nodes = [[replace(n, heard_s=0.0) for n in one.nodes] for one in seen]
         assert nodes[0] == nodes[1], "of heartbeats the one that follows is not told"
-        for name in ("acknowledged_s", "drains", "maintenance", "rebalancing"):
+        for name in ("acknowledged_s", "drains", "maintenance", "rebalancing", "traffic"):
             assert getattr(seen[0], name) == getattr(seen[1], name)
         plan = decide(self.memory.snapshot(self.now_s), POLICY)
         now, self.stale = (self.stale, plan) if late else (plan, None)
@@ -213,6 +226,7 @@ class Ledgers(RuleBasedStateMachine):
             resize=job.resize if phase == "running" else 0,
             devices=next((s.devices for s in wanted if s.node == node), 0),
             certificate=FOUND if job.spec.aside and stored and phase == "exited" else None,
+            endpoint=f"{node}:80" if job.spec.serving and stored and phase == "running" else "",
         )
         self.same(methodcaller("record", said, self.now_s))
 
@@ -225,6 +239,66 @@ class Ledgers(RuleBasedStateMachine):
             named = (last.incarnation, last.cut) if known and last else (0, 0)
             made = shadow(job, Aside(job.id, 4, *named), JobId(f"{job.id}-v{number}"), self.now_s)
             self.same(methodcaller("submit", made))
+
+    @rule(tier=st.sampled_from(Tier), idle=st.booleans(), most=st.integers(1, 3))
+    def serve(self, tier: Tier, idle: bool, most: int) -> None:
+        """A service, or one more of the same name."""
+        self.services += 1
+        wanted = service(
+            f"s{self.services}", 1, most, tier=tier, idle_after_s=5.0 if idle else None
+        )
+        spec = replace(wanted.spec, device="cpu")
+        wanted = replace(wanted, name="cnn", spec=spec, slo=Slo(Promise.WAIT, 1.0))
+        self.same(lambda x: x.open_service(*opened(wanted, self.ids(wanted.id), self.now_s)))
+
+    def ids(self, name: str) -> Callable[[int], list[JobId]]:
+        """The same for both ledgers."""
+        first = len(self.memory.jobs())
+        return lambda count: [JobId(f"{name}-{first + n:03}") for n in range(count)]
+
+    @rule(
+        which=st.integers(1, 3),
+        how=st.sampled_from(["rescale", "roll", "try", "end"]),
+        most=st.integers(1, 4),
+    )
+    def amend(self, which: int, how: str, most: int) -> None:
+        ids = self.ids(f"s{which}-{how}")
+
+        def change(now: Service) -> Amended:
+            if how == "end":
+                return ended(now)
+            if how == "rescale":
+                return rescaled(now, 1, most, now.target, ids, self.now_s)
+            wanted = replace(now, spec=replace(now.spec, run=(f"v{now.latest + 1}",)))
+            canary = Canary(0.5, 8, 60.0) if how == "try" else None
+            return updated(now, wanted, canary, ids, self.now_s)
+
+        self.same(lambda x: x.change_service(ServiceId(f"s{which}"), how, change, self.now_s))
+
+    @rule(
+        router=st.sampled_from(["a", "b"]),
+        busy=st.sampled_from([0.0, 0.5, 4.0]),
+        arrivals=st.integers(0, 9),
+        failed=st.integers(0, 2),
+        revision=st.integers(1, 3),
+        leaves=st.booleans(),
+    )
+    def hear_router(
+        self, router: str, busy: float, arrivals: int, failed: int, revision: int, leaves: bool
+    ) -> None:
+        """Of all services, and some that there are not. Halves add up in any order."""
+        self.now_s += 0.25
+        counts = {"arrivals": arrivals, "done": arrivals, "failed": failed, "queued": failed}
+        waits = (arrivals, *NONE[1:])
+        notes = tuple(
+            LoadNote(
+                service=ServiceId(f"s{n}"), revision=revision, span_s=0.5, busy=busy
+            ).model_copy(update={**counts, "waits": waits})
+            for n in range(1, 4)
+        )
+        left = {j.id: 0 for j in self.memory.jobs().values() if j.leaving_at_s and leaves}
+        loads = Loads(router=router, notes=notes, leaving=left)
+        self.same(lambda x: x.hear_router("r0", loads, self.now_s))
 
     @rule(node=st.sampled_from(NODES), epoch=st.integers(0, 1), seq=st.integers(0, 6))
     def hear(self, node: NodeId, epoch: int, seq: int) -> None:
@@ -353,8 +427,8 @@ class Ledgers(RuleBasedStateMachine):
     @invariant()
     def equal(self) -> None:
         if hasattr(self, "memory"):
-            for read in (lambda x: x.jobs(), lambda x: x.nodes(), lambda x: x.unsent()):
-                self.same(read)
+            for read in ("jobs", "nodes", "unsent", "services", "loans"):
+                self.same(methodcaller(read))
 
     def teardown(self) -> None:
         if hasattr(self, "sql"):

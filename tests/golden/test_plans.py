@@ -25,10 +25,11 @@ from singularity.primitives.model import (
     Tier,
 )
 from singularity.scheduler.decide import decide
-from singularity.scheduler.plan import Plan, check
+from singularity.scheduler.plan import Plan, Verb, check
 from singularity.scheduler.policy import Policy
 from singularity.scheduler.sim.ledger import MemoryLedger
 from singularity.scheduler.snapshot import Snapshot
+from tests.unit.service_scene import POLICY, ServiceScene, service
 
 HERE = Path(__file__).parent
 
@@ -118,11 +119,46 @@ def owners_change_their_minds() -> Scene:
     return scene
 
 
-SCENES: list[Callable[[], Scene]] = [
+def load_rises() -> ServiceScene:
+    """Replicas that were woken make room: training shrinks, though it is as urgent."""
+    scene = served()
+    return before(Verb.SCALE, scene, busy=3.8)
+
+
+def load_falls() -> ServiceScene:
+    """Replicas have left, and training grows back."""
+    scene = served()
+    scene.go(20, busy=3.8)
+    return before(Verb.SCALE, scene, busy=0.8)
+
+
+def served() -> ServiceScene:
+    scene = ServiceScene(nodes=1, devices=8)
+    scene.train("train", 6, least=2)
+    scene.train("basic", 1, tier=Tier.BASIC)
+    scene.serve(service(most=5, tier=Tier.STANDARD))
+    scene.go(10, busy=0.8)
+    return scene
+
+
+def before(verb: Verb, scene: ServiceScene, busy: float) -> ServiceScene:
+    """The scene as it is when somebody is about to be told so."""
+    for _ in range(600):
+        scene.load(busy)
+        plan = decide(scene.ledger.snapshot(scene.now_s + 1.0), POLICY)
+        if any(action.verb is verb for action in plan.actions):
+            return scene
+        scene.tick()
+    raise AssertionError(f"nobody is ever told to {verb}")
+
+
+SCENES: list[Callable[[], Scene | ServiceScene]] = [
     urgent_work_arrives,
     a_cluster_is_drained,
     a_node_is_lost,
     owners_change_their_minds,
+    load_rises,
+    load_falls,
 ]
 
 
@@ -138,6 +174,7 @@ def text(snapshot: Snapshot, plan: Plan) -> str:
     for action in plan.actions:
         to = f" -> {_where(action.placement)}" if action.placement else ""
         lines.append(f"  {action.verb} {action.job}{to}: {action.reason}")
+    lines += [f"  {c.service.id}: {c.event}, {c.reason}" for c in plan.changes if c.event]
     lines.append("pending")
     for job_id, reasons in sorted(plan.pending.items()):
         lines += [f"  {job_id}: {r.kind}: {r.detail}" for r in reasons]
@@ -153,10 +190,10 @@ def _where(placement: Placement) -> str:
 
 
 @pytest.mark.parametrize("scene", SCENES, ids=lambda s: s.__name__)
-def test_the_plan_is_the_recorded_one(scene: Callable[[], Scene]) -> None:
+def test_the_plan_is_the_recorded_one(scene: Callable[[], Scene | ServiceScene]) -> None:
     made = scene()
     snapshot = made.ledger.snapshot(made.now_s + 1.0)
-    plan = decide(snapshot, Policy())
+    plan = decide(snapshot, POLICY)
     assert check(snapshot, plan) == []
     path = HERE / f"{scene.__name__}.txt"
     if os.environ.get("SINGULARITY_GOLDEN") == "write":

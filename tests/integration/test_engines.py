@@ -19,8 +19,9 @@ from singularity.agent.checkpoint import find_criu, probe
 from singularity.agent.runtime.sandbox import Sandbox
 from singularity.cli import embedded
 from singularity.cli.fleet import Cluster, Fleet, Region
+from singularity.primitives.cooperation import Cooperation
 from singularity.primitives.messages import Report, Start, Stop
-from singularity.primitives.model import Cooperation, Engine, NodeId, Unable
+from singularity.primitives.model import Engine, NodeId, Unable
 from tests.integration.plain import run_plain
 from tests.integration.test_chaos import Story, elsewhere, results, runs
 

@@ -46,5 +46,6 @@ def test_the_storms_are_not_empty() -> None:
     verbs = {"resume", "checkpoint", "suspend", "migrate", "scale", "failover"}
     faults = {"crash", "restart", "isolate", "drain", "killed", "frozen", "lost", "hang", "hung"}
     orders = {"rebalance", "order-settle"}
-    wanted = verbs | faults | orders
+    services = {"wake", "rest", "scaled", "promoted", "reverted", "ended"}
+    wanted = verbs | faults | orders | services
     assert wanted <= seen, wanted - seen

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from singularity.agent.comparison import Comparison, Output, compare
-from singularity.primitives.model import Finding
+from singularity.primitives.findings import Finding
 
 STEP = 10
 

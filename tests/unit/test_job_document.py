@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from singularity.api.documents import seconds
 from singularity.api.schemas import JobDocument, read_job, schema, size_bytes
+from singularity.primitives.cooperation import Cooperation
 from singularity.primitives.errors import InvalidSpec
-from singularity.primitives.model import Cooperation, Engine, JobSpec, Kind, Tier
+from singularity.primitives.model import Engine, JobSpec, Kind, Tier
 
 _LEAST = {"name": "digits", "run": "python train.py --lr '1 2'"}
 
@@ -66,7 +67,7 @@ def test_checkpoints_are_taken_as_often_as_pays_unless_said_otherwise() -> None:
         ({"image": "torch:2"}, "container images are not run"),
         ({"secrets": ["key"]}, "secrets are not handed"),
         ({"memory": "8GiB"}, "shares of a device are not"),
-        ({"kind": "serve"}, "kind: serve is not run"),
+        ({"kind": "serve"}, "kind: serve is a service"),
         ({"limits": {"hang_after": "0s"}}, "limits.hang_after"),
         ({"checkpoint": {"every": None}}, "no interval"),
         ({"kind": "tarin"}, "kind"),

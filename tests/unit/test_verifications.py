@@ -7,12 +7,11 @@ from typing import Any
 from fleets import Planet, verbs
 
 from singularity.primitives.asides import shadow
+from singularity.primitives.findings import Certificate, Finding
 from singularity.primitives.messages import Cut, Report, Start
 from singularity.primitives.model import (
     Aside,
-    Certificate,
     Duty,
-    Finding,
     Intent,
     JobId,
     JobState,

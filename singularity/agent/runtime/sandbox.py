@@ -243,6 +243,11 @@ class Sandbox:
     def thaw(self) -> None:
         _signal(list(self._processes()), signal.SIGCONT)
 
+    def send(self, number: signal.Signals) -> None:
+        """Send it to the rank, if it runs."""
+        if (pid := self.pid) is not None:
+            _signal([pid], number)
+
     def kill(self) -> None:
         """Kill the rank and all it ever started, and wait until none is left. Idempotent.
 

@@ -145,12 +145,12 @@ def suspend(job: str, who: Submitter, serving: Serving) -> Json:
 
 @router.post("/jobs/{job}/resume", status_code=202)
 def resume(job: str, who: Submitter, serving: Serving) -> Json:
-    return _intend(serving, serving.store.find(who, job), Intent.RUN)
+    return _intend(serving, _no_replica(serving.store.find(who, job)), Intent.RUN)
 
 
 @router.post("/jobs/{job}/cancel", status_code=202)
 def cancel(job: str, who: Submitter, serving: Serving) -> Json:
-    found = serving.store.find(who, job)
+    found = _no_replica(serving.store.find(who, job))
     if found.state is JobState.CANCELLED or found.intent is Intent.CANCEL:
         return serving.store.view(found)
     return _intend(serving, found, Intent.CANCEL)
@@ -205,7 +205,20 @@ def _own_master(job: Job) -> Job:
     if job.spec.aside is not None:
         detail = f"{job.spec.name} verifies another job: it can be cancelled, and nothing else"
         raise IllegalTransition(detail, job=job.id, of=job.spec.aside.of)
-    return job
+    return _no_replica(job)
+
+
+def _no_replica(job: Job) -> Job:
+    """Raises IllegalTransition for a replica: what becomes of it is said by its service."""
+    if job.spec.serving is None:
+        return job
+    service = job.spec.serving.service
+    raise IllegalTransition(
+        f"{job.spec.name} is a replica of a service; scale, update or stop that: "
+        f"singularity service {service}",
+        job=job.id,
+        service=service,
+    )
 
 
 def _changed(serving: Services, job: Job) -> Json:

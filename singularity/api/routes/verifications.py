@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
-from singularity.api.applier import Submission
+from singularity.api.books import Submission
 from singularity.api.intake import new_ids
 from singularity.api.services import Serving, Submitter
 from singularity.api.views import Json

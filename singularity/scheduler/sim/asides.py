@@ -6,15 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from singularity.primitives.asides import shadow
-from singularity.primitives.model import (
-    TERMINAL,
-    Aside,
-    Certificate,
-    Finding,
-    Job,
-    JobId,
-    JobState,
-)
+from singularity.primitives.findings import Certificate, Finding
+from singularity.primitives.model import TERMINAL, Aside, Job, JobId, JobState
 
 from .physics import Ranks
 
@@ -27,7 +20,8 @@ _STEPS = 4
 def ask(world: World) -> None:
     """Somebody wants one job verified: at its newest checkpoint, or at one to be taken."""
     jobs = world.ledger.jobs()
-    found = sorted(j.id for j in jobs.values() if j.spec.aside is None and j.state not in TERMINAL)
+    own = [j for j in jobs.values() if j.spec.aside is None and j.spec.serving is None]
+    found = sorted(j.id for j in own if j.state not in TERMINAL)
     if not found:
         return
     job = jobs[found[int(world.rng.integers(len(found)))]]

@@ -122,7 +122,7 @@ class Machine:
                 node=state.node,
                 epoch=state.epoch,
                 acknowledged=state.seq,
-                reports=tuple(state.last.values()),
+                reports=tuple(map(self._answering, state.last.values())),
             )
             self.ask(partial(self.world.heartbeat, beat), partial(self._pulse, number, began_s))
         else:
@@ -208,7 +208,14 @@ class Machine:
             if settled:
                 self.handle(Forget(((report.job, report.incarnation),)))
 
-        self.ask(partial(self.world.record, report), forget)
+        self.ask(partial(self.world.record, self._answering(report)), forget)
+
+    def _answering(self, report: Report) -> Report:
+        """A replica answers as soon as it runs, for as long as its ranks are there."""
+        ranks = self.ranks.get(report.job)
+        if report.phase != "running" or ranks is None or ranks.gone or not ranks.start.serving:
+            return report
+        return report.model_copy(update={"endpoint": f"{self.node.id}:80"})
 
     def _perform(self, effect: Effect) -> None:
         match effect:

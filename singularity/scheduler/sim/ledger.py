@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
 
-from singularity.primitives import asides, verbs
+from singularity.primitives import asides, lending, verbs
 from singularity.primitives.drains import Drain, begun, booked, need_idle, standing
 from singularity.primitives.errors import Conflict, NotFound
 from singularity.primitives.faults import fault_of, gone, noted, reborn, steered
@@ -38,6 +38,8 @@ from singularity.scheduler.plan import Plan, admissible, perform
 from singularity.scheduler.resident import Resident
 from singularity.scheduler.snapshot import Snapshot
 
+from .services import MemoryServices
+
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -58,11 +60,12 @@ class _Noted(dict[K, V]):
         return found
 
 
-class MemoryLedger:
+class MemoryLedger(MemoryServices):
     """scheduler.ledger.Ledger in memory. Its snapshots follow what changed, as those of the control
     plane do."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._jobs: _Noted[JobId, Job] = _Noted()
         self._nodes: _Noted[NodeId, Node] = _Noted()
         self._resident = Resident()
@@ -82,10 +85,16 @@ class MemoryLedger:
         self._resident.apply((), [job for job in missing if job is not None])
         found = self._resident.snapshot(now_s, self._drains.values(), self._acknowledged_s)
         planned = sorted(self._maintenance.values(), key=lambda m: m.id)
-        return replace(found, maintenance=tuple(planned), rebalancing=self._rebalancing)
+        return replace(
+            found,
+            maintenance=tuple(planned),
+            rebalancing=self._rebalancing,
+            traffic=self.traffic(now_s),
+        )
 
     def commit(self, plan: Plan, now_s: float) -> dict[JobId, str]:
         rejected = {}
+        self._change(plan.changes)
         for action in sorted(plan.actions, key=lambda a: a.job):
             job = self._jobs[action.job]
             if why_not := admissible(job, action, self._nodes):
@@ -283,11 +292,16 @@ class MemoryLedger:
         if job.intent is Intent.CANCEL and changes.get("intent", Intent.CANCEL) != job.intent:
             raise Conflict(f"{job.spec.name} is being cancelled; submit it again", job=job_id)
         after = replace(job, version=job.version + 1, **changes)  # type: ignore[arg-type]
-        self._jobs[job_id] = accounted(job, after, now_s)
+        self._keep(job, after, now_s)
         return self._jobs[job_id]
 
+    def _keep(self, before: Job, after: Job, now_s: float) -> None:
+        after, ended = lending.repaid(accounted(before, after, now_s), now_s)
+        self._repay(after, ended)
+        self._jobs[after.id] = after
+
     def _write(self, before: Job, step: verbs.Step, now_s: float) -> None:
-        self._jobs[step.job.id] = accounted(before, step.job, now_s)
+        self._keep(before, step.job, now_s)
         aside = step.job.spec.aside
         if aside is not None and asides.certifies(before, step.job) and aside.of in self._jobs:
             subject = self._jobs[aside.of]

@@ -13,11 +13,13 @@ from singularity.scheduler.policy import Policy
 from . import asides
 from .ledger import MemoryLedger
 from .physics import Program
+from .requests import Requests, balanced
 from .world import Costs, World, fleet
 
 JOBS = 40
 NODES = 12
 DEVICES = 8
+SERVICES = 2
 FAULTS_UNTIL_S = 3_000.0
 PATIENCE_S = 60_000.0
 _FAULTS = (
@@ -56,16 +58,20 @@ def storm(seed: int, ledger: Ledger | None = None) -> World:
         for _ in range(times):
             world.at(float(rng.uniform(0, FAULTS_UNTIL_S)), partial(_fault, world, what))
     world.at(FAULTS_UNTIL_S, world.calm)
+    Requests(world, np.random.Generator(np.random.PCG64([seed, 2])), SERVICES, FAULTS_UNTIL_S)
     return world
 
 
 def survive(world: World) -> None:
     """Run it to the end; raises AssertionError where a law is broken."""
     world.run(PATIENCE_S, jobs=JOBS)
-    own = [j for j in world.ledger.jobs().values() if j.spec.aside is None]
+    jobs = list(world.ledger.jobs().values())
+    own = [j for j in jobs if j.spec.aside is None and j.spec.serving is None]
     left = {j.id: (j.state, j.message) for j in own if not _as_meant(j)}
     assert len(own) == JOBS and not left, left
     asides.all_told(world.ledger.jobs())
+    assert not world.ledger.services(), "a service has not ended"
+    balanced(jobs, world.ledger.loans())
     assert all(n.used == 0 for n in world.ledger.nodes().values()), "devices were never given back"
 
 

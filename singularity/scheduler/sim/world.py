@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
 from functools import partial
@@ -34,10 +34,12 @@ from singularity.primitives.model import (
     ShardImage,
 )
 from singularity.primitives.rebalancing import Rebalancing
+from singularity.primitives.serving import ServiceId
 from singularity.scheduler.decide import decide
 from singularity.scheduler.ledger import Ledger
 from singularity.scheduler.plan import Plan, check
 from singularity.scheduler.policy import Policy
+from singularity.scheduler.services import Amended, Service
 from singularity.scheduler.vigil import Vigil, observe, silent
 
 from .hands import Machine
@@ -128,7 +130,7 @@ class World:
     def run(self, until_s: float, jobs: int | None = None) -> None:
         """Run to `until_s`, or until `jobs` jobs have been submitted and all have ended."""
         while self._heap and self._heap[0][0] <= until_s:
-            if jobs is not None and len(self._durable) >= jobs and self.finished():
+            if jobs is not None and self.counts["submit"] >= jobs and self.finished():
                 return
             when_s, _, what = heapq.heappop(self._heap)
             self.clock.advance_to(when_s)
@@ -173,6 +175,18 @@ class World:
         self._durable[job.id] = 0
         self.note("submit", job.id)
 
+    def open_service(self, service: Service, replicas: Sequence[Job]) -> None:
+        self.ledger.open_service(service, replicas)
+        self._durable |= {job.id: 0 for job in replicas}
+        self.note("service", service.id, service.least, service.most)
+
+    def change_service(
+        self, service: ServiceId, what: str, change: Callable[[Service], Amended]
+    ) -> None:
+        self.ledger.change_service(service, what, change, self.now_s)
+        self._durable = dict.fromkeys(self.ledger.jobs(), 0) | self._durable
+        self.note(what, service)
+
     def tick(self) -> None:
         snapshot = self.ledger.snapshot(self.now_s)
         plan = decide(snapshot, self.policy)
@@ -180,11 +194,14 @@ class World:
         self.ledger.carry_out(plan.orders, self.now_s)
         for order in plan.orders:
             self.note(f"order-{type(order).__name__.lower()}", *astuple(order))
-        if plan.actions:
+        if plan.actions or plan.changes:
             self.after(self.costs.plan_s, partial(self._commit, plan))
 
     def _commit(self, plan: Plan) -> None:
         rejected = self.ledger.commit(plan, self.now_s)
+        for change in plan.changes:
+            if change.event:
+                self.note(change.event, change.service.id, change.reason)
         jobs = self.ledger.jobs()
         for action in plan.actions:
             verb = "rejected" if action.job in rejected else action.verb

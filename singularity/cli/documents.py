@@ -1,0 +1,27 @@
+"""Documents that people write, as they are sent."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import typer
+import yaml
+
+from singularity.primitives.errors import InvalidSpec
+
+from .client import Json
+
+
+def read(name: str) -> Json:
+    """A file of YAML or JSON, or standard input as `-`. Raises InvalidSpec, BadParameter."""
+    try:
+        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+        found = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"cannot read {name}: {error}") from error
+    except yaml.YAMLError as error:
+        raise InvalidSpec(f"{name} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict):
+        raise InvalidSpec(f"{name} must be a mapping of keys, as in `run: python train.py`")
+    return found

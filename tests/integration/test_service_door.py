@@ -1,0 +1,256 @@
+"""Services through the API: what owners ask, what routers are told and tell, what was borrowed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+from api_client import Agent, Api, Json, bearer
+
+from singularity.primitives.messages import Report, Reslot, Start, Stop
+from singularity.primitives.routing import BUCKETS, Table
+
+SPEC = {
+    "name": "cnn",
+    "kind": "serve",
+    "run": "python serve.py --port $PORT",
+    "devices": "cpu:1",
+    "replicas": {"min": 1, "max": 3},
+    "target": {"concurrency": 2},
+    "slo": {"wait_p99": "1s"},
+    "queue": {"most": 50, "timeout": "5s"},
+}
+
+
+def turn(api: Api, fleet: list[Agent]) -> None:
+    """One round, and what nodes say: replicas answer at once."""
+    api.schedule()
+    for agent in fleet:
+        for command in agent.letters():
+            known = {"job": command.job, "node": agent.node, "incarnation": command.incarnation}
+            match command:
+                case Start():
+                    port = f"{agent.node}:8000" if command.serving else ""
+                    agent.beat(Report(**known, phase="running", endpoint=port))
+                case Stop():
+                    agent.beat(Report(**known, phase="stopped"))
+                case Reslot():
+                    taken = {"resize": command.resize, "devices": command.devices}
+                    agent.beat(Report(**known, phase="running", **taken))
+
+
+def note(service: str, **changes: Any) -> Json:
+    return {"service": service, "revision": 1, "span_s": 1.0, **changes}
+
+
+def table(api: Api, token: str, after: int = 0) -> Table:
+    path = f"/v1/routers/us-east/table?after={after}"
+    return Table.model_validate(api.ok("GET", path, token=token))
+
+
+def tell(api: Api, token: str, *notes: Json, **more: Any) -> None:
+    api.ok("POST", "/v1/routers/us-east/loads", {"router": "r", "notes": notes, **more}, token)
+
+
+def test_a_service_from_its_making_to_its_end(api: Api, fleet: list[Agent]) -> None:
+    router = api.token("router")
+    empty = table(api, router)
+    assert empty.routes == ()
+    made = api.ok("POST", "/v1/services", SPEC)
+    assert made["replicas"]["wanted"] == 1 and made["condition"] == "starting"
+    for _ in range(2):
+        turn(api, fleet)
+    now = api.ok("GET", "/v1/services/cnn")
+    assert (now["condition"], now["replicas"]["ready"]) == ("serving", 1)
+
+    first = table(api, router, empty.version)
+    (route,) = first.routes
+    assert first.version > empty.version
+    assert (route.name, route.concurrency, route.queue_most, route.timeout_s) == ("cnn", 2, 50, 5.0)
+    (endpoint,) = route.endpoints
+    assert endpoint.address == "north-1:8000" and endpoint.region == "eu-north"
+    assert table(api, router).version == first.version, "nothing has changed"
+
+    waits = [30] + [0] * (BUCKETS - 1)
+    busy = note(made["id"], arrivals=30, done=30, busy=5.0, waits=waits, latencies=waits)
+    tell(api, router, busy)
+    for _ in range(3):
+        turn(api, fleet)
+    now = api.ok("GET", "/v1/services/cnn")
+    assert now["replicas"]["ready"] == 3
+    assert now["load"]["concurrency"] == 5.0 and now["load"]["rps"] == 30.0
+    assert now["slo"] == {"promise": "wait", "most_s": 1.0, "promised": 0.99, "attained": 1.0}
+    assert len(table(api, router, first.version).routes[0].endpoints) == 3
+
+    api.ok("DELETE", "/v1/services/cnn")
+    turn(api, fleet)
+    leaving = table(api, router).routes[0].endpoints
+    assert len(leaving) == 3 and all(e.leaving for e in leaving)
+    tell(api, router, leaving={e.job: 0 for e in leaving})
+    for _ in range(4):
+        turn(api, fleet)
+    assert table(api, router).routes == ()
+    assert api.ok("GET", "/v1/services")["items"] == []
+    assert api.ok("GET", f"/v1/services/{made['id']}")["condition"] == "ended"
+    told = [e["event"] for e in api.ok("GET", f"/v1/services/{made['id']}/events")["items"]]
+    assert told == ["made", "scaled", "ending", "ended"]
+    jobs = api.ok("GET", "/v1/jobs")["items"]
+    assert {j["state"] for j in jobs} == {"cancelled"}
+    again = api.ok("POST", "/v1/services", SPEC)
+    assert again["id"] != made["id"]
+
+
+def test_training_lends_and_gets_back(api: Api, fleet: list[Agent]) -> None:
+    router = api.token("router")
+    east = [a for a in fleet if a.register["region"] == "us-east"]
+    train = {"name": "train", "run": "python train.py", "devices": "cpu:4"}
+    train |= {"elastic": {"min": 1, "max": 4}, "place": {"regions": "us-east"}}
+    jobs = [api.ok("POST", "/v1/jobs", {**train, "name": f"train-{n}"})["id"] for n in range(2)]
+    turn(api, east)
+    place = {"regions": "us-east"}
+    made = api.ok("POST", "/v1/services", {**SPEC, "place": place})
+    for _ in range(5):
+        turn(api, east)
+    assert api.ok("GET", "/v1/services/cnn")["replicas"]["ready"] == 1
+    (loan,) = api.ok("GET", "/v1/loans")["items"]
+    assert loan["devices"] == 1 and loan["job"] in jobs and loan["until_s"] is None
+    assert loan["share"]["asked_s"] >= 0.0
+    borrowed = api.ok("GET", "/v1/services/cnn")["borrowed"]
+    assert borrowed == {"devices": 1, "from": [{"job": loan["job"], "devices": 1}]}
+    why = api.ok("GET", f"/v1/jobs/{loan['job']}/why")["reasons"]
+    assert any(r["kind"] == "lent" and "service cnn" in r["detail"] for r in why)
+
+    api.ok("POST", f"/v1/jobs/{loan['job']}/cancel")
+    for _ in range(3):
+        turn(api, east)
+    (over,) = api.ok("GET", f"/v1/loans?service={made['id']}")["items"]
+    assert over["until_s"] is not None and over["device_s"] > 0
+    assert api.ok("GET", f"/v1/loans?job={loan['job']}")["items"] == [over]
+    tell(api, router)
+
+
+def test_owners_rescale_and_update(api: Api, fleet: list[Agent]) -> None:
+    api.ok("POST", "/v1/services", SPEC)
+    for _ in range(2):
+        turn(api, fleet)
+    now = api.ok("PATCH", "/v1/services/cnn", {"replicas": {"min": 2, "max": 4}})
+    assert (now["replicas"]["min"], now["replicas"]["max"], now["replicas"]["wanted"]) == (2, 4, 2)
+    now = api.ok("PATCH", "/v1/services/cnn", {"target": {"rps": 7}})
+    assert now["target"] == {"rps": 7.0} and now["replicas"]["max"] == 4
+    better = {**SPEC, "run": "python better.py", "replicas": {"min": 2, "max": 4}}
+    tried = {"service": better, "canary": {"share": 0.5, "requests": 10}}
+    now = api.ok("POST", "/v1/services/cnn/updates", tried)
+    assert now["condition"] == "trying" and now["canary"]["revision"] == 2
+    for _ in range(3):
+        turn(api, fleet)
+    router = api.token("router")
+    (route,) = table(api, router).routes
+    assert (route.canary, route.canary_share) == (2, 0.5)
+    assert {e.revision for e in route.endpoints} == {1, 2}
+    tell(api, router, note(now["id"], revision=2, arrivals=10, done=4, failed=6))
+    turn(api, fleet)
+    now = api.ok("GET", "/v1/services/cnn")
+    assert now["canary"] is None and now["revision"] == 1
+    events = api.ok("GET", "/v1/services/cnn/events")["items"]
+    assert "taken back" in next(e["reason"] for e in events if e["event"] == "reverted")
+
+
+def refused(api: Api, status: int, **changes: Any) -> str:
+    body = {k: v for k, v in {**SPEC, **changes}.items() if v is not None}
+    found, answer = api.call("POST", "/v1/services", body)
+    assert found == status, answer
+    return str(answer["detail"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"replicas": {"min": 3, "max": 2}}, "min (3) is more than max (2)"),
+        ({"array": 4}, "array: a service has replicas"),
+        ({"elastic": {"min": 1, "max": 2}}, "elastic: a replica has its devices"),
+        ({"ranks": 2}, "ranks: a replica is one process"),
+        ({"target": {"concurrency": 1, "rps": 2}}, "say either concurrency or rps"),
+        ({"target": None}, "target"),
+        ({"slo": {"attainment": 0.9}}, "say either wait_p99 or latency_p99"),
+        ({"env": {"PORT": "1"}}, "PORT is ours"),
+        ({"replica": 3}, "did you mean 'replicas'?"),
+        ({"kind": "train"}, "kind"),
+        ({"health": "healthz"}, "health"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(api: Api, changes: dict[str, Any], said: str) -> None:
+    assert said in refused(api, 422, **changes)
+
+
+def test_more_than_the_fleet_could_ever_hold_is_refused_with_numbers(
+    api: Api, fleet: list[Agent]
+) -> None:
+    told = refused(api, 422, replicas={"min": 13, "max": 20})
+    assert "13 replicas of 1 cpu" in told and "at most 12" in told
+    told = refused(api, 422, replicas={"min": 4, "max": 4}, devices="cpu:3")
+    assert "at most 3" in told
+    assert "largest gang that fits has 4" in refused(api, 422, devices="cpu:5")
+    api.ok("POST", "/v1/services", SPEC)
+    status, answer = api.call("PATCH", "/v1/services/cnn", {"replicas": {"min": 13, "max": 13}})
+    assert status == 422 and "at most 12" in answer["detail"]
+
+
+def test_names_keys_and_projects(api: Api, fleet: list[Agent]) -> None:
+    made = api.ok("POST", "/v1/services", SPEC, idempotency_key="k")
+    assert api.ok("POST", "/v1/services", SPEC, idempotency_key="k")["id"] == made["id"]
+    status, answer = api.call(
+        "POST", "/v1/services", {**SPEC, "tier": "basic"}, idempotency_key="k"
+    )
+    assert status == 409 and answer["type"].endswith("idempotency-mismatch")
+    status, answer = api.call("POST", "/v1/services", SPEC)
+    assert status == 409 and "already" in answer["detail"]
+    status, answer = api.call("GET", "/v1/services/cn")
+    assert status == 404 and answer["near"] == ["cnn"]
+    other = api.token("submitter", "elsewhere")
+    assert api.call("GET", "/v1/services/cnn", token=other)[0] == 404
+    assert api.ok("GET", "/v1/services", token=other)["items"] == []
+
+
+def test_a_replica_is_steered_by_its_service_only(api: Api, fleet: list[Agent]) -> None:
+    made = api.ok("POST", "/v1/services", SPEC)
+    turn(api, fleet)
+    job = made["replicas"]["items"][0]["job"] if made["replicas"]["items"] else None
+    job = job or api.ok("GET", "/v1/services/cnn")["replicas"]["items"][0]["job"]
+    for verb in ("cancel", "suspend", "resume"):
+        status, answer = api.call("POST", f"/v1/jobs/{job}/{verb}")
+        assert status == 409 and "replica of a service" in answer["detail"]
+    status, answer = api.call("POST", "/v1/jobs", SPEC)
+    assert status == 422 and "POST /v1/services" in answer["detail"]
+
+
+def test_only_routers_come_in_by_their_doors_and_by_no_other(api: Api) -> None:
+    router = api.token("router")
+    for role in ("viewer", "admin"):
+        token = api.token(role)
+        assert api.call("GET", "/v1/routers/eu/table", token=token)[0] == 403
+        assert api.call("POST", "/v1/routers/eu/loads", {"router": "r"}, token)[0] == 403
+    for path in ("/v1/jobs", "/v1/services", "/v1/nodes", "/v1/tokens"):
+        assert api.call("GET", path, token=router)[0] == 403
+    assert api.call("POST", "/v1/routers/eu/loads", {"router": "r"}, router)[0] == 204
+    unknown = {"router": "r", "notes": [note("nobody")]}
+    assert api.call("POST", "/v1/routers/eu/loads", unknown, router)[0] == 204
+
+
+def test_a_router_that_waits_is_answered_when_something_changes(
+    api: Api, fleet: list[Agent]
+) -> None:
+    router = api.token("router")
+    first = table(api, router)
+    url = str(api.http.base_url)
+    with httpx.Client(base_url=url, headers=bearer(router), timeout=20.0) as http:
+        request = http.build_request("GET", f"/v1/routers/eu/table?after={first.version}")
+        api.ok("POST", "/v1/services", SPEC)
+        found = Table.model_validate(http.send(request).json())
+    assert found.version == first.version + 1 and len(found.routes) == 1
+
+
+def test_the_document_has_a_schema(api: Api) -> None:
+    found = api.ok("GET", "/v1/schema/service")
+    assert {"name", "run", "kind", "target"} <= set(found["required"])
+    assert found["additionalProperties"] is False
