@@ -3,7 +3,6 @@ store, to be handed over."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -192,7 +191,6 @@ class Images:
                 if rank not in woken:
                     return self.handovers.adopt(start, rank)
                 found, page = woken.pop(rank), self.layout.page(start.job, rank)
-                page.unlink(missing_ok=True)
                 found.page.rename(page)
                 found.sandbox.rename(self.layout.sandbox(start, rank))
                 found.sandbox.thaw()
@@ -235,10 +233,12 @@ class Images:
         for rank, sandbox in ranks.items():
             page = self.layout.page(ref.job, rank)
             kept = page.with_name(f"{page.stem}.{ref.incarnation}.standing")
-            kept.unlink(missing_ok=True)
-            os.link(page, kept)
+            page.rename(kept)  # not a link: a dump finds the page by the name that it was mapped by
             standing[rank] = Standing(sandbox, kept)
-        return self.recent.stand(ref.job, ref.cut, standing)
+        stands = self.recent.stand(ref.job, ref.cut, standing)
+        for one in () if stands else standing.values():
+            one.page.unlink(missing_ok=True)
+        return stands
 
     def _woken(self, start: Start, holders: Mapping[int, ShardImage]) -> dict[int, Standing]:
         """Ranks that have only to be woken, for it is here that this very cut released them. What
