@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -165,8 +165,8 @@ class Images:
 
     @contextmanager
     def fetched(self, start: Start) -> Iterator[Fetched]:
-        """Bring the images of `start`'s ranks here, every byte verified. They are gone with the
-        context.
+        """Bring the images of `start`'s ranks here, every byte verified that has left this node's
+        memory. Those that stand here need none. They are gone with the context.
 
         Raises ImageCorrupt, ImageUnfit when this node's processors cannot run one, or RestoreFailed
         when no image holds a rank.
@@ -273,7 +273,8 @@ class Images:
         for rank, copy in copies.items():
             near = known.get(rank)
             if near is not None and (near.key, near.digest) == (key, shard.digest):
-                link(near.path, copy.path)
+                with suppress(OSError):  # then it is not whole
+                    link(near.path, copy.path)
         linked = {rank: copy for rank, copy in copies.items() if copy.path.exists()}
         whole = self.store.whole(linked, vault) if linked else frozenset()
         rest = {rank: target for rank, target in targets.items() if rank not in whole}
