@@ -141,7 +141,7 @@ def test_patches_do_not_pile_up(world: World) -> None:
     memory = heap()
     for cut in range(1, 8):
         world.save(cut, [memory])
-        assert world.deepest(cut) <= 1, "without a copy, over what stands alone"
+        assert world.deepest(cut) <= 2
         memory = touched(memory, cut)
     world.check(7)
 
@@ -152,7 +152,7 @@ def test_nor_do_they_beside_a_copy(world: World) -> None:
         world.save(cut, [memory], beside=cut - 1)
         depths.append(world.deepest(cut))
         memory = touched(memory, cut, pages=16)
-    assert max(depths) == 4 and depths[-1] < 4
+    assert max(depths) == 4 and 2 in depths[5:], "it begins anew nearer to the ground"
     for cut in range(1, 12):
         world.check(cut)
 
