@@ -8,6 +8,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -118,6 +119,18 @@ def test_what_was_never_packed_is_damaged_or_of_the_right_size(data: bytes, size
         except Damaged:
             pass
     assert unpack(pack(data), len(data)) == data
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 600_000), st.booleans(), st.integers())
+def test_noise_is_stored_as_it_is_and_weights_are_compressed(
+    size: int, weights: bool, seed: int
+) -> None:
+    draw = np.random.default_rng(abs(seed))
+    data = draw.standard_normal(size // 4, np.float32).tobytes() if weights else draw.bytes(size)
+    packed = pack(data)
+    assert unpack(packed, len(data)) == data
+    assert len(packed) < len(data) * (0.95 if weights and size > 50_000 else 1.0) + 40
 
 
 def test_ranks_that_are_much_alike_take_little_more_room_than_one(world: World) -> None:
