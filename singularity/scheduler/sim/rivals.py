@@ -139,8 +139,8 @@ class _Pool:
         self._rival, self._restart_s = rival, 0.0 if rival.free_restart else restart_s
         jobs = trace.jobs
         self._run = Run(rival.name, devices, [Outcome(job) for job in jobs])
-        self._came_s = np.array([job.at_s for job in jobs])
-        self._work_s = np.array([job.work_s for job in jobs])
+        self._came_s = np.array([float(job.at_s) for job in jobs])
+        self._work_s = np.array([float(job.work_s) for job in jobs])
         self._wants = np.array([float(job.devices) for job in jobs])
         self._left_s, self._holds = self._work_s.copy(), np.zeros(len(jobs))
         self._served_s, self._owes_s = np.zeros(len(jobs)), np.zeros(len(jobs))
