@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,6 @@ from singularity.primitives.model import Job, JobId, JobSpec, JobState, NodeId, 
 from singularity.primitives.pace import noted
 from singularity.primitives.service import Pace
 from singularity.scheduler.goodput import PRIOR, exponent, worth
-import itertools
 
 
 def job(held: int = 4, **changes: Any) -> Job:
