@@ -132,7 +132,7 @@ class Draft:
 
     def untouched(self, state: JobState) -> list[Job]:
         """Jobs in `state` without an action yet, in id order."""
-        return [j for j in self._in.get(state, ()) if not self.touched(j)]
+        return [j for j in self._in.get(state, ()) if j.id not in self._actions]
 
     def can_cut(self, job: Job) -> bool:
         """May a checkpoint of the job begin now? One at a time, and of whole gangs only."""
