@@ -55,12 +55,17 @@ def _admit(draft: Draft, job: Job, waiting: Waiting, policy: Policy) -> None:
     if reasons := not_yet(draft.snapshot, job):
         draft.explain(job, reasons)
         return
+    kind = _kind(job)
+    if told := draft.findings.told.get(kind):  # one like it has just been found to wait
+        draft.explain(job, told)
+        waiting.add(job)
+        return
     ahead = waiting.before(draft, job, Tier(job.tier - 1)) if job.tier else None
     if ahead is None and _start(draft, job, promised(job)):
         return
     if ahead is not None:
         detail = f"{ahead.spec.name} ({ahead.tier.name.lower()}) is before it and waits too"
-        draft.explain(job, (Reason("order", detail),))
+        told = (Reason("order", detail),)
     else:
         wide, narrow = _attempts(job, promised(job))
         made = reclaim(draft, job, wide, policy)
@@ -68,8 +73,19 @@ def _admit(draft: Draft, job: Job, waiting: Waiting, policy: Policy) -> None:
             if _start(draft, job, 0):
                 return
             made = reclaim(draft, job, narrow, policy)
-        draft.explain(job, (*lacking(draft, job), Reason("reclaim", made.told)))
+        told = (*lacking(draft, job), Reason("reclaim", made.told))
+    draft.explain(job, told)
     waiting.add(job)
+    if ahead is not None or not made.comes:
+        draft.findings.told[kind] = told
+
+
+def _kind(job: Job) -> Hashable:
+    """Of two that are the same in this, none fits where the one before in the queue did not, and
+    nobody gives way for it."""
+    spec = job.spec
+    alone = job.id if spec.topology.apart else ""
+    return alike(job), job.tier, job.devices, spec.devices_min, spec.ranks, alone
 
 
 def _attempts(job: Job, least: int) -> tuple[list[int], list[int]]:
