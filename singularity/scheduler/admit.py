@@ -58,7 +58,7 @@ def _admit(draft: Draft, job: Job, waiting: Waiting, policy: Policy) -> None:
     kind = _kind(job)
     if told := draft.findings.told.get(kind):  # one like it has just been found to wait
         draft.explain(job, told)
-        waiting.add(job)
+        waiting.jobs.append(job)  # of a kind that is known
         return
     ahead = waiting.before(draft, job, Tier(job.tier - 1)) if job.tier else None
     if ahead is None and _start(draft, job, promised(job)):
