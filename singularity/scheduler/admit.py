@@ -12,7 +12,7 @@ from .explain import lacking
 from .placement import alike, find, may, sizes
 from .plan import Action, Draft, Reason, Verb
 from .policy import Policy
-from .queueing import not_yet, promised, queue
+from .queueing import level, not_yet, promised, queue
 from .reclaim import reclaim
 
 
@@ -55,7 +55,7 @@ def _admit(draft: Draft, job: Job, waiting: Waiting, policy: Policy) -> None:
     if reasons := not_yet(draft.snapshot, job):
         draft.explain(job, reasons)
         return
-    kind = _kind(job)
+    kind = _kind(draft, job, policy)
     if told := draft.findings.told.get(kind):  # one like it has just been found to wait
         draft.explain(job, told)
         waiting.jobs.append(job)  # of a kind that is known
@@ -80,12 +80,12 @@ def _admit(draft: Draft, job: Job, waiting: Waiting, policy: Policy) -> None:
         draft.findings.told[kind] = told
 
 
-def _kind(job: Job) -> Hashable:
-    """Of two that are the same in this, none fits where the one before in the queue did not, and
-    nobody gives way for it."""
-    spec = job.spec
+def _kind(draft: Draft, job: Job, policy: Policy) -> Hashable:
+    """Of two that are the same in this, the second fits nowhere if the first did not, and nobody
+    gives way for it."""
+    spec, had = job.spec, level(job, draft.snapshot.now_s, policy)
     alone = job.id if spec.topology.apart else ""
-    return alike(job), job.tier, job.devices, spec.devices_min, spec.ranks, alone
+    return alike(job), job.tier, had, job.devices, spec.devices_min, spec.ranks, alone
 
 
 def _attempts(job: Job, least: int) -> tuple[list[int], list[int]]:

@@ -45,6 +45,17 @@ def test_who_was_served_little_goes_before_who_was_served_for_long() -> None:
     assert first == 41 * hour + 10.0
 
 
+def test_our_rule_on_the_pool_serves_tiers_then_who_had_least() -> None:
+    hour = 3600.0
+    jobs = [
+        Arrival("long", 0.0, 3 * hour, 1, 1, tier=Tier.BASIC),
+        Arrival("short", 2 * hour, 60.0, 1, 1, tier=Tier.BASIC),
+        Arrival("urgent", 2 * hour, 600.0, 1, 1, tier=Tier.PREMIUM),
+    ]
+    found = Trace("t", tuple(jobs))
+    assert ended("levels", found, 1) == [3 * hour + 660 + 10, 2 * hour + 660, 2 * hour + 600]
+
+
 def test_all_have_as_much_as_can_be() -> None:
     found = trace((0, 100, 4), (0, 100, 1))
     assert ended("maxmin", found, 4) == [pytest.approx(100 + 100 / 4), pytest.approx(100)]
