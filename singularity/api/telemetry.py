@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -64,7 +64,8 @@ class Meter:
         with self._lock:
             self._requests[method, str(status)] += 1
 
-    def scrape(self, engine: Engine) -> str:
+    def scrape(self, engine: Engine, more: Sequence[Metric] = ()) -> str:
+        """With `more` that others have measured."""
         found = _ask(engine)
         wrong = sum(value for _, value in found[-1].samples)
         with self._lock:
@@ -83,7 +84,7 @@ class Meter:
                 (({}, violations),),
             ),
         ]
-        return render([*found, *ours])
+        return render([*found, *more, *ours])
 
 
 def render(metrics: Iterable[Metric]) -> str:
