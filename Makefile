@@ -66,7 +66,7 @@ demo: $(STAMP) criu  ## a planet on this machine, a real training job, and what 
 demo-drain: $(STAMP) criu  ## a region drained under six trainings, by plan; then half of a drain, aborted
 	$(BIN)/python -m examples.drain.demo
 
-demo-inference: $(STAMP)  ## a service whose load rises tenfold, and the training that lends it devices
+demo-inference: $(STAMP) criu  ## a service whose load rises tenfold, and the training that lends it devices
 	$(BIN)/python examples/inference/demo.py
 
 storm: $(STAMP)  ## SEEDS=50 simulated planets under faults

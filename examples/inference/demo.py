@@ -41,7 +41,7 @@ DEVICE_MS: Final = 100  # least time of an answer
 LOW, HIGH = 4.0, 44.0  # requests a second
 # A day in two minutes: what is remembered of a peak fades in seconds and not in hours.
 POLICY: Final = {"grow_after_s": "1", "scale_memory_s": "20", "scale_down_after_s": "8"}
-CURVE: Final = ((0, LOW), (15, LOW), (22, HIGH), (60, HIGH), (65, LOW))
+CURVE: Final = ((0, LOW), (10, LOW), (30, HIGH), (65, HIGH), (70, LOW))
 console = Console(width=min(150, max(110, Console().width)))
 Json = dict[str, Any]
 
@@ -111,7 +111,9 @@ class Story:
     def serve(self) -> None:
         document = yaml.safe_load((HERE / "service.yaml").read_text())
         script = [sys.executable, str(HERE / "serve.py"), "--port", "$PORT"]
-        document["run"] = [*script, "--device-ms", str(DEVICE_MS)]
+        weights = self.root / "weights.pt"
+        subprocess.run([sys.executable, str(HERE / "serve.py"), "--keep", str(weights)], check=True)
+        document["run"] = [*script, "--device-ms", str(DEVICE_MS), "--weights", str(weights)]
         self.call("POST", "services", document)
         self.until("a replica", lambda: self.service()["condition"] == "serving", 90)
         self.say("a service has a replica that answers")
@@ -142,7 +144,8 @@ class Story:
     def finish(self) -> None:
         self.say("the load is over; the training goes on to its end")
         self.call("DELETE", "services/digits-cnn")
-        self.until("the end of the training", lambda: self.job()["state"] != "running", 300)
+        ended = ("succeeded", "failed", "cancelled")
+        self.until("the end of the training", lambda: self.job()["state"] in ended, 300)
         job = self.job()
         if job["state"] != "succeeded":
             raise SystemExit(f"the training did not succeed: {job['message']}")
@@ -171,8 +174,8 @@ def tell(root: Path, run: Run, epochs: int, span_s: float) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=160)
-    parser.add_argument("--span", type=float, default=130.0, help="seconds of load")
+    parser.add_argument("--epochs", type=int, default=200)
+    parser.add_argument("--span", type=float, default=110.0, help="seconds of load")
     parser.add_argument("--png", type=Path, default=ROOT / "var" / "inference.png")
     args = parser.parse_args()
     runs = [Run("training lends", True), Run("training does not lend", False)]

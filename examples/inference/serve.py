@@ -2,7 +2,8 @@
 
 It knows nothing of Singularity: `PORT=8000 python serve.py` serves too, and
 `curl -d '{"pixels": [0, 0, ...]}' localhost:8000/classify` (64 numbers from 0 to 16) is answered
-with the digit. Without --weights (of examples/digits/train.py) it learns for a moment first.
+with the digit. Without --weights, of examples/digits/train.py or kept by --keep, it learns for a
+moment first.
 """
 
 import argparse
@@ -15,7 +16,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
 
 PIXELS = 64
@@ -81,6 +81,8 @@ def cnn(width: int) -> nn.Module:
 
 
 def learned(epochs: int = 2) -> nn.Module:
+    from sklearn.datasets import load_digits  # slow to import, and not needed with weights
+
     torch.manual_seed(0)
     digits = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
@@ -105,6 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=int(os.environ.get("PORT", "8000")))
     parser.add_argument("--weights", type=Path)
+    parser.add_argument("--keep", type=Path, help="learn, write weights there, and end")
     parser.add_argument(
         "--device-ms",
         type=float,
@@ -113,6 +116,9 @@ def main() -> None:
     )
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.keep:
+        torch.save(learned().state_dict(), args.keep)
+        return
     Digits.model = loaded(args.weights) if args.weights else learned()
     Digits.device_s = args.device_ms / 1000
     server = Server(("", args.port), Digits)

@@ -28,6 +28,7 @@ from .routes import (
     tokens,
     verifications,
 )
+from .service_metrics import service_metrics
 from .services import Overseer, Services, Serving, Viewer
 from .settings import Settings
 from .telemetry import Meter
@@ -95,10 +96,11 @@ def create_app(settings: Settings) -> FastAPI:
         return PlainTextResponse("ok")
 
     @app.get("/metrics", include_in_schema=False)
-    def metrics(_: Overseer, serving: Serving) -> PlainTextResponse:
-        return PlainTextResponse(
-            meter.scrape(serving.engine), media_type="text/plain; version=0.0.4"
-        )
+    def metrics(who: Overseer, serving: Serving) -> PlainTextResponse:
+        offered = serving.offered.services(who)
+        measured = serving.offered.standings(offered, serving.clock.now_s()) if offered else []
+        text = meter.scrape(serving.engine, service_metrics(measured))
+        return PlainTextResponse(text, media_type=METRICS_TYPE)
 
     @app.get("/v1/openapi.json", include_in_schema=False)
     def openapi(_: Viewer) -> dict[str, Any]:

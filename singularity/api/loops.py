@@ -48,9 +48,10 @@ def run_schedule(settings: Settings, stop: threading.Event) -> None:
 
     def tick() -> None:
         began_s = time.monotonic()
-        round_of_scheduling(ledger, policy, clock)
+        done = round_of_scheduling(ledger, policy, clock)
         stop.wait(min(time.monotonic() - began_s, _TICK_S))  # half of a core is for the others
-        bell.wait(_TICK_S)
+        if done == 0:  # what follows from a decision is decided at once
+            bell.wait(_TICK_S)
 
     _lead(lease, tick, stop)
 

@@ -122,7 +122,10 @@ def _fate(draft: Draft, job: Job, order: Drain, policy: Policy) -> Fate:
         case JobState.RUNNING if job.spec.aside is not None:
             return Fate(How.SUSPEND, "a verification ends where its node is drained")
         case JobState.RUNNING | JobState.STARTING:
-            return evacuate.fate(draft, job, order, policy)
+            found = evacuate.fate(draft, job, order, policy)
+            if job.spec.serving is not None and found.how is How.MOVE:
+                return replace(found, reason="it rests when another answers in its place")
+            return found
         case _:
             return Fate(How.SUSPEND, "it is leaving its devices already")
 

@@ -209,7 +209,7 @@ def _replace(draft: Draft, pool: _Pool, count: int, spare: int, policy: Policy) 
     old = [j for j in pool.awake() if _revision(j) < service.revision or draining(draft, j)]
     old = [j for j in old if not draft.touched(j)]
     surplus = ready + sum(map(replicas.ready, old)) - count
-    leaving = any(j.leaving_at_s is not None for j in pool.jobs)
+    leaving = any(j.intent is Intent.HOLD and j.state in ACTIVE for j in pool.jobs)
     quiet = ready == len(good) and spare == pool.spare and not leaving
     for job in sorted(old, key=lambda j: _dispensable(j, pool.short)):
         where = ", ".join(draining(draft, job))

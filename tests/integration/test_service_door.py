@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
-from api_client import Agent, Api, Json, bearer
+from api_client import ADMIN, Agent, Api, Json, bearer
 
 from singularity.primitives.messages import Report, Reslot, Start, Stop
 from singularity.primitives.routing import BUCKETS, Table
@@ -82,6 +82,9 @@ def test_a_service_from_its_making_to_its_end(api: Api, fleet: list[Agent]) -> N
     assert now["load"]["concurrency"] == 5.0 and now["load"]["rps"] == 30.0
     assert now["slo"] == {"promise": "wait", "most_s": 1.0, "promised": 0.99, "attained": 1.0}
     assert len(table(api, router, first.version).routes[0].endpoints) == 3
+    told = api.http.get("/metrics", headers=bearer(ADMIN)).text
+    assert 'singularity_service_replicas_ready{project="default",service="cnn"} 3' in told
+    assert 'singularity_service_slo_attained{project="default",service="cnn"} 1' in told
 
     api.ok("DELETE", "/v1/services/cnn")
     turn(api, fleet)

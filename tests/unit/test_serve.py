@@ -306,6 +306,18 @@ def test_a_new_revision_takes_over_without_a_gap() -> None:
     assert {j.spec.run for j in scene.replicas()} == {("better",)}, "the old ones are no more"
 
 
+def test_a_roll_at_its_most_ends_though_replicas_have_rested_before() -> None:
+    scene = ServiceScene()
+    scene.serve(service(most=4))
+    scene.go(10, busy=3.8)
+    scene.go(100, busy=0.8)
+    scene.rescale(2, 2)
+    scene.go(10, busy=0.8)
+    scene.update("better", None)
+    scene.go(60, busy=0.8)
+    assert {j.spec.run for j in scene.replicas()} == {("better",)}
+
+
 def tried(requests: int = 100) -> ServiceScene:
     scene = ServiceScene()
     scene.serve(service(least=2, most=4, slo=SLO))

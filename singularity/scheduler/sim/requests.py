@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 SPAN_S: Final = 5.0  # between two posts of a router; a real one posts each second
 _SERVICE_S: Final = 0.5  # that a replica is busy with one request
 _QUIET_S: Final = 1_200.0  # after the last fault, until a service must have what it always has
+_PLANNED_S: Final = 15.0  # from a plan until it is carried out, at most
 _AT_ONCE: Final = 2
 _SERVER: Final = Program(steps=1_000_000_000, step_s=60.0, free=True)
 _REGIONS: Final = ("eu", "us")
@@ -62,7 +63,7 @@ class Requests:
     ) -> None:
         self._world, self._rng, self._made = world, rng, 0
         self._queued: dict[tuple[str, ServiceId], int] = {}
-        self._most: dict[ServiceId, int] = {}
+        self._bounds: dict[ServiceId, tuple[int, float, int]] = {}
         for number in range(services):
             name = ServiceId(f"s{number}")
             at_s = float(rng.uniform(0.0, 1_000.0))
@@ -175,15 +176,21 @@ class Requests:
     # -- the laws --------------------------------------------------------------------------------
 
     def _laws(self) -> None:
-        """At all times: no more than its most, unless its owner said fewer a moment ago; and what
-        jobs lend is never more than they lack."""
-        jobs = self._world.ledger.jobs().values()
+        """At all times: no more than its most, once a plan that was made before its owner said
+        fewer is carried out; and what jobs lend is never more than they have asked for."""
+        jobs, now_s = self._world.ledger.jobs().values(), self._world.now_s
         for service in self._world.ledger.services():
             mine = [j for j in jobs if j.spec.serving and j.spec.serving.service == service.id]
-            there = sum(j.state in ACTIVE or j.intent is Intent.RUN for j in mine if _lives(j))
-            most = max(service.most, self._most.get(service.id, 0))
-            assert there <= most, f"{service.id} has {there} replicas, and may have {service.most}"
-            self._most[service.id] = there
+            lives = [j for j in mine if j.state not in TERMINAL]
+            there = sum(j.state in ACTIVE or j.intent is Intent.RUN for j in lives)
+            said, since_s, before = self._bounds.get(service.id, (service.most, now_s, there))
+            if said != service.most:
+                since_s = now_s
+            late = now_s - since_s > _PLANNED_S
+            assert there <= max(service.most, before) or not late, (
+                f"{service.id} has {there} replicas, and may have {service.most}"
+            )
+            self._bounds[service.id] = (service.most, since_s, there)
         for job in jobs:
             lent = sum(loan.devices for loan in job.loans)
             assert lent <= job.devices, f"{job.id} lends {lent} of {job.devices}"
@@ -217,7 +224,3 @@ def _rate(name: ServiceId, now_s: float) -> float:
     if phase > 1_100.0:
         return 0.0
     return float(30.0 * max(0.05, np.sin(phase / 1_100.0 * np.pi)) ** 2)
-
-
-def _lives(job: Job) -> bool:
-    return job.state not in TERMINAL

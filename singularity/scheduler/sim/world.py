@@ -198,10 +198,13 @@ class World:
             self.after(self.costs.plan_s, partial(self._commit, plan))
 
     def _commit(self, plan: Plan) -> None:
+        versions = {service.id: service.version for service in self.ledger.services()}
         rejected = self.ledger.commit(plan, self.now_s)
         for change in plan.changes:
-            if change.event:
-                self.note(change.event, change.service.id, change.reason)
+            after = change.service
+            if versions.get(after.id) == after.version - 1:
+                versions[after.id] = after.version
+                self.note(change.event or "sized", after.id, change.reason)
         jobs = self.ledger.jobs()
         for action in plan.actions:
             verb = "rejected" if action.job in rejected else action.verb
