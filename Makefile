@@ -99,7 +99,7 @@ lock: $(STAMP)  ## pin anew what pyproject.toml asks for
 	@sed -n '/^#/!q;p' requirements.lock > .venv/lock.head
 	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header \
-	  --unsafe-package torch --extra dev --extra examples --output-file .venv/lock.body pyproject.toml
+	  --unsafe-package torch --extra dev --extra examples --extra plot --output-file .venv/lock.body pyproject.toml
 	@{ cat .venv/lock.head; sed '/^# The following packages/,$$d; /^# WARNING/,$$d' .venv/lock.body; } > requirements.lock
 
 clean:  ## everything that was made here

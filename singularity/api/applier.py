@@ -200,7 +200,7 @@ class SqlLedger(SqlDuties, SqlServices):
                 books.flush()
                 db.execute(delete(t.outbox).where(t.outbox.c.node == node.id))
                 db.execute(delete(t.node_log).where(t.node_log.c.node == node.id))
-                node = reborn(books.nodes[node.id], now_s)
+                node = reborn(books.nodes[node.id], now_s, held=node.used > 0)
             told = {"address": register.address, "devices": register.devices}
             node = replace(node, heard_s=now_s, rack=register.rack, **told)  # type: ignore[arg-type]
             books.put(node)

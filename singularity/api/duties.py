@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from sqlalchemy import Connection, Engine, delete, select, update
 
+from singularity.primitives.drains import need_idle
 from singularity.primitives.errors import Conflict, NotFound
 from singularity.primitives.faults import steered
 from singularity.primitives.health import Quarantine
@@ -38,7 +39,7 @@ class SqlDuties(SqlDrains, SqlMaintenance, SqlRebalancing):
     def set_duty(self, scope: Scope, duty: Duty, now_s: float, by: By = PLANE) -> list[NodeId]:
         """Cordon or put back what is in `scope`; the nodes that it concerns."""
         with self._engine.begin() as db:
-            before = _inside(db, scope)
+            before = drains.inside(db, scope)
             found = drains.set_duty(db, scope, duty)
             verb = "cordon" if duty is Duty.CORDONED else "uncordon"
             for node in before if by is not PLANE else ():
@@ -72,18 +73,16 @@ class SqlDuties(SqlDrains, SqlMaintenance, SqlRebalancing):
                     self._guard(db)
                 _carry_out(db, order, now_s)
 
-    def remove_node(self, node: NodeId, now_s: float, quiet_s: float, by: By) -> None:
-        """Forget a node that nothing runs on, and its cluster and region with the last of theirs.
-        Raises NotFound, and Conflict, saying what to do, when it is still of use, or was heard
-        within `quiet_s`."""
+    def remove_node(self, node: NodeId, now_s: float, quiet_s: float, by: By = PLANE) -> None:
+        """See scheduler.ledger.Ledger."""
         with self._engine.begin() as db:
             found = _locked(db, node)
             jobs = db.execute(select(t.shard.c.job).where(t.shard.c.node == node)).scalars().all()
-            if why_not := _in_use(found, len(jobs), now_s - quiet_s):
-                raise Conflict(f"{node} {why_not}", node=node, jobs=sorted(map(str, jobs)))
+            need_idle(found, len(jobs), now_s - quiet_s)
+            gone = replace(by, reason=f"{node} is removed")
             for order in drains.in_force(db):
                 if order.scope == Scope(ScopeKind.NODE, node):
-                    drains.closed(db, order.id, replace(by, reason=f"{node} is removed"), now_s)
+                    drains.closed(db, order.id, gone, now_s)
             _forget(db, found, now_s)
             before = {"region": found.region, "cluster": found.cluster, "devices": found.devices}
             note(db, Deed("remove", f"node/{node}", before, {}), by, now_s)
@@ -121,10 +120,6 @@ _NO_WAY_BACK = {
     "remove": "a node comes back by joining again: start its agent",
     "acknowledge": "what was evicted since then is gone",
 }
-
-
-def _inside(db: Connection, scope: Scope) -> list[Node]:
-    return [n for n in load_nodes(db, select(t.node).order_by(t.node.c.id)) if scope.holds(n)]
 
 
 def _locked(db: Connection, node: NodeId) -> Node:
@@ -168,17 +163,6 @@ def _carry_out(db: Connection, order: Order, now_s: float) -> None:
             drains.closed(db, drain_id, replace(PLANE, reason=reason), now_s)
         case Settle(rebalancing, reason):
             settled(db, rebalancing, replace(PLANE, reason=reason), now_s)
-
-
-def _in_use(node: Node, jobs: int, since_s: float) -> str:
-    """Why a node may not be removed, and what to do; "" if it may."""
-    if not node.lost and node.duty is not Duty.DRAINING:
-        return f"may get work at any time; drain it first: singularity drain node/{node.id}"
-    if jobs:
-        return f"still has {jobs} jobs; wait until they have left: singularity drains --watch"
-    if not node.lost and node.heard_s > since_s:
-        return "is still heard of and would join again; stop its agent first"
-    return ""
 
 
 def _forget(db: Connection, node: Node, now_s: float) -> None:
