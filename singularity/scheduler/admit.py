@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 
 from singularity.primitives.model import Job, JobState, Tier
 from singularity.primitives.sla import PROMISED
@@ -17,10 +17,9 @@ from .reclaim import reclaim
 
 
 class Waiting:
-    """The jobs of a round in the order of the queue, `line`; and those that it cannot start."""
+    """The jobs that this round cannot start, in the order of the queue."""
 
-    def __init__(self, line: Sequence[Job]) -> None:
-        self.line = line
+    def __init__(self) -> None:
         self.jobs: list[Job] = []
         self._kinds: dict[Hashable, Job] = {}  # the first of each tier that is like no other
 
@@ -42,9 +41,9 @@ def place(draft: Draft, policy: Policy) -> list[Job]:
     Nothing less urgent passes a blocked job on nodes that it could use, or it would eat what is
     reclaimed for it. Among equals the smaller may pass.
     """
-    waiting = Waiting(queue(draft.snapshot, policy))
+    waiting, line = Waiting(), queue(draft.snapshot, policy)
     for tier in Tier:
-        for job in waiting.line:
+        for job in line:
             if job.tier is tier and not draft.touched(job):
                 _admit(draft, job, waiting, policy)
         if tier in PROMISED:
@@ -69,7 +68,7 @@ def _admit(draft: Draft, job: Job, waiting: Waiting, policy: Policy) -> None:
         told = (Reason("order", detail),)
     else:
         wide, narrow = _attempts(job, promised(job))
-        made = reclaim(draft, job, wide, policy, _beside(draft, job, waiting.line))
+        made = reclaim(draft, job, wide, policy)
         if narrow and not made.comes:  # then on less than it was promised, for now
             if _start(draft, job, 0):
                 return
@@ -87,15 +86,6 @@ def _kind(draft: Draft, job: Job, policy: Policy) -> Hashable:
     spec, had = job.spec, level(job, draft.snapshot.now_s, policy)
     alone = job.id if spec.topology.apart else ""
     return alike(job), job.tier, had, job.devices, spec.devices_min, spec.ranks, alone
-
-
-def _beside(draft: Draft, job: Job, line: Sequence[Job]) -> int:
-    """Devices that other replicas of the same service wait for: one change gives to all."""
-    if job.spec.serving is None:
-        return 0
-    name = job.spec.serving.service
-    found = [o for o in line if o.spec.serving is not None and o.spec.serving.service == name]
-    return sum(o.devices for o in found if o is not job and not draft.touched(o))
 
 
 def _attempts(job: Job, least: int) -> tuple[list[int], list[int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
@@ -145,6 +145,11 @@ class Draft:
 
     def touched(self, job: Job) -> bool:
         return job.id in self._actions
+
+    def verb(self, job: Job) -> Verb | None:
+        """Of its action, if it has one."""
+        action = self._actions.get(job.id)
+        return action.verb if action else None
 
     def untouched(self, state: JobState) -> list[Job]:
         """Jobs in `state` without an action yet, in id order."""
@@ -305,6 +310,15 @@ def admissible(job: Job, action: Action, nodes: Mapping[NodeId, Node]) -> str:
             return f"{node.id} is lost"
         if node.used - held[node.id] + max(held[node.id], shard.devices) > node.devices:
             return f"{node.id} is full"
+    return ""
+
+
+def outdated(job: Job, action: Action, written: Collection[ServiceId]) -> str:
+    """Was a replica woken for a service that somebody else has changed since? "" for no. `written`
+    are those whose changes in the same plan were; a plan that wakes has some."""
+    serving = job.spec.serving
+    if action.verb is Verb.WAKE and serving is not None and serving.service not in written:
+        return "its service has changed meanwhile"
     return ""
 
 

@@ -13,19 +13,18 @@ from .snapshot import Snapshot
 
 
 def queue(snapshot: Snapshot, policy: Policy) -> list[Job]:
-    """Jobs that want devices: most urgent tier first, and in each the replicas of services; then
-    those furthest from what the tier promises, then those that had least so far (`level`), then the
+    """Jobs that want devices: most urgent tier first, in each the replicas of services, then those
+    furthest from what the tier promises, then those that had least so far (`level`), then the
     longest waiting. After an hour without devices none is further than another. Those that verify
     others do not queue."""
+    now_s = snapshot.now_s
     waiting = [j for j in snapshot.jobs if j.state in WAITING and j.intent is Intent.RUN]
     waiting = [j for j in waiting if j.spec.aside is None]
-    order = {j.id: _rank(j, snapshot.now_s, policy) for j in waiting}
+    order = {
+        j.id: (j.tier, j.spec.serving is None, _served(j, now_s), level(j, now_s, policy))
+        for j in waiting
+    }
     return sorted(waiting, key=lambda j: (*order[j.id], j.submitted_at_s, j.id))
-
-
-def _rank(job: Job, now_s: float, policy: Policy) -> tuple[int, bool, int, int]:
-    trains = job.spec.serving is None
-    return job.tier, trains, _served(job, now_s), level(job, now_s, policy)
 
 
 def level(job: Job, now_s: float, policy: Policy) -> int:

@@ -5,63 +5,26 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from singularity.primitives.engines import keeps_nothing, loss
 from singularity.primitives.model import Job, JobState, NodeId, Placement
-from singularity.primitives.resizing import is_in_place
 
+from .lending import beside, shrinking, shrinks_for
+from .offers import Offer, level_of, offer
 from .placement import alike, find, may, pack, sizes, stay
 from .plan import Action, Draft, Verb
 from .policy import Policy
-from .price import Price, of_leaving, of_sharing, spoken
-from .queueing import level, yields
+from .price import of_leaving, spoken
+from .queueing import yields
 from .sharing import narrowed
 from .snapshot import Flags, Ints
 
 _IN_VAIN = "no less urgent job could make room"
 _BLOCKS_TRIED = 8  # where others are moved away from; the next best are hardly ever better
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """Devices one victim could give, and what that costs. `target` () means all of them. `level` as
-    in queueing: who had most gives first. `live`: no cut is needed. `ruinous`: the work done since
-    its last checkpoint goes with them. `moves`: `target` is elsewhere, and the job goes on there.
-    """
-
-    job: Job
-    target: Placement
-    price: Price
-    level: int = 0
-    live: bool = False
-    ruinous: bool = False
-    moves: bool = False
-
-    @property
-    def freed(self) -> Counter[NodeId]:
-        kept = Counter({s.node: s.devices for s in self.target})
-        held = Counter({s.node: s.devices for s in self.job.placement})
-        return held - kept
-
-
-def offer(draft: Draft, job: Job, target: Placement, policy: Policy) -> Offer:
-    """What going to `target`, on nodes of its own, or off its devices costs."""
-    had = _level(draft, job, policy)
-    if bool(target) and is_in_place(job, target) and not job.resize_refused:
-        return Offer(job, target, of_sharing(job, policy), had, live=True)
-    price = of_leaving(job, draft.snapshot.now_s, policy)
-    return Offer(job, target, price, had, ruinous=keeps_nothing(job))
-
-
-def _level(draft: Draft, job: Job, policy: Policy) -> int:
-    known = draft.findings.level
-    if (found := known.get(job.id)) is None:
-        found = known[job.id] = level(job, draft.snapshot.now_s, policy)
-    return found
 
 
 class Made(NamedTuple):
@@ -71,15 +34,12 @@ class Made(NamedTuple):
     comes: bool
 
 
-def reclaim(
-    draft: Draft, blocked: Job, attempts: Sequence[int], policy: Policy, beside: int = 0
-) -> Made:
+def reclaim(draft: Draft, blocked: Job, attempts: Sequence[int], policy: Policy) -> Made:
     """Take devices from less urgent jobs so that `blocked` will fit on the first number of devices
     in `attempts`, or the next. What is being freed already is counted and not asked for again.
     Where no less urgent job can give, equals share with it, are moved out of its way, and at last
     leave their devices if they had more than it so far. A plan stops a bounded number of jobs; the
-    next goes on. Whoever shrinks gives as many devices more as others of its kind wait for,
-    `beside`, if it can."""
+    next goes on."""
     if not attempts or _in_vain(draft, blocked, attempts[-1], policy):
         return Made(_IN_VAIN, comes=False)
     for devices in attempts:
@@ -88,9 +48,9 @@ def reclaim(
             return Made("devices are being freed for it", comes=True)
         if draft.preemptions >= policy.preemptions_per_tick_max:
             continue
-        if chosen := _cheapest(draft, blocked, devices, policy, beside=beside):
-            if _premature(draft, blocked, chosen):
-                return Made("waits for what shrinks, before anybody is suspended", comes=True)
+        if chosen := _cheapest(draft, blocked, devices, policy):
+            if not all(o.target for o in chosen) and shrinking(draft, blocked):
+                return Made("waits for what is shrinking, before anybody is suspended", comes=False)
             return _carry_out(draft, blocked, devices, chosen, policy)
     if draft.preemptions >= policy.preemptions_per_tick_max:
         return Made(_rest(policy), comes=False)
@@ -101,7 +61,10 @@ def reclaim(
             return _carry_out(draft, blocked, devices, chosen, policy)
         if chosen := _cheapest(draft, blocked, devices, policy, equals=True):
             return _carry_out(draft, blocked, devices, chosen, policy)
-    draft.findings.vain[_kind(blocked, attempts[-1])] = attempts[-1], _level(draft, blocked, policy)
+    draft.findings.vain[_kind(blocked, attempts[-1])] = (
+        attempts[-1],
+        level_of(draft, blocked, policy),
+    )
     return Made(_IN_VAIN, comes=False)
 
 
@@ -110,60 +73,38 @@ def _in_vain(draft: Draft, blocked: Job, least: int, policy: Policy) -> bool:
     found = draft.findings.vain.get(_kind(blocked, least))
     if blocked.held:
         return False
-    return found is not None and found[0] <= least and found[1] <= _level(draft, blocked, policy)
+    return found is not None and found[0] <= least and found[1] <= level_of(draft, blocked, policy)
 
 
 def _kind(blocked: Job, least: int) -> Hashable:
     unit = max(1, least // blocked.spec.ranks)
-    serves = blocked.spec.serving is not None
-    return (
-        alike(blocked),
-        blocked.tier,
-        serves,
-        unit,
-        blocked.id if blocked.spec.topology.apart else "",
-    )
+    return alike(blocked), blocked.tier, unit, blocked.id if blocked.spec.topology.apart else ""
 
 
 # -- those less urgent give ----------------------------------------------------------------------
 
 
-def _premature(draft: Draft, blocked: Job, chosen: list[Offer]) -> bool:
-    """Would somebody be suspended for a replica, while others give devices and could give more?"""
-    if blocked.spec.serving is None or all(o.target for o in chosen):
-        return False
-    there = may(draft, blocked)
-    return any(
-        bool(job.resizing)
-        and _may_give(job, blocked)
-        and sum(s.devices for s in job.target) > job.spec.devices_min
-        and any(there[draft.snapshot.row[n]] for n in job.nodes)
-        for job in draft.snapshot.jobs
-    )
-
-
 def _cheapest(
-    draft: Draft,
-    blocked: Job,
-    devices: int,
-    policy: Policy,
-    *,
-    beside: int = 0,
-    equals: bool = False,
+    draft: Draft, blocked: Job, devices: int, policy: Policy, *, equals: bool = False
 ) -> list[Offer]:
     """What makes room in one cluster: sparing work that would be lost first, then the more urgent,
-    then by price; [] if none. For a replica its equals that train may be shrunk as well, and
-    whoever can shrink does before anybody is suspended. `equals`: who had more than it so far gives
-    as well."""
+    then by price; [] if none. `equals`: who had more than it so far gives as well. To a replica its
+    equals that train give whatever they can without leaving, and whoever can shrink does so before
+    anybody is suspended."""
     snapshot = draft.snapshot
     there = may(draft, blocked) & snapshot.ready
-    per_cluster = _per_cluster(draft, blocked)
+    per_cluster, more = _per_cluster(draft, blocked), beside(draft, blocked)
     victims: dict[int, list[Job]] = {}
     for job in draft.untouched(JobState.RUNNING):
-        gives = _may_give(job, blocked)
-        if equals and job.tier == blocked.tier and not keeps_nothing(job):
-            had_more = _level(draft, job, policy) > _level(draft, blocked, policy)
-            gives = gives or (had_more and yields(job, snapshot.now_s, policy))
+        gives = job.tier > blocked.tier or shrinks_for(job, blocked)
+        if (
+            equals
+            and blocked.spec.serving is None
+            and job.tier == blocked.tier
+            and not keeps_nothing(job)
+        ):
+            had_more = level_of(draft, job, policy) > level_of(draft, blocked, policy)
+            gives = had_more and yields(job, snapshot.now_s, policy)
         if gives and draft.can_cut(job):
             rows = [snapshot.row[n] for n in sorted(job.nodes)]
             if there[rows].any():
@@ -173,8 +114,8 @@ def _cheapest(
         short = devices - blocked.held - per_cluster.get(cluster, 0)
         if sum(j.held for j in jobs) < short:
             continue
-        offers = _offers(draft, jobs, max(1, short) + beside, policy)
-        offers = [o for o in offers if o.target or o.job.tier > blocked.tier or equals]
+        offers = _offers(draft, jobs, max(1, short) + more, policy)
+        offers = [o for o in offers if o.target or not shrinks_for(o.job, blocked)]
         for order in (_cheapest_first, _cheapest_by_device):
             least = _least(short, sorted(offers, key=order))
             if chosen := _choose(draft, blocked, devices, sorted(offers, key=order), least):
@@ -183,11 +124,6 @@ def _cheapest(
                 gone = sum(not o.target for o in chosen) if blocked.spec.serving else 0
                 found.append((ruined, gone, -dearest, cost, len(chosen), cluster, chosen))
     return min(found, key=lambda f: f[:-1])[-1] if found else []
-
-
-def _may_give(job: Job, blocked: Job) -> bool:
-    equal = job.tier == blocked.tier and job.spec.serving is None
-    return job.tier > blocked.tier or (equal and blocked.spec.serving is not None)
 
 
 def _offers(draft: Draft, jobs: list[Job], short: int, policy: Policy) -> list[Offer]:
@@ -274,7 +210,7 @@ def _spared_first(found: Offer) -> tuple[object, ...]:
 
 def _shared(draft: Draft, blocked: Job, policy: Policy) -> Made | None:
     """Admit it by making equals narrower, where that is worth more; None where it is not."""
-    if blocked.held:
+    if blocked.held or blocked.spec.serving is not None:  # equals gave what they could to that
         return None
     for devices, narrow in narrowed(draft, blocked, _per_cluster(draft, blocked), policy):
         jobs = [(draft.snapshot.by_id[job], to) for job, to in sorted(narrow.items())]
@@ -432,11 +368,12 @@ def _take(draft: Draft, blocked: Job, taken: Offer) -> None:
     else:
         verb = Verb.SCALE if taken.target else Verb.SUSPEND
         reason = f"gives {sum(taken.freed.values())} devices to {whom}"
-    if job.tier == blocked.tier and not taken.moves and blocked.spec.serving is None:
+    serving = blocked.spec.serving
+    if job.tier == blocked.tier and not taken.moves and serving is None:
         reason += ", to which they are worth more," if taken.target else ", which had less so far,"
     reason += f" for {taken.price.text}"
     reason += loss(job, now_s) if taken.ruinous else ""
     action = Action(verb, job.id, job.version, reason, taken.target, price=taken.price.device_s)
-    if blocked.spec.serving is not None and not taken.moves:
-        action = replace(action, lent_to=blocked.spec.serving.service)
+    if serving is not None and not taken.moves:
+        action = replace(action, lent_to=serving.service)
     draft.take(action)

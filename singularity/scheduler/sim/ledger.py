@@ -34,7 +34,7 @@ from singularity.primitives.operations import PLANE, By
 from singularity.primitives.rebalancing import Rebalancing, need_none
 from singularity.primitives.sla import accounted
 from singularity.scheduler.orders import Close, Isolate, Open, Order, Readmit, Settle, judged
-from singularity.scheduler.plan import Plan, admissible, perform
+from singularity.scheduler.plan import Plan, admissible, outdated, perform
 from singularity.scheduler.resident import Resident
 from singularity.scheduler.snapshot import Snapshot
 
@@ -98,10 +98,11 @@ class MemoryLedger(MemoryServices):
 
     def commit(self, plan: Plan, now_s: float) -> dict[JobId, str]:
         rejected = {}
-        self._change(plan.changes)
+        written = self._change(plan.changes)
         for action in sorted(plan.actions, key=lambda a: a.job):
             job = self._jobs[action.job]
-            if why_not := admissible(job, action, self._nodes):
+            why_not = admissible(job, action, self._nodes) or outdated(job, action, written)
+            if why_not:
                 rejected[job.id] = why_not
             else:
                 self._write(job, perform(job, action, now_s), now_s)
