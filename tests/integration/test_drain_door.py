@@ -47,6 +47,22 @@ def test_a_plan_tells_who_would_go_where_and_changes_nothing(api: Api, fleet: li
     assert {n["duty"] for n in api.ok("GET", "/v1/nodes")["items"]} == {"ready"}
 
 
+def test_a_bandwidth_makes_a_plan_longer_and_is_kept_with_the_drain(
+    api: Api, fleet: list[Agent]
+) -> None:
+    """Jobs that were never cut are taken to have 1 GB of images."""
+    job = run(api, fleet)
+    assert run(api, fleet, name="second")["region"] == job["region"]
+    asked = {"target": job["region"], "bandwidth": "20MB/s"}
+    plan = api.call("POST", "/v1/drains", {**asked, "plan": True})[1]
+    assert (plan["bytes_per_s"], plan["ends_s"] - plan["unbound_s"]) == (2e7, 50.0)
+    drain = api.ok("POST", "/v1/drains", asked)
+    assert drain["bytes_per_s"] == 2e7
+    turn(api, fleet, step=5)
+    (waits,) = api.ok("GET", f"/v1/drains/{drain['id']}")["waiting"]
+    assert "carries no more than 20 MB/s; its next move is in" in waits["why"]
+
+
 def test_a_drain_is_paused_and_goes_on_and_says_why_jobs_wait(api: Api, fleet: list[Agent]) -> None:
     job = run(api, fleet)
     drain = api.ok("POST", "/v1/drains", {"target": job["region"], "reason": "new switches"})
