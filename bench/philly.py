@@ -16,7 +16,7 @@ from singularity.scheduler.sim.replay import Costs
 from singularity.scheduler.sim.rivals import RIVALS
 from singularity.scheduler.sim.traces import Reading, read, read_fleet
 
-FLEET, WIDEST = "60x8", 128
+FLEET, WIDEST, JOBS = "60x8", 128, 30_000  # the goals are for so many
 PUBLISHED_H = {"fifo": 88.2, "sjf": 7.75, "srtf": 5.19, "las": 10.06, "maxmin": 7.09}
 GOAL_H, GOAL_RESIZES = PUBLISHED_H["las"], 5.0
 
@@ -24,7 +24,7 @@ GOAL_H, GOAL_RESIZES = PUBLISHED_H["las"], 5.0
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the folder of philly_82k.csv")
-    parser.add_argument("--jobs", type=int, default=30_000)
+    parser.add_argument("--jobs", type=int, default=JOBS)
     parser.add_argument("--only", choices=["rigid", "elastic", "others"])
     args = parser.parse_args()
     path = args.data / "philly_82k.csv"
@@ -40,9 +40,10 @@ def main() -> int:
             card = one(path, args.jobs, OURS, elastic=elastic)
             kept = all(share is None or share == 1.0 for share in card.kept.values())
             met = card.jct_h <= GOAL_H and kept and card.resizes < GOAL_RESIZES
-            bad += not met
+            bad += args.jobs == JOBS and not met
             ms = f"p50 {card.decide_p50_ms:.1f}, p99 {card.decide_p99_ms:.1f} ms"
-            print(f"goals {'met' if met else 'missed'}; a round takes {ms}")
+            judged = ("goals met; " if met else "goals missed; ") if args.jobs == JOBS else ""
+            print(f"{judged}a round takes {ms}")
     return int(bad > 0)
 
 
