@@ -70,6 +70,8 @@ class MemoryServices:
 
     def traffic(self, now_s: float) -> Traffic:
         services = self.services()
+        if not services:
+            return Traffic()
         routers = [r for r in self._routers.values() if now_s - r.heard_s <= STABLE_S]
         trials = {
             s.id: self._served[key]
