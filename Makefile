@@ -1,7 +1,7 @@
 # `make check` before every commit, `make test` for everything; what a target needs it builds itself.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help venv criu format check static test carry transitions demo demo-drain storm bench bench-checkpoint bench-scheduler bench-device bench-gpu golden lock clean
+.PHONY: help venv criu format check static test carry transitions demo demo-drain demo-inference storm bench bench-checkpoint bench-scheduler bench-device bench-router bench-gpu golden lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -24,7 +24,7 @@ $(DEPS): requirements.lock requirements-torch.txt
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "venv: $(PYTHON) has no venv module; install your distribution's python3-venv" >&2; exit 1; }
 	@echo "venv: 1/4 an empty environment in .venv" >&2
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "venv: 2/4 what requirements.lock pins (about 90 packages)" >&2
+	@echo "venv: 2/4 what requirements.lock pins (about 105 packages)" >&2
 	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
 	@echo "venv: 3/4 torch (200 MB or more, once)" >&2
 	@$(BIN)/python -m pip install --quiet -r requirements-torch.txt
@@ -66,6 +66,9 @@ demo: $(STAMP) criu  ## a planet on this machine, a real training job, and what 
 demo-drain: $(STAMP) criu  ## a region drained under six trainings, by plan; then half of a drain, aborted
 	$(BIN)/python -m examples.drain.demo
 
+demo-inference: $(STAMP) criu  ## a service whose load rises tenfold, and the training that lends it devices
+	$(BIN)/python examples/inference/demo.py
+
 storm: $(STAMP)  ## SEEDS=50 simulated planets under faults
 	$(BIN)/python -m singularity.scheduler.sim storm --seeds $(SEEDS)
 
@@ -77,16 +80,23 @@ bench-checkpoint: $(STAMP) criu  ## what a cut, a move and shared devices cost
 	  echo "== bench/$$figure"; set -- $$figure; script=$$1; shift; \
 	  $(BIN)/python bench/$$script.py "$$@" || exit 1; done
 
-bench-scheduler: $(STAMP)  ## what decisions cost; and with DATA=dir of openb, how tightly shares are packed
+bench-scheduler: $(STAMP)  ## what decisions cost; with DATA=dir that holds openb and pollux, their traces too
 	$(BIN)/python bench/scale.py
 	$(BIN)/python bench/resident.py
 	$(BIN)/python bench/following.py
-	@test -z "$(DATA)" || $(BIN)/python bench/openb.py --data "$(DATA)"
-	@test -z "$(DATA)" || $(BIN)/python bench/services.py --data "$(DATA)"
+	$(BIN)/python bench/goodput.py
+	@for dir in "$(DATA)" "$(DATA)/openb"; do \
+	  test ! -f "$$dir/openb_node_list_gpu_node.csv" || $(BIN)/python bench/openb.py --data "$$dir" || exit 1; done
+	@for dir in "$(DATA)" "$(DATA)/pollux"; do \
+	  test ! -f "$$dir/philly_82k.csv" || $(BIN)/python bench/philly.py --data "$$dir" || exit 1; done
+	@test ! -d "$(DATA)/servegen" || $(BIN)/python bench/services.py --data "$(DATA)"
 
 bench-device: $(STAMP)  ## preemption inside a device, modelled and real
 	@for figure in levels disb shim cpu; do \
 	  echo "== bench/device.py $$figure"; $(BIN)/python bench/device.py $$figure || exit 1; done
+
+bench-router: $(STAMP)  ## what a router costs
+	$(BIN)/python bench/router.py
 
 bench-gpu: $(STAMP)  ## preemption on a GPU (one line where there is none)
 	$(BIN)/python bench/device.py gpu

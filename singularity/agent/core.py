@@ -65,6 +65,15 @@ class Resized:
 
 
 @dataclass(frozen=True, slots=True)
+class Answers:
+    """A replica takes requests, at `endpoint`."""
+
+    job: JobId
+    incarnation: int
+    endpoint: str
+
+
+@dataclass(frozen=True, slots=True)
 class Hung:
     """A rank has made no step for too long; where all of them stand is kept."""
 
@@ -101,7 +110,7 @@ class Ended:
     certificate: Certificate | None = None
 
 
-Done = Started | Saved | CutFailed | Resized | Hung | Refused | Ended
+Done = Started | Answers | Saved | CutFailed | Resized | Hung | Refused | Ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +143,8 @@ class Life:
     """One incarnation on this node; `start` has the slots in force. `cut` is the one being taken
     and `reslot` the change of slots being made, if any; `resize` numbers the last one that ended.
     `lost`: its ranks died by no decision of anybody's, which explains why their peers crash.
-    `hung`: what made us think that they will never go on; that is said until they are stopped."""
+    `hung`: what made us think that they will never go on; that is said until they are stopped.
+    `endpoint`: where a replica answers, once it does."""
 
     start: Start
     started: bool = False
@@ -144,6 +154,7 @@ class Life:
     stopping: bool = False
     lost: bool = False
     hung: str = ""
+    endpoint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +261,9 @@ def _done(state: AgentState, done: Done) -> Outcome:
             if _begins_here(life.start):  # its gang has met, so every node has what it needs
                 state, _, told = _tell(state, report)
                 return state, (LetGo(done.job, done.incarnation - 1),), told
+        case Answers():
+            state = _with(state, done.job, replace(life, endpoint=done.endpoint))
+            report = _with_last_cut(state, _report(state, done, "running"))
         case Saved():
             report = _report(state, done, "dumped" if done.released else "running")
             found = {"cut": done.cut, "image": done.image, "step": done.image.step}
@@ -335,8 +349,10 @@ def _report(state: AgentState, done: Done, phase: str) -> Report:
     found = {"job": done.job, "node": state.node, "incarnation": done.incarnation, "phase": phase}
     if life is not None:
         found |= {"resize": life.resize, "devices": life.start.devices}
-        if life.hung and phase == "running":
+        if phase == "running" and life.hung:
             found |= {"phase": "hung", "reason": life.hung}
+        elif phase == "running":
+            found |= {"endpoint": life.endpoint}
     return Report.model_validate(found)
 
 

@@ -7,12 +7,14 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
+from singularity.primitives.messages import Start
 from singularity.primitives.model import JobId
 
-from . import aside
+from .aside import Shadow, forget
 from .core import Ended, Life
 from .effects import Effect, Kill, Launch, LetGo
-from .hands import Hands
+from .hands import Hands, nothing
+from .replica import Replica
 from .runtime.sandbox import Sandbox
 from .tools import Answer, Tools
 
@@ -44,9 +46,9 @@ class Executor:
                     sandbox.kill()
                     sandbox.remove()
                 if beside:
-                    aside.forget(self._tools.layout, life.start)
+                    forget(self._tools.layout, life.start)
                 continue
-            hands = Hands(self._tools, life.start, self._answer)
+            hands = self._make(life.start)
             hands.adopt(ranks)
             self._hands[job] = hands
             hands.start()
@@ -66,9 +68,8 @@ class Executor:
                 self._kill(effect)
                 return
             if isinstance(effect, Launch):
-                made = Hands if effect.start.aside is None else aside.Shadow
-                self._hands[effect.start.job] = made(self._tools, effect.start, self._answer)
-                self._hands[effect.start.job].start()
+                made = self._hands[effect.start.job] = self._make(effect.start)
+                made.start()
             hands = self._hands[effect.start.job]
             hands.put(effect)
 
@@ -84,7 +85,7 @@ class Executor:
     def kill_all(self) -> None:
         """Kill every rank and wait until none is left. For a node that starts anew."""
         for hands in self._alive():
-            hands.kill()
+            hands.kill(at_once=True)
         for hands in list(self._hands.values()):
             hands.join()
         self._tools.handovers.clear()
@@ -105,6 +106,10 @@ class Executor:
         """The furthest step of each job here, for progress shown between checkpoints."""
         return {h.start_command.job: h.step() for h in self._alive()}
 
+    def _make(self, start: Start) -> Hands:
+        kind = Shadow if start.aside else Replica if start.serving else Hands
+        return kind(self._tools, start, self._answer)
+
     def _kill(self, kill: Kill) -> None:
         hands = self._hands.get(kill.job)
         known = hands is not None and hands.start_command.incarnation == kill.incarnation
@@ -112,7 +117,7 @@ class Executor:
             hands.kill(with_stacks=kill.stacks)
             return
         done = Ended(kill.job, kill.incarnation, killed=True)
-        threading.Thread(target=self._answer, args=(done, _nothing), daemon=True).start()
+        threading.Thread(target=self._answer, args=(done, nothing), daemon=True).start()
 
     def _let_go(self, effect: LetGo) -> None:
         """Beside the caller: to end ranks that stood here takes a while."""
@@ -132,7 +137,3 @@ class Executor:
         directory.mkdir(parents=True, exist_ok=True)
         adopted = {p: Sandbox.adopt(p) for p in sorted(directory.iterdir())}
         return {p: s for p, s in adopted.items() if s is not None}
-
-
-def _nothing() -> None:
-    """A kill of nothing leaves nothing to clear."""

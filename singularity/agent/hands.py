@@ -63,7 +63,7 @@ class Hands(threading.Thread):
         self._families = Families(self._pages, self._ranks, alone=start.world == 1)
         self._pool = ThreadPoolExecutor(max_workers=max(2, len(start.ranks)))
         self._overseer = stacks.Overseer(start.hang_after_s, tools.first_step_s)
-        self._stacks_wanted = False
+        self._stacks_wanted = self._at_once = False
         self._before = start.origin.step if start.origin and begins_from_files(start) else 0
         self._note_at = 0  # the step at which the ranks shall note the hash of their parameters
 
@@ -80,9 +80,11 @@ class Hands(threading.Thread):
     def put(self, effect: Effect) -> None:
         self._inbox.put(effect)
 
-    def kill(self, *, with_stacks: bool = False) -> None:
-        """Stop whatever is going on and kill the ranks; answered by Ended(killed=True)."""
+    def kill(self, *, with_stacks: bool = False, at_once: bool = False) -> None:
+        """Stop whatever is going on and kill the ranks; answered by Ended(killed=True). Those that
+        may take their time to end do not, `at_once`."""
         self._stacks_wanted = with_stacks
+        self._at_once = at_once
         self._killed.set()
 
     def abandon(self) -> None:
@@ -113,8 +115,9 @@ class Hands(threading.Thread):
             if self._abandoned.is_set():
                 return
             if self._killed.is_set():
-                if self._stacks_wanted:
-                    self._keep_stacks("stopped with its gang, of which a rank hangs")
+                self._part()
+                if self._abandoned.is_set():
+                    return
                 ended = Ended(start.job, start.incarnation, killed=True)
                 break
             try:
@@ -142,6 +145,11 @@ class Hands(threading.Thread):
                 self._take_slots(effect.reslot)
                 return None
         raise AssertionError(effect)
+
+    def _part(self) -> None:
+        """Before the ranks are killed."""
+        if self._stacks_wanted:
+            self._keep_stacks("stopped with its gang, of which a rank hangs")
 
     def _finish(self, ended: Done) -> None:
         """The journal first, so that a crash here ends in the same place; then leave nothing
@@ -176,7 +184,7 @@ class Hands(threading.Thread):
             return Refused(start.job, start.incarnation, error.detail, *kind)
         step = start.origin.step if start.origin else 0
         done = Started(start.job, start.incarnation, step, seconds, self._tools.images.obstacle)
-        self._answer(done, _nothing)
+        self._answer(done, nothing)
         return None
 
     def _fresh(self, seconds: dict[str, float]) -> None:
@@ -294,10 +302,10 @@ class Hands(threading.Thread):
             dumper.seconds["reconnect"] = time.monotonic() - began_s
         self._families.close(False)
         if finish and image is not None:
-            self._answer(Saved(*name, False, image, dumper.seconds), _nothing)
+            self._answer(Saved(*name, False, image, dumper.seconds), nothing)
         else:
             reason = outcome.order.reason or "the agent restarted before it could tell"
-            self._answer(CutFailed(*name, reason, outcome.order.unable), _nothing)
+            self._answer(CutFailed(*name, reason, outcome.order.unable), nothing)
         return None
 
     def _is_free(self) -> bool:
@@ -321,7 +329,7 @@ class Hands(threading.Thread):
             self._turn(None)
         seconds = {} if stuck else {"resize": time.monotonic() - began_s}
         done = Resized(before.job, before.incarnation, reslot.resize, stuck, seconds)
-        self._answer(done, _nothing)
+        self._answer(done, nothing)
 
     def _turn(self, deadline_s: float | None) -> str:
         """Tell the ranks their slots, and wait until they follow; "" or who does not."""
@@ -368,7 +376,7 @@ class Hands(threading.Thread):
         start = self.start_command
         if reason := self._overseer.look(self._families.held(), time.monotonic()):
             self._keep_stacks(reason)
-            self._answer(Hung(start.job, start.incarnation, reason, self.step()), _nothing)
+            self._answer(Hung(start.job, start.incarnation, reason, self.step()), nothing)
 
     def _keep_stacks(self, title: str) -> None:
         """Where the ranks stand. Once a life: what is found first is what it hangs on."""
@@ -391,5 +399,5 @@ class Hands(threading.Thread):
         return self._tools.layout.page(self.start_command.job, rank)
 
 
-def _nothing() -> None:
+def nothing() -> None:
     """There is nothing to do between the journal and the report."""

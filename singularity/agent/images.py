@@ -3,12 +3,11 @@ store, to be handed over."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -166,8 +165,8 @@ class Images:
 
     @contextmanager
     def fetched(self, start: Start) -> Iterator[Fetched]:
-        """Bring the images of `start`'s ranks here, every byte verified. They are gone with the
-        context.
+        """Bring the images of `start`'s ranks here, every byte verified that has left this node's
+        memory. Those that stand here need none. They are gone with the context.
 
         Raises ImageCorrupt, ImageUnfit when this node's processors cannot run one, or RestoreFailed
         when no image holds a rank.
@@ -192,7 +191,6 @@ class Images:
                 if rank not in woken:
                     return self.handovers.adopt(start, rank)
                 found, page = woken.pop(rank), self.layout.page(start.job, rank)
-                page.unlink(missing_ok=True)
                 found.page.rename(page)
                 found.sandbox.rename(self.layout.sandbox(start, rank))
                 found.sandbox.thaw()
@@ -235,10 +233,12 @@ class Images:
         for rank, sandbox in ranks.items():
             page = self.layout.page(ref.job, rank)
             kept = page.with_name(f"{page.stem}.{ref.incarnation}.standing")
-            kept.unlink(missing_ok=True)
-            os.link(page, kept)
+            page.rename(kept)  # not a link: a dump finds the page by the name that it was mapped by
             standing[rank] = Standing(sandbox, kept)
-        return self.recent.stand(ref.job, ref.cut, standing)
+        stands = self.recent.stand(ref.job, ref.cut, standing)
+        for one in () if stands else standing.values():
+            one.page.unlink(missing_ok=True)
+        return stands
 
     def _woken(self, start: Start, holders: Mapping[int, ShardImage]) -> dict[int, Standing]:
         """Ranks that have only to be woken, for it is here that this very cut released them. What
@@ -273,7 +273,8 @@ class Images:
         for rank, copy in copies.items():
             near = known.get(rank)
             if near is not None and (near.key, near.digest) == (key, shard.digest):
-                link(near.path, copy.path)
+                with suppress(OSError):  # then it is not whole
+                    link(near.path, copy.path)
         linked = {rank: copy for rank, copy in copies.items() if copy.path.exists()}
         whole = self.store.whole(linked, vault) if linked else frozenset()
         rest = {rank: target for rank, target in targets.items() if rank not in whole}

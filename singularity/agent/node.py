@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from singularity.primitives.messages import Admission, Register, Start
 from singularity.store.imagestore import ImageStore
 from singularity.store.places import open_blobs
 
-from . import processors
+from . import ports, processors
 from .checkpoint import Checkpointer, CriuCheckpointer, SuspendInPlace, find_criu, probe
 from .client import ControlPlane
 from .cooperative import Cooperative
@@ -32,7 +33,7 @@ from .programs import program
 from .recent import Recent
 from .runtime import splicing
 from .runtime.cgroup import Limits
-from .runtime.network import open_network
+from .runtime.network import HostNetwork, open_network
 from .runtime.sandbox import RankSpec, Sandbox
 from .scratch import open_scratch
 from .settings import AgentSettings
@@ -102,11 +103,16 @@ def make_tools(
 
     def create(start: Start, rank: int, view: int | None) -> Sandbox:
         limits = Limits(memory_bytes=start.memory_bytes) if start.memory_bytes else None
-        return Sandbox.create(layout.sandbox(start, rank), network, limits, view)
+        where = network if start.serving is None else HostNetwork("routers must reach it")
+        return Sandbox.create(layout.sandbox(start, rank), where, limits, view)
 
     def launch(sandbox: Sandbox, start: Start, rank: int) -> None:
         env = environment(start, rank, layout, base, sandbox.address)
         found = program(start, rank, env)
+        if start.serving is not None:
+            port = ports.choose(sandbox.directory)
+            env["PORT"] = str(port)
+            found = replace(found, argv=ports.filled(found.argv, port))
         sandbox.launch(
             RankSpec(
                 job=start.job,
@@ -142,6 +148,9 @@ def make_tools(
         reconnect_deadline_s=settings.reconnect_deadline_s,
         reslot_deadline_s=settings.reslot_deadline_s,
         first_step_s=settings.first_step_s,
+        host=settings.host,
+        ready_s=settings.ready_s,
+        silent_s=settings.silent_s,
     )
 
 

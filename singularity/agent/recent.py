@@ -115,6 +115,8 @@ class Recent:
         for rank in ranks.values():
             rank.sandbox.freeze()
         with self._lock:
+            if self._entries.get(job) is not entry:  # it has just gone
+                return False
             held = replace(entry.held, bytes=2 * entry.held.bytes)  # once more, as they are
             self._entries[job] = replace(entry, held=held, standing=ranks)
         self.room()

@@ -40,10 +40,12 @@ class AgentSettings(BaseSettings):
     splice: bool = (
         False  # equal pages of ranks are kept once; only among jobs that trust each other
     )
-    host: str = "127.0.0.1"  # where peers reach this agent
+    host: str = "127.0.0.1"  # where peers reach this agent, and routers the replicas
     scratch: Path | None = None  # for images on their way; default: memory, or node_dir/images
     cut_deadline_s: float = 60.0  # then a cut is given up and the job goes on
     restore_deadline_s: float = 120.0
     reconnect_deadline_s: float = 120.0
     first_step_s: float = 900.0  # of a life, where limits.hang_after is shorter: loading, compiling
+    ready_s: float = 300.0  # of a replica, until it first answers: loading what it serves
+    silent_s: float = 60.0  # between answers, where limits.hang_after is not given: it may be busy
     reslot_deadline_s: float = 60.0  # then ranks that have not come to a boundary keep their slots

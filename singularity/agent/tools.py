@@ -35,6 +35,9 @@ class Tools:
     reconnect_deadline_s: float
     reslot_deadline_s: float
     first_step_s: float
+    host: str
+    ready_s: float
+    silent_s: float
 
 
 # Journals what was done; `then` runs once that is durable, and before anybody is told.

@@ -13,12 +13,13 @@ from typing import Final
 import uvicorn
 from pydantic import ValidationError
 
+from singularity.primitives.telemetry import configure_logging
+
 from .app import create_app
 from .database import make_engine
 from .loops import run_relay, run_schedule, run_tidy, run_watch
 from .schema import migrate
 from .settings import Settings
-from .telemetry import configure_logging
 
 _LOOPS: Final[dict[str, Callable[[Settings, threading.Event], None]]] = {
     "schedule": run_schedule,

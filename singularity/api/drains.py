@@ -94,6 +94,14 @@ def in_force(db: Connection) -> list[Drain]:
     return sorted(map(_drain, rows))
 
 
+def one_in_force(db: Connection, drain: str) -> Drain:
+    """Raises NotFound."""
+    for found in in_force(db):
+        if found.id == drain:
+            return found
+    raise NotFound(f"there is no drain {drain!r} in force")
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """A drain as it was ordered, and how far it is: jobs that were there, that are there now."""

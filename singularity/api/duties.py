@@ -90,29 +90,12 @@ class SqlDuties(SqlDrains, SqlMaintenance, SqlRebalancing):
     def undo(self, number: int, by: By, now_s: float) -> None:
         """Take an operation back. Raises NotFound, and Conflict where there is no way back or what
         it changed has been changed since."""
-        by = replace(by, undoes=number)
         with self._engine.begin() as db:
             found = operations.to_undo(db, number)
-            match found["verb"]:
-                case "cordon" | "uncordon" | "quarantine" | "release":
-                    _restore(db, found, by, now_s)
-                case "drain":
-                    drains.closed(db, _standing(db, found), by, now_s)
-                case "pause" | "go-on":
-                    drain = _standing(db, found)
-                    paused = next(d.paused for d in drains.in_force(db) if d.id == drain)
-                    operations.need_unchanged(found, {"paused": paused})
-                    drains.held_up(db, drain, by, now_s, paused=not paused)
-                case "rebalance":
-                    settled(db, found["after"]["rebalancing"], by, now_s)
-                case "maintenance-add":
-                    maintenance.dropped(db, found["after"]["maintenance"], by, now_s)
-                case "maintenance-rm":
-                    maintenance.restored(db, found["before"]["maintenance"], by, now_s)
-                case "maintenance-skip":
-                    _unskip(db, found, by, now_s)
-                case verb:
-                    raise operations.refused(found, _NO_WAY_BACK.get(verb, "there is no way back"))
+            try:
+                _undo(db, found, replace(by, undoes=number), now_s)
+            except NotFound as gone:  # what it is about
+                raise operations.refused(found, gone.detail) from gone
 
 
 _NO_WAY_BACK = {
@@ -120,6 +103,29 @@ _NO_WAY_BACK = {
     "remove": "a node comes back by joining again: start its agent",
     "acknowledge": "what was evicted since then is gone",
 }
+
+
+def _undo(db: Connection, found: Json, by: By, now_s: float) -> None:
+    match found["verb"]:
+        case "cordon" | "uncordon" | "quarantine" | "release":
+            _restore(db, found, by, now_s)
+        case "drain":
+            drains.closed(db, found["after"]["drain"], by, now_s)
+        case "pause" | "go-on":
+            drain = str(found["target"]).removeprefix("drain/")
+            paused = drains.one_in_force(db, drain).paused
+            operations.need_unchanged(found, {"paused": paused})
+            drains.held_up(db, drain, by, now_s, paused=not paused)
+        case "rebalance":
+            settled(db, found["after"]["rebalancing"], by, now_s)
+        case "maintenance-add":
+            maintenance.dropped(db, found["after"]["maintenance"], by, now_s)
+        case "maintenance-rm":
+            maintenance.restored(db, found["before"]["maintenance"], by, now_s)
+        case "maintenance-skip":
+            _unskip(db, found, by, now_s)
+        case verb:
+            raise operations.refused(found, _NO_WAY_BACK.get(verb, "there is no way back"))
 
 
 def _locked(db: Connection, node: NodeId) -> Node:
@@ -153,10 +159,8 @@ def _carry_out(db: Connection, order: Order, now_s: float) -> None:
             found = _locked(db, order.node)
             if (after := judged(found, order, now_s)) != found:
                 _put(db, after)
-                isolates = isinstance(order, Isolate)
-                why = order.quarantine.reason if isinstance(order, Isolate) else order.reason
-                verb = "quarantine" if isolates else "release"
-                _note(db, verb, found, after, (replace(PLANE, reason=why), now_s))
+                verb = "quarantine" if isinstance(order, Isolate) else "release"
+                _note(db, verb, found, after, (replace(PLANE, reason=order.reason), now_s))
         case Open(drain):
             drains.opened(db, drain, replace(PLANE, reason=f"maintenance {drain.upkeep}"))
         case Close(drain_id, reason):
@@ -193,14 +197,6 @@ def _restore(db: Connection, found: Json, by: By, now_s: float) -> None:
     _put(db, after)
     verbs = {"cordon": "uncordon", "uncordon": "cordon", "quarantine": "release"}
     _note(db, verbs.get(found["verb"], "quarantine"), node, after, (by, now_s))
-
-
-def _standing(db: Connection, found: Json) -> str:
-    """The drain that an operation is about, which must be in force."""
-    drain = found["after"].get("drain") or str(found["target"]).removeprefix("drain/")
-    if all(d.id != drain for d in drains.in_force(db)):
-        raise operations.refused(found, f"{drain} is not in force any more")
-    return str(drain)
 
 
 def _unskip(db: Connection, found: Json, by: By, now_s: float) -> None:

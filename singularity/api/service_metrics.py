@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from singularity.primitives import replicas
+from singularity.primitives.telemetry import Labels, Metric
 
 from .service_store import Standing
-from .telemetry import Labels, Metric
 
 
 def service_metrics(found: Sequence[Standing]) -> list[Metric]:

@@ -1,55 +1,16 @@
-"""What the control plane says about itself: one line of JSON an event, and numbers to scrape."""
+"""What the control plane says about itself: numbers to scrape."""
 
 from __future__ import annotations
 
-import json
-import logging
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Final
 
 from sqlalchemy import Engine, text
 
 from singularity.primitives.model import JobState
-
-_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
-Labels = Mapping[str, str]
-
-
-class JsonLines(logging.Formatter):
-    """The event, its fields, and nothing that could forge a second line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, object] = {
-            "at_s": round(record.created, 3),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "event": record.getMessage(),
-        }
-        line |= {k: v for k, v in vars(record).items() if k not in _STANDARD}
-        if record.exc_info:
-            line["trace"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
-
-
-def configure_logging() -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines())
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    for noisy in ("uvicorn.access", "httpx", "kombu", "celery"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """One series, in base units; `kind` is gauge or counter."""
-
-    name: str
-    kind: str
-    help: str
-    samples: tuple[tuple[Labels, float], ...]
+from singularity.primitives.telemetry import Metric, render
 
 
 class Meter:
@@ -87,26 +48,11 @@ class Meter:
         return render([*found, *more, *ours])
 
 
-def render(metrics: Iterable[Metric]) -> str:
-    """In the text format of Prometheus."""
-    lines = []
-    for metric in metrics:
-        name = f"singularity_{metric.name}"
-        lines += [f"# HELP {name} {metric.help}", f"# TYPE {name} {metric.kind}"]
-        for labels, value in metric.samples:
-            inside = ",".join(f'{k}="{_escaped(v)}"' for k, v in labels.items())
-            lines.append(f"{name}{{{inside}}} {value:g}" if inside else f"{name} {value:g}")
-    return "\n".join(lines) + "\n"
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
-
-
 _JOBS: Final = "SELECT state, count(*) FROM job_state GROUP BY state"
 _NODES: Final = """
 SELECT region, device, sum(devices), sum(used), count(*),
-       count(*) FILTER (WHERE lost), count(*) FILTER (WHERE duty = 2)
+       count(*) FILTER (WHERE lost), count(*) FILTER (WHERE duty = 2),
+       count(*) FILTER (WHERE jsonb_exists(health, 'quarantine'))
 FROM node GROUP BY region, device ORDER BY region, device"""
 _LOST: Final = "SELECT coalesce(sum(lost_s * devices), 0) FROM incarnation"
 _OUTBOX: Final = "SELECT count(*), coalesce(max(attempts), 0) FROM outbox"
@@ -147,6 +93,7 @@ def _ask(engine: Engine) -> list[Metric]:
         by_area("nodes", "Nodes.", 4),
         by_area("nodes_lost", "Nodes that are not heard.", 5),
         by_area("nodes_draining", "Nodes being drained.", 6),
+        by_area("nodes_quarantined", "Nodes not to be trusted for a while.", 7),
         one("work_lost_device_seconds_total", "counter", "Progress that was done twice.", lost_s),
         one("outbox_letters", "gauge", "Letters not acknowledged.", float(depth)),
         one("outbox_attempts_max", "gauge", "Most often that one was sent.", float(attempts)),

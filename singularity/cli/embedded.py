@@ -10,10 +10,8 @@ import fcntl
 import os
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -27,14 +25,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from singularity.primitives.errors import InvalidSpec, PlanetBusy, Unavailable
 
-from .fleet import Fleet, NodePlace, default_fleet, load_fleet
+from .fleet import Fleet, NodePlace, default_fleet
 from .nodes import kill_sandboxes, remove_bridge, remove_cgroups, scratch_directory
-from .processes import Child, Command, Supervisor
+from .processes import Child, Command, Supervisor, wait_until
+from .routers import RouterPlace, admit
 from .servers import Postgres, Server, Valkey, free_port, port_is_free, write_secret
-from .session import Session, save
 
-DEFAULT_PORT: Final = 8470
-_ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOPS: Final = ("schedule", "relay", "watch", "tidy")
 _MIGRATE_S: Final = 120.0
 _READY_S: Final = 60.0
@@ -55,6 +51,7 @@ class _Kept(BaseModel):
         default_factory=lambda: f"sgl_{secrets.token_hex(6)}.{secrets.token_urlsafe(32)}"
     )
     fleet: Fleet = Field(default_factory=default_fleet)
+    routers: dict[str, RouterPlace] = Field(default_factory=dict)
 
 
 class Planet:
@@ -62,7 +59,7 @@ class Planet:
 
     `policy` overrides single fields of the scheduler's policy (`{"node_lost_after_s": "20"}`).
     Process names: `postgres`, `valkey`, `api`, `schedule`, `relay`, `watch`, `tidy`,
-    `agent-<node>`.
+    `agent-<node>`, `router-<region>`.
     """
 
     def __init__(
@@ -112,6 +109,10 @@ class Planet:
     def nodes(self) -> tuple[NodePlace, ...]:
         return self._kept.fleet.nodes()
 
+    def router_url(self, region: str) -> str:
+        """Where its services are asked."""
+        return self._kept.routers[region].url
+
     def node_dir(self, node: str) -> Path:
         return self.data / "nodes" / node
 
@@ -122,7 +123,7 @@ class Planet:
     # -- life ------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Returns when the API answers and every node has joined.
+        """Returns when the API answers, every node has joined and routers know what there is.
 
         Raises PlanetBusy if `data` is in use, Unavailable if something does not come up.
         """
@@ -137,6 +138,7 @@ class Planet:
             self._migrate(env)
             self._start_control(env)
             self._wait_ready()
+            self._start_routers()
         except BaseException:
             self.stop()
             raise
@@ -147,7 +149,8 @@ class Planet:
         if self._lock is None:
             return
         agents = [name for name in self._supervisor.names() if name.startswith("agent-")]
-        self._supervisor.stop(_LOOPS, agents, ["api"])
+        routers = [name for name in self._supervisor.names() if name.startswith("router-")]
+        self._supervisor.stop([*_LOOPS, *routers], agents, ["api"])
         self._clear_nodes()
         self._supervisor.stop(["valkey"], ["postgres"])
         self._supervisor = Supervisor()
@@ -213,8 +216,11 @@ class Planet:
             if path.name not in ("postgres", "valkey"):  # they see to it themselves, later
                 Child(path.name, Command(argv=(), grace_s=3.0), self.data).stop()
         self._kept = self._kept.model_copy(update={"port": self._choose_port()})
-        write_secret(self.data / "planet.json", self._kept.model_dump_json(indent=1))
+        self._save()
         write_secret(self.data / "admin.token", self._kept.admin_token + "\n")
+
+    def _save(self) -> None:
+        write_secret(self.data / "planet.json", self._kept.model_dump_json(indent=1))
 
     def _choose_port(self) -> int:
         if self._wanted_port:
@@ -262,6 +268,22 @@ class Planet:
         argv = (sys.executable, "-m", "singularity.agent")
         command = Command(argv, self._agent_environment(place, broker_url))
         self._supervisor.add(Child(f"agent-{place.name}", command, self.data))
+
+    def _start_routers(self) -> None:
+        regions, known = sorted(self._kept.fleet.regions), self._kept.routers
+        with admit(self.url, self.token) as door:
+            places = {region: door.place(region, known.get(region)) for region in regions}
+        self._kept = self._kept.model_copy(update={"routers": places})
+        self._save()
+        for region, place in places.items():
+            data = self.data / "routers" / region
+            env = self._base_environment() | place.environment(region, self.url, data)
+            argv = (sys.executable, "-m", "singularity.router")
+            self._supervisor.add(Child(f"router-{region}", Command(argv, env), self.data))
+        for region, place in places.items():
+            if not wait_until(place.ready, _READY_S):
+                log = self.data / "logs" / f"router-{region}.log"
+                raise Unavailable(f"the router of {region} has no table; see {log}")
 
     def _wait_ready(self) -> None:
         """Until the API answers and lists every node as heard of."""
@@ -348,49 +370,3 @@ class Planet:
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
             self._scratch = None
-
-
-def main_up(fleet: Path | None, data: Path, port: int | None) -> int:
-    """`singularity up`: run until ^C or SIGTERM. Returns the exit code."""
-    wanted = load_fleet(fleet) if fleet is not None else None
-    fresh = not (data / "planet.json").exists()
-    if port is None and fresh and port_is_free(DEFAULT_PORT):
-        port = DEFAULT_PORT
-    planet = Planet(data, wanted, port=port)
-    ending = threading.Event()
-    restore = {number: signal.signal(number, _interrupt) for number in _ENDINGS}
-    try:
-        began_s = time.monotonic()
-        planet.start()
-        for number in _ENDINGS:
-            signal.signal(number, lambda *_: ending.set())
-        took_s = time.monotonic() - began_s
-        save(Session(url=planet.url, token=planet.token))
-        _announce(planet, took_s)
-        ending.wait()
-        print("stopping", file=sys.stderr, flush=True)
-    except KeyboardInterrupt:
-        print("stopped before it was up", file=sys.stderr)
-        return 1
-    finally:
-        for number in _ENDINGS:
-            signal.signal(number, signal.SIG_IGN)  # a second ^C must not leave half of it behind
-        planet.stop()
-        for number, handler in restore.items():
-            signal.signal(number, handler)
-    return 0
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
-def _announce(planet: Planet, took_s: float) -> None:
-    regions = {place.region for place in planet.nodes}
-    print(planet.url, flush=True)
-    print(
-        f"{len(planet.nodes)} nodes in {len(regions)} regions, up in {took_s:.1f} s; "
-        f"the admin's token is in {planet.data / 'admin.token'}; ^C stops everything",
-        file=sys.stderr,
-        flush=True,
-    )

@@ -26,7 +26,7 @@ def up(
 ) -> None:
     """Boot a planet on this machine and keep it running until ^C; all data is kept."""
     # Imported here: the servers' packages are not needed, nor paid for, by any other command.
-    from .embedded import main_up
+    from .up import main_up
 
     home = data or Path.home() / ".local" / "share" / "singularity"
     raise typer.Exit(main_up(fleet, home, port))

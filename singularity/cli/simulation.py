@@ -73,7 +73,7 @@ def replay(
 def compare(
     trace: File,
     policies: Annotated[
-        str, typer.Option(help="singularity, fifo, sjf, srtf, las, maxmin.")
+        str, typer.Option(help="singularity, fifo, sjf, srtf, las, levels, maxmin.")
     ] = "all",
     fleet: FleetText = "",
     jobs: Most = None,

@@ -5,9 +5,11 @@
     + InvalidSpec · Unauthenticated · Forbidden · NotFound
     + Conflict
       - IllegalTransition · IdempotencyMismatch · PlanetBusy
-    + Unplaceable · StaleIncarnation · LetterRefused
+    + Unplaceable · StaleIncarnation · LetterRefused · TooLarge
   x Unavailable         we cannot serve it now, retry is safe (503)
-    + BrokerDown · NotLeader · NodeUnreachable · DeviceUnavailable
+    + BrokerDown · NotLeader · NodeUnreachable · DeviceUnavailable · Overloaded
+  x ReplicaFailed       a replica of a service did not answer as it should (502)
+    + ReplicaLate       or not in time (504)
   x HandFailed          an agent could not do what it was told; the job is unharmed (500)
     + SandboxFailed · RestoreFailed · ImageUnfit · StoreFull · DeviceFailed
     + CheckpointFailed
@@ -92,6 +94,10 @@ class LetterRefused(Rejected):
     slug, status = "letter-refused", HTTPStatus.FORBIDDEN
 
 
+class TooLarge(Rejected):
+    slug, status = "body-too-large", HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
 class Unavailable(SingularityError):
     slug, status = "unavailable", HTTPStatus.SERVICE_UNAVAILABLE
 
@@ -112,6 +118,22 @@ class DeviceUnavailable(Unavailable):
     """There is no such accelerator here, or what drives it is missing; `detail` says which."""
 
     slug = "device-unavailable"
+
+
+class Overloaded(Unavailable):
+    """As many requests wait already as may."""
+
+    slug = "overloaded"
+
+
+class ReplicaFailed(SingularityError):
+    """What was asked of it may have been done, or not."""
+
+    slug, status = "replica-failed", HTTPStatus.BAD_GATEWAY
+
+
+class ReplicaLate(ReplicaFailed):
+    slug, status = "replica-late", HTTPStatus.GATEWAY_TIMEOUT
 
 
 class HandFailed(SingularityError):

@@ -381,7 +381,10 @@ class Job:
     @property
     def held(self) -> int:
         """Devices of the current placement."""
-        return sum(s.devices for s in self.placement)
+        devices = 0
+        for shard in self.placement:  # asked so often that a generator is felt
+            devices += shard.devices
+        return devices
 
     @property
     def checkpoint(self) -> Checkpoint | None:

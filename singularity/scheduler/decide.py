@@ -117,7 +117,8 @@ def checkpoint(draft: Draft, compared: Mapping[JobId, int], policy: Policy) -> N
     """Take the checkpoints that are due or asked for; `compared` by whom it is verified."""
     snapshot = draft.snapshot
     for job in draft.untouched(JobState.RUNNING):
-        if not draft.can_cut(job):
+        never = job.spec.checkpoint_every_s == 0.0 and not job.checkpoint_wanted
+        if (never and job.id not in compared) or not draft.can_cut(job):
             continue
         nodes = [snapshot.nodes[snapshot.row[n]] for n in sorted(job.nodes)]
         found = cadence(job, nodes, snapshot.now_s, policy)

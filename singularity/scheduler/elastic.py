@@ -31,7 +31,7 @@ def shrink_to_wish(draft: Draft) -> None:
 
 def grow(draft: Draft, blocked: Sequence[Job], policy: Policy) -> None:
     """Give jobs that hold less than they want more, when nobody waits for the same nodes and they
-    have had their devices for a while: tier by tier, to those first that gain most by it."""
+    have had their devices for a while: tier by tier, to those that gain most by it."""
     wanted = np.zeros(len(draft.snapshot.nodes), dtype=np.bool_)
     for other in blocked:
         wanted |= may(draft, other)

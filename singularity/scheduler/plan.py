@@ -102,8 +102,8 @@ class Findings:
     that wait are alike. Devices only become fewer, so what did not fit will not.
 
     may    nodes that a job may use      full  the fewest units that fit nowhere
-    lacks  what such a job is told       vain  devices and level, for which nobody made room
-    level  of a job, as in queueing
+    lacks  what such a job lacks         vain  devices and level, for which nobody made room
+    level  of a job, as in queueing      told  why one waits, and then all that are like it
     """
 
     may: dict[Hashable, Flags] = field(default_factory=dict)
@@ -111,6 +111,7 @@ class Findings:
     lacks: dict[Hashable, tuple[Reason, ...]] = field(default_factory=dict)
     vain: dict[Hashable, tuple[int, int]] = field(default_factory=dict)
     level: dict[JobId, int] = field(default_factory=dict)
+    told: dict[Hashable, tuple[Reason, ...]] = field(default_factory=dict)
 
 
 class Draft:
@@ -152,7 +153,7 @@ class Draft:
 
     def untouched(self, state: JobState) -> list[Job]:
         """Jobs in `state` without an action yet, in id order."""
-        return [j for j in self._in.get(state, ()) if not self.touched(j)]
+        return [j for j in self._in.get(state, ()) if j.id not in self._actions]
 
     def can_cut(self, job: Job) -> bool:
         """May a checkpoint of the job begin now? One at a time, and of whole gangs only."""
@@ -190,6 +191,7 @@ class Draft:
 
     def take(self, action: Action) -> None:
         self.findings.lacks.clear()
+        self.findings.told.clear()
         assert action.job not in self._actions, f"{action.job} already has an action"
         self._actions[action.job] = action
         job = self.snapshot.by_id[action.job]

@@ -111,7 +111,7 @@ def _cheapest(
                 victims.setdefault(int(snapshot.cluster[rows[0]]), []).append(job)
     found = []
     for cluster, jobs in sorted(victims.items()):
-        short = devices - per_cluster.get(cluster, 0)
+        short = devices - blocked.held - per_cluster.get(cluster, 0)
         if sum(j.held for j in jobs) < short:
             continue
         offers = _offers(draft, jobs, max(1, short) + more, policy)

@@ -53,7 +53,7 @@ def narrowed(
         values = []
         for job in everyone:
             had = level(job, snapshot.now_s, policy)
-            options = [d for d in sizes(job, job.held or None) if d >= least(job)]
+            options = [d for d in sizes(job, job.held or None) if d >= least(job) or job is blocked]
             values.append({d: worth(job, d, had) for d in options})
         devices = room.get(cluster, 0) + sum(job.held for job in jobs)
         *now, wide = _divided(values, devices)

@@ -60,7 +60,7 @@ def rank_of(planet: Planet, node: str) -> Known:
 
 def processes_of(planet: Planet) -> dict[str, int]:
     names = ["postgres", "valkey", "api", "schedule", "relay", "watch", "tidy"]
-    names += ["agent-a-1", "agent-a-2"]
+    names += ["agent-a-1", "agent-a-2", "router-here"]
     found = {name: planet.process(name) for name in names}
     return {name: pid for name, pid in found.items() if pid is not None}
 
@@ -171,7 +171,7 @@ def test_a_stop_leaves_no_process_port_or_file_in_memory(planet: Planet) -> None
     pids = set(processes_of(planet).values())
     pids |= {int((planet.node_dir(n) / "helper").read_text()) for n in ("a-1", "a-2")}
     pids |= {rank_of(planet, n).pid for n in ("a-1", "a-2")}
-    assert len(pids) == 13 and all(alive(pid) for pid in pids)
+    assert len(pids) == 14 and all(alive(pid) for pid in pids)
     planet.stop()
     assert not [pid for pid in pids if alive(pid)]
     with pytest.raises(httpx.ConnectError):
@@ -185,9 +185,10 @@ def test_a_second_start_has_the_same_address_secrets_fleet_and_data(
 ) -> None:
     data = tmp_path / "data"
     with Planet(data, FLEET) as first:
-        seen = first.url, first.token, first.nodes
+        seen = first.url, first.token, first.nodes, first.router_url("here")
     with Planet(data) as second:
-        assert (second.url, second.token, second.nodes) == seen
+        now = second.url, second.token, second.nodes, second.router_url("here")
+        assert now == seen
         assert (data / "admin.token").read_text().strip() == second.token
         for name in ("planet.json", "admin.token"):
             assert (data / name).stat().st_mode & 0o077 == 0
@@ -196,7 +197,7 @@ def test_a_second_start_has_the_same_address_secrets_fleet_and_data(
 def test_one_data_directory_has_one_planet(planet: Planet) -> None:
     with pytest.raises(PlanetBusy, match="already"):
         Planet(planet.data).start()
-    assert len(processes_of(planet)) == 9  # and the one that runs is not disturbed
+    assert len(processes_of(planet)) == 10  # and the one that runs is not disturbed
 
 
 def test_a_node_without_power_stays_dark_until_it_is_revived(planet: Planet) -> None:
@@ -216,7 +217,7 @@ def test_a_node_without_power_stays_dark_until_it_is_revived(planet: Planet) -> 
 UP = """
 import json, os, sys
 from pathlib import Path
-from singularity.cli import embedded
+from singularity.cli import embedded, up
 from singularity.cli.fleet import Fleet
 embedded._PACKAGE_ROOT = Path(sys.argv[2])
 """
@@ -227,7 +228,7 @@ print(planet.process("api"), planet.process("postgres"), planet.url, flush=True)
 os.kill(os.getpid(), 9)
 """
 UP_AND_STAY = """
-sys.exit(embedded.main_up(Path(sys.argv[3]), Path(sys.argv[1]), None))
+sys.exit(up.main_up(Path(sys.argv[3]), Path(sys.argv[1]), None))
 """
 
 
@@ -267,7 +268,7 @@ def test_up_says_where_it_is_and_ends_cleanly_when_asked(tmp_path: Path, standin
         session = json.loads((tmp_path / "singularity" / "session.json").read_text())
         assert session == {"url": url, "token": (data / "admin.token").read_text().strip()}
         left = [json.loads(path.read_text())["pid"] for path in (data / "pids").glob("*")]
-        assert len(left) == 8
+        assert len(left) == 9
         up.send_signal(signal.SIGTERM)
         assert up.wait(SOON_S) == 0
     assert not [pid for pid in left if alive(pid)]

@@ -55,6 +55,10 @@ class _Noted(dict[K, V]):
         super().__setitem__(key, value)
         self._fresh[key] = None
 
+    def __delitem__(self, key: K) -> None:
+        super().__delitem__(key)
+        self._fresh.pop(key, None)
+
     def fresh(self) -> list[V]:
         found, self._fresh = [self[key] for key in self._fresh], {}
         return found
@@ -214,6 +218,7 @@ class MemoryLedger(MemoryServices):
             if order.scope == Scope(ScopeKind.NODE, node):
                 self.close_drain(order.id, now_s)
         del self._nodes[node]
+        self._resident.remove([node])
         self._log = [letter for letter in self._log if letter.node != node]
 
     def open_drain(self, drain: Drain, by: By = PLANE) -> Drain:

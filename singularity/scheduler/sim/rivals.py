@@ -31,6 +31,7 @@ class Living:
     came_s, work_s, left_s  when it came, how long it takes at full size, how much of it is left
     wants, holds            devices
     served_s, began_s       device-seconds it held so far; when it first ran, or came
+    tier                    0 is the most urgent
     """
 
     capacity: int
@@ -41,6 +42,7 @@ class Living:
     holds: Floats
     served_s: Floats
     began_s: Floats
+    tier: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,13 @@ def two_queue_las(living: Living) -> Floats:
     return _first(living, behind + living.began_s)
 
 
+def tiers_and_levels(living: Living) -> Floats:
+    """Our own queue in its plainest form: by tier, then by levels of what a job had."""
+    had_h = np.maximum(living.served_s / 3600.0, 1e-9)
+    level = np.maximum(0.0, 1.0 + np.floor(np.log(had_h) / np.log(4.0)))
+    return _first(living, 1e14 * living.tier + 1e11 * level + living.came_s)
+
+
 def max_min(living: Living) -> Floats:
     """All the same number of devices, parts of one too, and nobody more than it wants."""
     if living.wants.sum() <= living.capacity:
@@ -91,6 +100,7 @@ RIVALS: Final[Mapping[str, Rival]] = {
     "sjf": Rival("SJF, oracle", sjf),
     "srtf": Rival("SRTF, oracle", srtf),
     "las": Rival("two-queue LAS", two_queue_las, tick_s=300.0),
+    "levels": Rival("tiers and levels", tiers_and_levels, tick_s=300.0),
     "maxmin": Rival("elastic max-min", max_min, free_restart=True),
 }
 
@@ -139,9 +149,10 @@ class _Pool:
         self._rival, self._restart_s = rival, 0.0 if rival.free_restart else restart_s
         jobs = trace.jobs
         self._run = Run(rival.name, devices, [Outcome(job) for job in jobs])
-        self._came_s = np.array([job.at_s for job in jobs])
-        self._work_s = np.array([job.work_s for job in jobs])
+        self._came_s = np.array([float(job.at_s) for job in jobs])
+        self._work_s = np.array([float(job.work_s) for job in jobs])
         self._wants = np.array([float(job.devices) for job in jobs])
+        self._tier = np.array([float(job.tier) for job in jobs])
         self._left_s, self._holds = self._work_s.copy(), np.zeros(len(jobs))
         self._served_s, self._owes_s = np.zeros(len(jobs)), np.zeros(len(jobs))
         self._began_s, self._ended_s = np.full(len(jobs), np.nan), np.full(len(jobs), np.nan)
@@ -186,6 +197,7 @@ class _Pool:
             holds=holds,
             served_s=self._served_s[here],
             began_s=np.where(np.isnan(began_s), self._came_s[here], began_s),
+            tier=self._tier[here],
         )
         given = self._rival.allot(living)
         starts = (holds == 0) & (given > 0)

@@ -69,10 +69,9 @@ class MemoryServices:
         return list(self._repaid)
 
     def traffic(self, now_s: float) -> Traffic:
-        services = self.services()
-        if not services:
+        if not (services := self.services()):
             return Traffic()
-        routers = [r for r in self._routers.values() if now_s - r.heard_s <= STABLE_S]
+        routers = [r for r in self._routers.values() if r.heard_s >= now_s - STABLE_S]
         trials = {
             s.id: self._served[key]
             for s in services

@@ -1,0 +1,1 @@
+"""The data path of inference services: one reverse proxy per region."""
