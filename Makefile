@@ -80,12 +80,16 @@ bench-checkpoint: $(STAMP) criu  ## what a cut, a move and shared devices cost
 	  echo "== bench/$$figure"; set -- $$figure; script=$$1; shift; \
 	  $(BIN)/python bench/$$script.py "$$@" || exit 1; done
 
-bench-scheduler: $(STAMP)  ## what decisions cost; and with DATA=dir of openb, how tightly shares are packed
+bench-scheduler: $(STAMP)  ## what decisions cost; with DATA=dir that holds openb and pollux, their traces too
 	$(BIN)/python bench/scale.py
 	$(BIN)/python bench/resident.py
 	$(BIN)/python bench/following.py
-	@test -z "$(DATA)" || $(BIN)/python bench/openb.py --data "$(DATA)"
-	@test -z "$(DATA)" || $(BIN)/python bench/services.py --data "$(DATA)"
+	$(BIN)/python bench/goodput.py
+	@for dir in "$(DATA)" "$(DATA)/openb"; do \
+	  test ! -f "$$dir/openb_node_list_gpu_node.csv" || $(BIN)/python bench/openb.py --data "$$dir" || exit 1; done
+	@for dir in "$(DATA)" "$(DATA)/pollux"; do \
+	  test ! -f "$$dir/philly_82k.csv" || $(BIN)/python bench/philly.py --data "$$dir" || exit 1; done
+	@test ! -d "$(DATA)/servegen" || $(BIN)/python bench/services.py --data "$(DATA)"
 
 bench-device: $(STAMP)  ## preemption inside a device, modelled and real
 	@for figure in levels disb shim cpu; do \
@@ -105,7 +109,7 @@ lock: $(STAMP)  ## pin anew what pyproject.toml asks for
 	@sed -n '/^#/!q;p' requirements.lock > .venv/lock.head
 	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header \
-	  --unsafe-package torch --extra dev --extra examples --output-file .venv/lock.body pyproject.toml
+	  --unsafe-package torch --extra dev --extra examples --extra plot --output-file .venv/lock.body pyproject.toml
 	@{ cat .venv/lock.head; sed '/^# The following packages/,$$d; /^# WARNING/,$$d' .venv/lock.body; } > requirements.lock
 
 clean:  ## everything that was made here

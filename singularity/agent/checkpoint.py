@@ -78,7 +78,7 @@ _IDENTITY = TypeAdapter(Identity)
 
 
 class Checkpointer(Protocol):
-    """`dump`, then either `release` or nothing (the rank runs on); `restore` what was released.
+    """`dump`, and the rank runs on until somebody ends it; `restore` one that has ended.
 
     transparent   what was dumped can be restored in another sandbox, on another node; else only
                   where it stands, and only while that sandbox stands
@@ -94,8 +94,8 @@ class Checkpointer(Protocol):
         to stand in the way (see carriage.py) is named before anything is written.
         """
 
-    def release(self, sandbox: Sandbox) -> None:
-        """Give back what the rank uses, once its images are safe."""
+    def idle(self, images: Path) -> bool:
+        """Does the rank that was dumped to `images` hold nothing but memory while it is parked?"""
 
     def restore(self, sandbox: Sandbox, images: Path, deadline_s: float) -> float:
         """Bring the rank back, as it was at the dump; the seconds that took.
@@ -132,14 +132,13 @@ class CriuCheckpointer:
         size = sum(entry.stat().st_size for entry in images.iterdir())
         return Dump(time.monotonic() - began_s, size, found.sizes)
 
-    def release(self, sandbox: Sandbox) -> None:
-        sandbox.kill()
+    def idle(self, images: Path) -> bool:
+        return True
 
     def restore(self, sandbox: Sandbox, images: Path, deadline_s: float) -> float:
         began_s, images = time.monotonic(), images.absolute()
         try:
-            found = _OUTPUTS.validate_json((images / OUTPUTS).read_bytes())
-            _roll_back(found.sizes)
+            found = roll_back(images)
             sandbox.expect(found.pid, _free_pids(images))
             argv = sandbox.command(
                 [*self._criu("restore", sandbox, images), "--restore-detached"], counted=True
@@ -193,8 +192,8 @@ class SuspendInPlace:
         (images / OUTPUTS).write_bytes(_IDENTITY.dump_json(sandbox.supervisor))
         return Dump(0.0, 0, {})
 
-    def release(self, sandbox: Sandbox) -> None:
-        sandbox.freeze()
+    def idle(self, images: Path) -> bool:
+        return False
 
     def restore(self, sandbox: Sandbox, images: Path, deadline_s: float) -> float:
         """Wakes the rank, which takes no time that a deadline could bound."""
@@ -211,7 +210,7 @@ class SuspendInPlace:
 
 
 def described(checkpointer: Checkpointer) -> dict[str, str]:
-    """What a finding on checkpoints depends on: the engine, this kernel, this processor."""
+    """What a finding on checkpoints depends on."""
     found = {"kernel": platform.release(), "processor": processor()}
     if isinstance(checkpointer, CriuCheckpointer):
         return {**found, "engine": f"CRIU {version_of(checkpointer.criu)}"}
@@ -247,8 +246,9 @@ def _alone(sandbox: Sandbox) -> Iterator[int]:
 def _spawn(argv: Sequence[str], images: Path, *handed_on: int) -> subprocess.Popen[bytes]:
     """CRIU in a session of its own, its output to a file: neither ^C at the agent nor the agent's
     death may reach it in the middle of a dump."""
-    (images / "criu.out").unlink(missing_ok=True)  # a link to another's, maybe
-    with (images / "criu.out").open("wb") as out:
+    said = images / "criu.out"
+    said.unlink(missing_ok=True)  # a link to another's, maybe
+    with said.open("wb") as out:
         return subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
@@ -305,10 +305,11 @@ def _complaint(images: Path, log: str, code: int) -> str:
     return "; ".join(errors) or f"criu ended with {code} and no word"
 
 
-def _roll_back(sizes: Mapping[str, int]) -> None:
-    """Cut output files back. A file that is gone, or shorter, CRIU itself judges: it refuses
-    where the rank would notice."""
-    for path, size in sorted(sizes.items()):
+def roll_back(images: Path) -> _Outputs:
+    """Cut the rank's output files back to what they were. A file that is gone, or shorter, CRIU
+    itself judges: it refuses where the rank would notice. Raises OSError, ValueError."""
+    found = _OUTPUTS.validate_json((images / OUTPUTS).read_bytes())
+    for path, size in sorted(found.sizes.items()):
         with suppress(FileNotFoundError):
             file = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
             try:
@@ -317,6 +318,7 @@ def _roll_back(sizes: Mapping[str, int]) -> None:
                     os.ftruncate(file, size)
             finally:
                 os.close(file)
+    return found
 
 
 def _free_pids(images: Path) -> int:
@@ -354,13 +356,8 @@ def probe(criu: Path | None) -> Verdict:
     """Find out by doing it: dump a small process, kill it, restore it, watch it count on."""
     if criu is None:
         return Verdict(False, "CRIU is not installed", "")
-    try:
-        said = subprocess.run([criu, "--version"], capture_output=True, text=True, check=False)
-    except OSError as error:
-        return Verdict(False, f"{criu} does not start: {error}", "")
-    version = said.stdout.partition("Version:")[2].split("\n")[0].strip()
-    if said.returncode != 0:
-        return Verdict(False, f"{criu} does not start: {said.stderr.strip()}", version)
+    if not (version := version_of(criu)):
+        return Verdict(False, f"{criu} does not start", "")
     with tempfile.TemporaryDirectory(prefix="singularity-probe-") as scratch:
         try:
             _there_and_back(CriuCheckpointer(criu), Path(scratch).resolve())
@@ -379,7 +376,7 @@ def _there_and_back(checkpointer: CriuCheckpointer, scratch: Path) -> None:
         _await_lines(first, log, 3)
         dump = checkpointer.dump(first, images)
         _await_lines(first, log, log.read_bytes().count(b"\n") + 1)
-        checkpointer.release(first)
+        first.kill()
         checkpointer.restore(second, images, _PROBE_S)
         _await_lines(second, log, log.read_bytes()[: dump.files[str(log)]].count(b"\n") + 3)
         counted = log.read_text().split("\n")[:-1]

@@ -89,6 +89,7 @@ class Executor:
         for hands in list(self._hands.values()):
             hands.join()
         self._tools.handovers.clear()
+        self._tools.images.recent.clear()
 
     def abandon(self) -> None:
         """Let go of every rank without touching it, as an agent that dies does."""

@@ -9,12 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from .interposer.family import members
+from .interposer.family import members, semaphores
 from .interposer.page import Page, Rendezvous, State
 from .runtime.processes import descendants, inner_pid
 from .runtime.sandbox import Sandbox
 from .stall import Who
 
+_SEMAPHORES: Final = Path("/dev/shm")  # where glibc keeps those with a name
 _AT_REST: Final = (State.HOLDING, State.PARKED)
 
 
@@ -43,6 +44,12 @@ class Families:
         """Those that wait to be resumed."""
         everybody: dict[Who, Page] = {**self._ranked(), **self._members()}
         return {who: page for who, page in everybody.items() if page.state is State.PARKED}
+
+    def at_rest(self) -> bool:
+        """Is every process that the plane knows of parked? Those that a rank started are not known
+        to be, where they are a family."""
+        pages = self._ranked().values()
+        return not self._members() and all(page.state is State.PARKED for page in pages)
 
     def close(self, closed: bool) -> None:
         """Let no process join a world while a cut is being taken."""
@@ -98,6 +105,13 @@ def forget_page(main: Path) -> None:
     """Of a rank that is no more, and of its family; who still maps one keeps it."""
     main.unlink(missing_ok=True)
     shutil.rmtree(members(main), ignore_errors=True)
+
+
+def forget_semaphores(main: Path) -> None:
+    """Of a rank that has ended, whichever way: nobody else has a use for them. Those of one that
+    was dumped stay, for its image may name them."""
+    for path in _SEMAPHORES.glob(f"sem.{semaphores(main).removeprefix('/')}-*"):
+        path.unlink(missing_ok=True)
 
 
 def _busy(page: Page) -> bool:

@@ -205,6 +205,9 @@ class GpuCheckpointer(CriuCheckpointer):
                 (images / _NOTE).write_bytes(_GPUS.dump_json(self._driver.gpus))
         return Dump(time.monotonic() - began_s, dump.bytes, dump.files)
 
+    def idle(self, images: Path) -> bool:
+        return not (images / _NOTE).exists()  # its memory is back on the device
+
     def restore(self, sandbox: Sandbox, images: Path, deadline_s: float) -> float:
         began_s = time.monotonic()
         note = images / _NOTE

@@ -33,7 +33,7 @@ from .dumping import Dumping
 from .effects import Effect, Launch, TakeCut, TakeSlots
 from .endings import ended_well, endings, post_mortem
 from .engines import keeper
-from .families import Families, forget_page
+from .families import Families, forget_page, forget_semaphores
 from .gang import CutRef
 from .images import Fetched
 from .interposer.page import Page, Rendezvous, State
@@ -156,6 +156,8 @@ class Hands(threading.Thread):
         behind; then tell: devices must be free when the control plane hears of it."""
         self.ended = True
         self._answer(ended, self._clear)
+        for rank in self.start_command.ranks if isinstance(ended, Ended) else ():
+            forget_semaphores(self._page_path(rank))
         self._pool.shutdown(wait=False)
 
     def _clear(self) -> None:
@@ -287,6 +289,8 @@ class Hands(threading.Thread):
             if cut.handover:
                 staying = {rank: self._ranks.pop(rank) for rank in cut.stay}
                 self._tools.handovers.stand(ref, staying)
+            elif self._families.at_rest() and self._tools.images.stand(ref, dict(self._ranks)):
+                self._ranks.clear()
             return Saved(*name, True, image, dumper.seconds)
         if cut.handover:
             self._tools.handovers.let_go(ref.job, ref.incarnation)

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -20,14 +20,14 @@ from singularity.store.manifest import ImageKey
 from singularity.store.vault import Vault
 
 from . import processors
-from .checkpoint import Checkpointer, SuspendInPlace
+from .checkpoint import Checkpointer, SuspendInPlace, roll_back
 from .families import forget_page
 from .gang import CutRef
 from .handover import Handovers, reference
 from .interposer.family import members
 from .interposer.page import Page, ParkRecord, State
 from .layout import Layout
-from .recent import Recent, link
+from .recent import Recent, Standing, end_all, link
 from .runtime.sandbox import Sandbox
 from .scratch import resident_bytes
 
@@ -165,8 +165,8 @@ class Images:
 
     @contextmanager
     def fetched(self, start: Start) -> Iterator[Fetched]:
-        """Bring the images of `start`'s ranks here, every byte verified. They are gone with the
-        context.
+        """Bring the images of `start`'s ranks here, every byte verified that has left this node's
+        memory. Those that stand here need none. They are gone with the context.
 
         Raises ImageCorrupt, ImageUnfit when this node's processors cannot run one, or RestoreFailed
         when no image holds a rank.
@@ -177,23 +177,27 @@ class Images:
             self.store.fence(start.job, start.incarnation)
         holders = {rank: _holder(origin, rank) for rank in start.ranks}
         standing = frozenset(r for r, held in holders.items() if _stands(held, r, start))
-        wanted = {rank: held for rank, held in holders.items() if rank not in standing}
-        with self.layout.scratch.directory(
-            f"{start.job}.{start.incarnation}.0", _share_bytes(wanted.values())
-        ) as directory:
+        with ExitStack() as stack:
+            woken = self._woken(start, holders)
+            stack.callback(end_all, woken)  # whom nobody has adopted
+            wanted = {r: h for r, h in holders.items() if r not in standing and r not in woken}
+            expected_bytes = _share_bytes(wanted.values())
+            scratch = self.layout.scratch.directory(
+                f"{start.job}.{start.incarnation}.0", expected_bytes
+            )
+            directory = stack.enter_context(scratch)
+
+            def adopt(rank: int) -> Sandbox:
+                if rank not in woken:
+                    return self.handovers.adopt(start, rank)
+                found, page = woken.pop(rank), self.layout.page(start.job, rank)
+                found.page.rename(page)
+                found.sandbox.rename(self.layout.sandbox(start, rank))
+                found.sandbox.thaw()
+                return found.sandbox
 
             def restore(rank: int, sandbox: Sandbox) -> None:
-                page = self.layout.page(start.job, rank)
-                forget_page(page)
-                found = directory / str(rank)
-                for path in (found / _PAGE, *found.glob(f"{_PAGE}.[0-9]*")):
-                    pid = path.suffix.removeprefix(".")
-                    target = members(page) / f"{pid}.page" if pid else page
-                    target.parent.mkdir(exist_ok=True)
-                    shutil.copyfile(path, target)  # others may begin from it too
-                    target.chmod(0o600)  # CRIU insists on the mode that the rank mapped it with
-                images = directory / str(rank)
-                self.checkpointer.restore(sandbox, images, self.restore_deadline_s)
+                self._restore(start, rank, directory / str(rank), sandbox)
 
             stored: dict[int, Copy] = {}
             for shard in origin.shards:
@@ -204,11 +208,56 @@ class Images:
                     self._hand_over(start, shard, targets)
             for rank in wanted:
                 processors.check(directory / str(rank), self.processor)
-            yield Fetched(
-                directory, restore, standing, lambda rank: self.handovers.adopt(start, rank)
-            )
+            yield Fetched(directory, restore, standing.union(woken), adopt)
             if stored and start.aside is None:
                 self.recent.keep(start.job, stored, directory)
+
+    def _restore(self, start: Start, rank: int, images: Path, sandbox: Sandbox) -> None:
+        page = self.layout.page(start.job, rank)
+        forget_page(page)
+        for path in (images / _PAGE, *images.glob(f"{_PAGE}.[0-9]*")):
+            pid = path.suffix.removeprefix(".")
+            target = members(page) / f"{pid}.page" if pid else page
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, target)  # others may begin from it too
+            target.chmod(0o600)  # CRIU insists on the mode that the rank mapped it with
+        self.checkpointer.restore(sandbox, images, self.restore_deadline_s)
+
+    def stand(self, ref: CutRef, ranks: Mapping[int, Sandbox]) -> bool:
+        """Keep `ranks`, which are parked and were saved by `ref`, for as long as there is memory;
+        False where they are to be ended. One that holds more than memory would be in the way."""
+        copies = self.recent.of(ref.job)
+        if not all(r in copies and self.checkpointer.idle(copies[r].path) for r in ranks):
+            return False
+        standing: dict[int, Standing] = {}
+        for rank, sandbox in ranks.items():
+            page = self.layout.page(ref.job, rank)
+            kept = page.with_name(f"{page.stem}.{ref.incarnation}.standing")
+            page.rename(kept)  # not a link: a dump finds the page by the name that it was mapped by
+            standing[rank] = Standing(sandbox, kept)
+        stands = self.recent.stand(ref.job, ref.cut, standing)
+        for one in () if stands else standing.values():
+            one.page.unlink(missing_ok=True)
+        return stands
+
+    def _woken(self, start: Start, holders: Mapping[int, ShardImage]) -> dict[int, Standing]:
+        """Ranks that have only to be woken, for it is here that this very cut released them. What
+        others wrote since, who went on from it too, is cut off their output files."""
+        origin = start.origin
+        if start.aside is not None or origin is None:
+            return {}
+        names = {
+            rank: (ImageKey(start.job, origin.incarnation, origin.cut, shard.node), shard.digest)
+            for rank, shard in holders.items()
+        }
+        copies = self.recent.of(start.job)
+        woken = self.recent.wake(start.job, names)
+        for rank in list(woken):
+            try:
+                roll_back(copies[rank].path)
+            except (OSError, ValueError):  # the images are on their way out
+                woken.pop(rank).end()
+        return woken
 
     def _bring(
         self, start: Start, shard: ShardImage, targets: Mapping[int, Path]
@@ -224,7 +273,8 @@ class Images:
         for rank, copy in copies.items():
             near = known.get(rank)
             if near is not None and (near.key, near.digest) == (key, shard.digest):
-                link(near.path, copy.path)
+                with suppress(OSError):  # then it is not whole
+                    link(near.path, copy.path)
         linked = {rank: copy for rank, copy in copies.items() if copy.path.exists()}
         whole = self.store.whole(linked, vault) if linked else frozenset()
         rest = {rank: target for rank, target in targets.items() if rank not in whole}

@@ -1,8 +1,9 @@
-"""What a node still has in memory of the last cuts of its jobs.
+"""What a node still has in memory of the last cuts of its jobs, beside the store.
 
-A rank that goes on here is restored from that, and its next cut is compared with it: both then read
-next to nothing from the store. It is never the only copy, and the first thing to go: when it is
-old, when memory becomes scarce, when a dump needs the room, and with the agent.
+The images: a rank that goes on here is restored from them, and its next cut is compared with them.
+And the ranks themselves, if they were released here: parked as they were dumped, and stopped, they
+have only to be woken. It is never the only copy, and the first thing to go: when it is old, when
+memory becomes scarce, when a dump needs the room, and with the agent.
 """
 
 from __future__ import annotations
@@ -11,19 +12,21 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from singularity.primitives.model import JobId
 from singularity.store.imagestore import Copies, Copy
+from singularity.store.manifest import ImageKey
 
+from .runtime.sandbox import Sandbox
 from .scratch import Memory, in_memory, memory
 
 _SPARE_SHARE: Final = 0.25  # of the machine's memory must be left to others
-_KEPT_S: Final = 3600.0  # since it was made; of a job that was suspended and moved nobody tells us
+_KEPT_S: Final = 1800.0  # since it was made: nobody tells us of a job that goes on elsewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +53,23 @@ def to_drop(
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """A rank that waits, and its control page under a name that no other life of it takes."""
+
+    sandbox: Sandbox
+    page: Path
+
+    def end(self) -> None:
+        self.sandbox.remove()
+        self.page.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
 class _Entry:
     held: Held
     directory: Path
     copies: Copies
+    standing: Mapping[int, Standing] = field(default_factory=dict)
 
 
 class Recent:
@@ -78,24 +94,68 @@ class Recent:
         with self._lock:
             before = self._entries.pop(job, None)
         if not in_memory(directory) or not self.room():
-            _remove(entry.directory for entry in (before,) if entry)
-            _remove([directory])
+            _remove(before, _Entry(held, directory, {}))
             return
-        home = directory.with_name(f"{directory.name}.kept")
+        home = directory.with_name(f"recent.{directory.name}")
         directory.replace(home)
         moved = {r: Copy(c.key, c.digest, home / c.path.name) for r, c in copies.items()}
         with self._lock:
             self._entries[job] = _Entry(held, home, moved)
-        _remove(entry.directory for entry in (before,) if entry)
+        _remove(before)
+
+    def stand(self, job: JobId, cut: int, ranks: Mapping[int, Standing]) -> bool:
+        """Take over `ranks`, parked, of which `cut` is what was kept; False: they are not wanted.
+        From here on they do nothing at all."""
+        with self._lock:
+            entry = self._entries.get(job)
+            if entry is None or any(
+                rank not in entry.copies or entry.copies[rank].key.cut != cut for rank in ranks
+            ):
+                return False
+        for rank in ranks.values():
+            rank.sandbox.freeze()
+        with self._lock:
+            if self._entries.get(job) is not entry:  # it has just gone
+                return False
+            held = replace(entry.held, bytes=2 * entry.held.bytes)  # once more, as they are
+            self._entries[job] = replace(entry, held=held, standing=ranks)
+        self.room()
+        with self._lock:
+            return job in self._entries
+
+    def wake(self, job: JobId, wanted: Mapping[int, tuple[ImageKey, str]]) -> dict[int, Standing]:
+        """Those that stand here of what `wanted` names, by key and digest, still stopped; others
+        have no use any more, for the job goes on from something else."""
+        with self._lock:
+            entry = self._entries.get(job)
+            if entry is None:
+                return {}
+            self._entries[job] = replace(entry, standing={})
+        known = {rank: (copy.key, copy.digest) for rank, copy in entry.copies.items()}
+        woken = {}
+        for rank, standing in entry.standing.items():
+            if wanted.get(rank) == known[rank] and standing.sandbox.alive():
+                woken[rank] = standing
+            else:
+                standing.end()
+        return woken
 
     def room(self, wanted_bytes: int = 0) -> bool:
         """Drop what has to go; is there room for so much more then?"""
         with self._lock:
             held = [entry.held for entry in self._entries.values()]
             gone, enough = to_drop(held, time.monotonic(), self._look(), wanted_bytes)
-            dropped = [self._entries.pop(job).directory for job in gone]
-        _remove(dropped)
+            dropped = [self._entries.pop(job) for job in gone]
+        _remove(*dropped)
         return enough
+
+    def clear(self) -> None:
+        """Nothing is left of it on return."""
+        with self._lock:
+            dropped = list(self._entries.values())
+            self._entries.clear()
+        for entry in dropped:
+            _remove_now(entry)
 
 
 def link(source: Path, target: Path) -> None:
@@ -112,9 +172,18 @@ def link(source: Path, target: Path) -> None:
                 shutil.copyfile(file, target / file.name)
 
 
-def _remove(directories: Iterable[Path]) -> None:
+def end_all(ranks: Mapping[int, Standing]) -> None:
+    for standing in ranks.values():
+        standing.end()
+
+
+def _remove(*entries: _Entry | None) -> None:
     """Beside the caller: to free a gigabyte takes a while."""
-    for directory in directories:
-        threading.Thread(
-            target=shutil.rmtree, args=(directory, True), name="remove", daemon=True
-        ).start()
+    for entry in entries:
+        if entry is not None:
+            threading.Thread(target=_remove_now, args=(entry,), name="remove", daemon=True).start()
+
+
+def _remove_now(entry: _Entry) -> None:
+    end_all(entry.standing)
+    shutil.rmtree(entry.directory, ignore_errors=True)

@@ -32,7 +32,7 @@ from singularity.primitives.model import (
     Scope,
 )
 from singularity.primitives.operations import By
-from singularity.scheduler.plan import Plan, admissible, perform
+from singularity.scheduler.plan import Plan, admissible, outdated, perform
 from singularity.scheduler.snapshot import Snapshot
 
 from . import tables as t
@@ -127,14 +127,15 @@ class SqlLedger(SqlDuties, SqlServices):
         with self._engine.begin() as db:
             if self._guard is not None:
                 self._guard(db)
-            write_changes(db, plan.changes, now_s)
+            written = write_changes(db, plan.changes, now_s)
             jobs = _lock_jobs(db, _with_verified(db, {a.job for a in plan.actions}))
             placed = {s.node for a in plan.actions for s in a.placement}
             nodes = _lock_nodes(db, {n for j in jobs.values() for n in hosts(j)} | placed)
             books = Books(db, jobs, nodes)
             for action in sorted(plan.actions, key=lambda a: a.job):
                 job = books.jobs[action.job]
-                if why_not := admissible(job, action, books.nodes):
+                why_not = admissible(job, action, books.nodes) or outdated(job, action, written)
+                if why_not:
                     rejected[job.id] = why_not
                 else:
                     books.write(job, perform(job, action, now_s), action.reason, now_s)
@@ -200,7 +201,7 @@ class SqlLedger(SqlDuties, SqlServices):
                 books.flush()
                 db.execute(delete(t.outbox).where(t.outbox.c.node == node.id))
                 db.execute(delete(t.node_log).where(t.node_log.c.node == node.id))
-                node = reborn(books.nodes[node.id], now_s)
+                node = reborn(books.nodes[node.id], now_s, held=node.used > 0)
             told = {"address": register.address, "devices": register.devices}
             node = replace(node, heard_s=now_s, rack=register.rack, **told)  # type: ignore[arg-type]
             books.put(node)

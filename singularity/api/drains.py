@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, func, insert, select, update
 
 from singularity.primitives.drains import Drain, Leaving, begun, standing
 from singularity.primitives.errors import NotFound
-from singularity.primitives.model import Duty, NodeId, Scope, ScopeKind
+from singularity.primitives.model import Duty, Node, NodeId, Scope, ScopeKind
 from singularity.primitives.operations import PLANE, By
 
 from . import tables as t
@@ -46,13 +46,14 @@ class SqlDrains:
 
 def opened(db: Connection, drain: Drain, by: By) -> Drain:
     """It in force, or the one that is the same. Raises Conflict where another is in the way."""
-    db.exec_driver_sql("LOCK TABLE drain IN SHARE ROW EXCLUSIVE MODE")
+    # One opening at a time; whoever writes to a drain while it holds nodes is not in the way.
+    db.exec_driver_sql("LOCK TABLE drain IN SHARE UPDATE EXCLUSIVE MODE")
     nodes = load_nodes(db, select(t.node))
     if (known := standing(drain, in_force(db), nodes)) is not None:
         return known
     drain = begun(drain, nodes)
-    inside = _AREA[drain.scope.kind] == drain.scope.id
-    there = select(t.shard.c.job).select_from(_SITS).where(inside).distinct()
+    here = _AREA[drain.scope.kind] == drain.scope.id
+    there = select(t.shard.c.job).select_from(_SITS).where(here).distinct()
     jobs = sorted(str(job) for (job,) in db.execute(there))
     asked = {"actor": by.actor, "reason": by.reason, "jobs": jobs}
     db.execute(insert(t.drain).values({**_row(drain), **asked}))
@@ -93,6 +94,14 @@ def in_force(db: Connection) -> list[Drain]:
     return sorted(map(_drain, rows))
 
 
+def one_in_force(db: Connection, drain: str) -> Drain:
+    """Raises NotFound."""
+    for found in in_force(db):
+        if found.id == drain:
+            return found
+    raise NotFound(f"there is no drain {drain!r} in force")
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """A drain as it was ordered, and how far it is: jobs that were there, that are there now."""
@@ -120,8 +129,8 @@ def records(db: Connection) -> list[Record]:
 
 
 def _record(db: Connection, row: Any) -> Record:
-    inside = _AREA[row["scope_kind"]] == row["scope"]
-    there = select(t.shard.c.job).select_from(_SITS).where(inside).distinct()
+    here = _AREA[row["scope_kind"]] == row["scope"]
+    there = select(t.shard.c.job).select_from(_SITS).where(here).distinct()
     remaining = () if row["ended_at_s"] is not None else db.execute(there).scalars()
     return Record(
         drain=_drain(row),
@@ -142,10 +151,15 @@ def _changed(db: Connection, drain: str, **values: object) -> Drain:
     return _drain(row)
 
 
+def inside(db: Connection, scope: Scope) -> list[Node]:
+    """The nodes in `scope`, locked in id order."""
+    query = select(t.node).where(_AREA[scope.kind] == scope.id).order_by(t.node.c.id)
+    return load_nodes(db, query.with_for_update())
+
+
 def set_duty(db: Connection, scope: Scope, duty: Duty) -> list[NodeId]:
     """Of the nodes in `scope`, which are locked in id order and returned so."""
-    inside = select(t.node.c.id).where(_AREA[scope.kind] == scope.id).order_by(t.node.c.id)
-    nodes = [NodeId(node) for node in db.execute(inside.with_for_update()).scalars()]
+    nodes = [node.id for node in inside(db, scope)]
     if nodes:
         db.execute(update(t.node).where(t.node.c.id.in_(nodes)).values(duty=int(duty)))
     return nodes

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from sqlalchemy import Connection, Engine, delete, select, update
 
+from singularity.primitives.drains import need_idle
 from singularity.primitives.errors import Conflict, NotFound
 from singularity.primitives.faults import steered
 from singularity.primitives.health import Quarantine
@@ -38,7 +39,7 @@ class SqlDuties(SqlDrains, SqlMaintenance, SqlRebalancing):
     def set_duty(self, scope: Scope, duty: Duty, now_s: float, by: By = PLANE) -> list[NodeId]:
         """Cordon or put back what is in `scope`; the nodes that it concerns."""
         with self._engine.begin() as db:
-            before = _inside(db, scope)
+            before = drains.inside(db, scope)
             found = drains.set_duty(db, scope, duty)
             verb = "cordon" if duty is Duty.CORDONED else "uncordon"
             for node in before if by is not PLANE else ():
@@ -72,18 +73,16 @@ class SqlDuties(SqlDrains, SqlMaintenance, SqlRebalancing):
                     self._guard(db)
                 _carry_out(db, order, now_s)
 
-    def remove_node(self, node: NodeId, now_s: float, quiet_s: float, by: By) -> None:
-        """Forget a node that nothing runs on, and its cluster and region with the last of theirs.
-        Raises NotFound, and Conflict, saying what to do, when it is still of use, or was heard
-        within `quiet_s`."""
+    def remove_node(self, node: NodeId, now_s: float, quiet_s: float, by: By = PLANE) -> None:
+        """See scheduler.ledger.Ledger."""
         with self._engine.begin() as db:
             found = _locked(db, node)
             jobs = db.execute(select(t.shard.c.job).where(t.shard.c.node == node)).scalars().all()
-            if why_not := _in_use(found, len(jobs), now_s - quiet_s):
-                raise Conflict(f"{node} {why_not}", node=node, jobs=sorted(map(str, jobs)))
+            need_idle(found, len(jobs), now_s - quiet_s)
+            gone = replace(by, reason=f"{node} is removed")
             for order in drains.in_force(db):
                 if order.scope == Scope(ScopeKind.NODE, node):
-                    drains.closed(db, order.id, replace(by, reason=f"{node} is removed"), now_s)
+                    drains.closed(db, order.id, gone, now_s)
             _forget(db, found, now_s)
             before = {"region": found.region, "cluster": found.cluster, "devices": found.devices}
             note(db, Deed("remove", f"node/{node}", before, {}), by, now_s)
@@ -91,29 +90,12 @@ class SqlDuties(SqlDrains, SqlMaintenance, SqlRebalancing):
     def undo(self, number: int, by: By, now_s: float) -> None:
         """Take an operation back. Raises NotFound, and Conflict where there is no way back or what
         it changed has been changed since."""
-        by = replace(by, undoes=number)
         with self._engine.begin() as db:
             found = operations.to_undo(db, number)
-            match found["verb"]:
-                case "cordon" | "uncordon" | "quarantine" | "release":
-                    _restore(db, found, by, now_s)
-                case "drain":
-                    drains.closed(db, _standing(db, found), by, now_s)
-                case "pause" | "go-on":
-                    drain = _standing(db, found)
-                    paused = next(d.paused for d in drains.in_force(db) if d.id == drain)
-                    operations.need_unchanged(found, {"paused": paused})
-                    drains.held_up(db, drain, by, now_s, paused=not paused)
-                case "rebalance":
-                    settled(db, found["after"]["rebalancing"], by, now_s)
-                case "maintenance-add":
-                    maintenance.dropped(db, found["after"]["maintenance"], by, now_s)
-                case "maintenance-rm":
-                    maintenance.restored(db, found["before"]["maintenance"], by, now_s)
-                case "maintenance-skip":
-                    _unskip(db, found, by, now_s)
-                case verb:
-                    raise operations.refused(found, _NO_WAY_BACK.get(verb, "there is no way back"))
+            try:
+                _undo(db, found, replace(by, undoes=number), now_s)
+            except NotFound as gone:  # what it is about
+                raise operations.refused(found, gone.detail) from gone
 
 
 _NO_WAY_BACK = {
@@ -123,8 +105,27 @@ _NO_WAY_BACK = {
 }
 
 
-def _inside(db: Connection, scope: Scope) -> list[Node]:
-    return [n for n in load_nodes(db, select(t.node).order_by(t.node.c.id)) if scope.holds(n)]
+def _undo(db: Connection, found: Json, by: By, now_s: float) -> None:
+    match found["verb"]:
+        case "cordon" | "uncordon" | "quarantine" | "release":
+            _restore(db, found, by, now_s)
+        case "drain":
+            drains.closed(db, found["after"]["drain"], by, now_s)
+        case "pause" | "go-on":
+            drain = str(found["target"]).removeprefix("drain/")
+            paused = drains.one_in_force(db, drain).paused
+            operations.need_unchanged(found, {"paused": paused})
+            drains.held_up(db, drain, by, now_s, paused=not paused)
+        case "rebalance":
+            settled(db, found["after"]["rebalancing"], by, now_s)
+        case "maintenance-add":
+            maintenance.dropped(db, found["after"]["maintenance"], by, now_s)
+        case "maintenance-rm":
+            maintenance.restored(db, found["before"]["maintenance"], by, now_s)
+        case "maintenance-skip":
+            _unskip(db, found, by, now_s)
+        case verb:
+            raise operations.refused(found, _NO_WAY_BACK.get(verb, "there is no way back"))
 
 
 def _locked(db: Connection, node: NodeId) -> Node:
@@ -158,27 +159,14 @@ def _carry_out(db: Connection, order: Order, now_s: float) -> None:
             found = _locked(db, order.node)
             if (after := judged(found, order, now_s)) != found:
                 _put(db, after)
-                isolates = isinstance(order, Isolate)
-                why = order.quarantine.reason if isinstance(order, Isolate) else order.reason
-                verb = "quarantine" if isolates else "release"
-                _note(db, verb, found, after, (replace(PLANE, reason=why), now_s))
+                verb = "quarantine" if isinstance(order, Isolate) else "release"
+                _note(db, verb, found, after, (replace(PLANE, reason=order.reason), now_s))
         case Open(drain):
             drains.opened(db, drain, replace(PLANE, reason=f"maintenance {drain.upkeep}"))
         case Close(drain_id, reason):
             drains.closed(db, drain_id, replace(PLANE, reason=reason), now_s)
         case Settle(rebalancing, reason):
             settled(db, rebalancing, replace(PLANE, reason=reason), now_s)
-
-
-def _in_use(node: Node, jobs: int, since_s: float) -> str:
-    """Why a node may not be removed, and what to do; "" if it may."""
-    if not node.lost and node.duty is not Duty.DRAINING:
-        return f"may get work at any time; drain it first: singularity drain node/{node.id}"
-    if jobs:
-        return f"still has {jobs} jobs; wait until they have left: singularity drains --watch"
-    if not node.lost and node.heard_s > since_s:
-        return "is still heard of and would join again; stop its agent first"
-    return ""
 
 
 def _forget(db: Connection, node: Node, now_s: float) -> None:
@@ -209,14 +197,6 @@ def _restore(db: Connection, found: Json, by: By, now_s: float) -> None:
     _put(db, after)
     verbs = {"cordon": "uncordon", "uncordon": "cordon", "quarantine": "release"}
     _note(db, verbs.get(found["verb"], "quarantine"), node, after, (by, now_s))
-
-
-def _standing(db: Connection, found: Json) -> str:
-    """The drain that an operation is about, which must be in force."""
-    drain = found["after"].get("drain") or str(found["target"]).removeprefix("drain/")
-    if all(d.id != drain for d in drains.in_force(db)):
-        raise operations.refused(found, f"{drain} is not in force any more")
-    return str(drain)
 
 
 def _unskip(db: Connection, found: Json, by: By, now_s: float) -> None:

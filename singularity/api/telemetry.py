@@ -51,7 +51,8 @@ class Meter:
 _JOBS: Final = "SELECT state, count(*) FROM job_state GROUP BY state"
 _NODES: Final = """
 SELECT region, device, sum(devices), sum(used), count(*),
-       count(*) FILTER (WHERE lost), count(*) FILTER (WHERE duty = 2)
+       count(*) FILTER (WHERE lost), count(*) FILTER (WHERE duty = 2),
+       count(*) FILTER (WHERE jsonb_exists(health, 'quarantine'))
 FROM node GROUP BY region, device ORDER BY region, device"""
 _LOST: Final = "SELECT coalesce(sum(lost_s * devices), 0) FROM incarnation"
 _OUTBOX: Final = "SELECT count(*), coalesce(max(attempts), 0) FROM outbox"
@@ -92,6 +93,7 @@ def _ask(engine: Engine) -> list[Metric]:
         by_area("nodes", "Nodes.", 4),
         by_area("nodes_lost", "Nodes that are not heard.", 5),
         by_area("nodes_draining", "Nodes being drained.", 6),
+        by_area("nodes_quarantined", "Nodes not to be trusted for a while.", 7),
         one("work_lost_device_seconds_total", "counter", "Progress that was done twice.", lost_s),
         one("outbox_letters", "gauge", "Letters not acknowledged.", float(depth)),
         one("outbox_attempts_max", "gauge", "Most often that one was sent.", float(attempts)),

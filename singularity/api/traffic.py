@@ -154,9 +154,9 @@ def traffic(db: Connection, now_s: float) -> Traffic:
     return Traffic(tuple(services), loads, trials, tuple(routers))
 
 
-def write_changes(db: Connection, changes: Iterable[Change], now_s: float) -> None:
-    """Those of services that nobody else has changed since."""
-    wanted = list(changes)
+def write_changes(db: Connection, changes: Iterable[Change], now_s: float) -> set[ServiceId]:
+    """Those of services that nobody else has changed since; which these are."""
+    wanted, written = list(changes), set[ServiceId]()
     known = _locked(db, {change.service.id for change in wanted}) if wanted else {}
     for change in wanted:
         after = change.service
@@ -164,6 +164,8 @@ def write_changes(db: Connection, changes: Iterable[Change], now_s: float) -> No
             known[after.id] = after
             _put(db, after)
             _tell(db, after.id, change.event, change.reason, now_s)
+            written.add(after.id)
+    return written
 
 
 def served(

@@ -11,6 +11,7 @@ from . import drains, host, jobs, places, rebalance, services, shares, submit
 from .checkpoints import ckpt
 from .frame import CONTEXT, Commands
 from .operations import maintenance, operations
+from .simulation import sim
 
 app = typer.Typer(
     cls=Commands,
@@ -55,6 +56,7 @@ app.add_typer(services.service, name="service", rich_help_panel="Services")
 app.add_typer(places.nodes, name="nodes", rich_help_panel="Fleet")
 app.add_typer(maintenance, name="maintenance", rich_help_panel="Fleet")
 app.add_typer(operations, name="operations", rich_help_panel="Fleet")
+app.add_typer(sim, name="sim", rich_help_panel="Planet")
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from . import engines
+from . import engines, pace
 from .holdings import at_risk_s, stays
 from .lifecycle import Event, advance
 from .messages import Command, Cut, Report
@@ -84,7 +84,7 @@ def gather(job: Job, report: Report, now_s: float) -> Job:
     )
     if dumping:
         return job
-    job = engines.kept(job, gathered)
+    job = engines.kept(replace(job, paces=pace.noted(job, step)), gathered)
     made = Checkpoint(job.incarnation, job.cut, step, job.cut_at_s, gathered)
     job = replace(job, gathered=(), step=step, cut_ended_s=now_s, dump_failures=0, infra_failures=0)
     if any(image.held for image in gathered):

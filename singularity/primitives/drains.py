@@ -67,6 +67,20 @@ def begun(order: Drain, nodes: Iterable[Node]) -> Drain:
     return replace(order, cordoned=tuple(found))
 
 
+def need_idle(node: Node, jobs: int, since_s: float) -> None:
+    """Raises Conflict, saying what to do, where a node is still of use and may not be removed: it
+    may get work, has `jobs`, or was heard of after `since_s`."""
+    why = ""
+    if not node.lost and node.duty is not Duty.DRAINING:
+        why = f"may get work at any time; drain it first: singularity drain node/{node.id}"
+    elif jobs:
+        why = f"still has {jobs} jobs; wait until they have left: singularity drains --watch"
+    elif not node.lost and node.heard_s > since_s:
+        why = "is still heard of and would join again; stop its agent first"
+    if why:
+        raise Conflict(f"{node.id} {why}", node=node.id)
+
+
 def booked(order: Drain, pace_s: float, now_s: float) -> Drain:
     """After a move began that takes up `pace_s` seconds of what the order may carry."""
     return replace(order, next_move_s=max(order.next_move_s, now_s) + pace_s)

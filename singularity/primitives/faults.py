@@ -29,13 +29,15 @@ def gone(node: Node, now_s: float) -> Node:
     return noted(replace(node, lost=True, failures=node.failures + 1), fault)
 
 
-def reborn(node: Node, now_s: float) -> Node:
-    """The node in its next epoch. It failed if it was there before and nobody had noticed yet."""
+def reborn(node: Node, now_s: float, *, held: bool) -> Node:
+    """The node in its next epoch. It failed if it was there before and nobody had noticed yet; with
+    nothing `held` that may be a repeated registration, and is no fault."""
     anew = replace(node, epoch=node.epoch + 1, seq=0, lost=False)
     if node.epoch == 0 or node.lost:
         return anew
+    anew = replace(anew, failures=node.failures + 1)
     fault = Fault(now_s, FaultKind.LOST, detail="came back without its ranks")
-    return noted(replace(anew, failures=node.failures + 1), fault)
+    return noted(anew, fault) if held else anew
 
 
 def fault_of(before: Job, after: Job, report: Report, now_s: float) -> Fault | None:

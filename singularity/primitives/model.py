@@ -10,7 +10,7 @@ from typing import NewType
 from .cooperation import Cooperation
 from .findings import Certificate
 from .health import WELL, Health
-from .service import Account, Loan, Taken
+from .service import Account, Loan, Pace, Taken
 from .serving import Serving
 from .topology import Topology
 
@@ -301,7 +301,8 @@ class Job:
     `cut_ended_s` is when the last cut was over, well or not; `pausing_s` what the cut in flight has
     cost the ranks so far, and `pause_s` what those that count have cost on average, newest first;
     `restoring_s` and `restore_s` the same of coming back. `taken` is what it gave up for others,
-    `account` what it was given of what it asked for (sla.py).
+    `account` what it was given of what it asked for (sla.py), and `paces` how fast it was on how
+    many devices (pace.py).
     `resize` numbers changes of devices without a cut; `resizing` are the nodes that have not
     answered the one in flight, and `resize_refused` says that this life's ranks did not follow one.
     `fallen` is how far down its chain of engines the job has come, all the way when none works;
@@ -363,6 +364,7 @@ class Job:
     certificate: Certificate | None = None
     taken: Taken | None = None
     account: Account | None = None
+    paces: tuple[Pace, ...] = ()
     endpoint: str = ""
     leaving_at_s: float | None = None
     loans: tuple[Loan, ...] = ()
@@ -379,7 +381,10 @@ class Job:
     @property
     def held(self) -> int:
         """Devices of the current placement."""
-        return sum(s.devices for s in self.placement)
+        devices = 0
+        for shard in self.placement:  # asked so often that a generator is felt
+            devices += shard.devices
+        return devices
 
     @property
     def checkpoint(self) -> Checkpoint | None:

@@ -1,4 +1,5 @@
-"""What the planet owes a job and what it took from it: facts kept with the job. Frozen, pure."""
+"""What the planet owes a job and what it took from it, and how fast it was on what it was given:
+facts kept with the job. Frozen, pure."""
 
 from __future__ import annotations
 
@@ -44,10 +45,21 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The newest slices, the oldest first; what came after `until_s` is not in them yet."""
+    """The newest slices, the oldest first, and the device-seconds given in all; what came after
+    `until_s` is in neither yet."""
 
     until_s: float
     slices: tuple[Slice, ...] = ()
+    given_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Pace:
+    """How fast a job was on so many devices: mini-batches a second, and over how many seconds."""
+
+    devices: int
+    steps_s: float
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

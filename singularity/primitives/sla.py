@@ -55,6 +55,12 @@ def share(job: Job, now_s: float) -> Share:
     return Share(sum(s.asked_s for s in slices), sum(s.given_s for s in slices))
 
 
+def attained_s(job: Job, now_s: float) -> float:
+    """Device-seconds that it was given in its life."""
+    account = job.account or Account(job.submitted_at_s)
+    return account.given_s + rates(job)[1] * max(0.0, now_s - account.until_s)
+
+
 @dataclass(frozen=True, slots=True)
 class Attainment:
     """The jobs of one project and tier together; `short` of them are below the promise."""
@@ -86,6 +92,7 @@ def attainment(jobs: Iterable[Job], now_s: float) -> list[Attainment]:
 def _up_to(job: Job, now_s: float) -> Account:
     account = job.account or Account(job.submitted_at_s)
     asked, given = rates(job)
+    given_s = attained_s(job, now_s)
     slices = {s.number: s for s in account.slices}
     newest, at_s = int(now_s // SLICE_S), account.until_s
     at_s = max(at_s, (newest - KEPT + 1) * SLICE_S)  # what is older would be dropped at once
@@ -97,4 +104,4 @@ def _up_to(job: Job, now_s: float) -> Account:
         slices[number] = Slice(number, old.asked_s + asked * seconds, old.given_s + given * seconds)
         at_s = end_s
     kept = tuple(slices[n] for n in sorted(slices) if n > newest - KEPT)
-    return Account(max(account.until_s, now_s), kept)
+    return Account(max(account.until_s, now_s), kept, given_s)

@@ -121,6 +121,7 @@ def stop(
     """
     kept = tuple(s for s in job.placement if s.node not in lost)
     goal = _goal(job, goal)
+    handover = cuts.still_good(job.handover, goal)
     moved = advance(
         job,
         Event.LOST,
@@ -133,13 +134,14 @@ def stop(
         resizing=frozenset(),
         goal=goal,
         message=message,
-        handover=cuts.still_good(job.handover, goal),
+        handover=handover,
+        # What this life's other nodes yet say of the handover is not said of a checkpoint.
+        corrupt_in=job.corrupt_in if handover == job.handover else job.incarnation,
     )
     if not kept:
         return Step(_stopped(moved, now_s))
     told = {"job": job.id, "incarnation": job.incarnation, "stacks": stacks}
-    commands = tuple(Stop.model_validate({**told, "node": s.node}) for s in kept)
-    return Step(moved, commands)
+    return Step(moved, tuple(Stop.model_validate({**told, "node": s.node}) for s in kept))
 
 
 def failover(job: Job, lost: frozenset[NodeId], now_s: float, message: str) -> Step:

@@ -234,7 +234,7 @@ class _Desk:
                 self._free(event.turn, False)
                 request = event.turn.request
                 again = replace(request, avoid=request.avoid | {event.turn.place.id})
-                insort(self._waiting[request.lane], again)
+                insort(self._waiting[request.lane], self._patient(again))
             case Told():
                 self._told(event)
             case Passed():
@@ -246,6 +246,11 @@ class _Desk:
         lane = Lane.CANARY if self._lot(1 << 30) < share * (1 << 30) else Lane.STABLE
         until_s = self._now_s + rules.timeout_s
         self._waiting[lane].append(Request(number, lane, self._now_s, until_s))
+
+    def _patient(self, request: Request) -> Request:
+        """By the rules of now, so that who came first is also the first whose time is over."""
+        timeout_s = (self._rules or Rules()).timeout_s
+        return replace(request, until_s=request.came_s + timeout_s)
 
     def _free(self, turn: Turn, healthy: bool | None) -> None:
         replica = self._replicas[turn.place.id]
@@ -268,6 +273,7 @@ class _Desk:
 
     def _told(self, told: Told) -> None:
         self._rules = told.rules
+        self._waiting = tuple(deque(map(self._patient, lane)) for lane in self._waiting)
         named = {place.id: place for place in told.places}
         for id_, replica in list(self._replicas.items()):
             place = named.pop(id_, replace(replica.place, leaving=True))

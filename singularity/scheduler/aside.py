@@ -33,7 +33,7 @@ from .snapshot import Ints
 _LOOKED_AT: Final = 50  # of those that wait; behind so many, nobody is kept waiting by one more
 
 
-def give_way(draft: Draft) -> None:
+def give_way(draft: Draft, policy: Policy) -> None:
     """End verifications on nodes that are drained, or where a job could be placed instead."""
     running = [
         job
@@ -44,7 +44,7 @@ def give_way(draft: Draft) -> None:
     if not running:
         return
     snapshot = draft.snapshot
-    waiting = [j for j in queue(snapshot)[:_LOOKED_AT] if not not_yet(snapshot, j)]
+    waiting = [j for j in queue(snapshot, policy)[:_LOOKED_AT] if not not_yet(snapshot, j)]
     waiting = [j for j in waiting if not any(find(draft, j, d) for d in sizes(j))]
     for job in running:
         rows = [snapshot.row[n] for n in sorted(job.nodes)]

@@ -5,19 +5,16 @@ Passes run in a fixed order, each seeing what the earlier ones took.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from singularity.primitives import engines
 from singularity.primitives.model import TERMINAL, Engine, Intent, Job, JobId, JobState
 
-from . import aside, elastic, evacuate, quarantine, rebalance, serve, upkeep
-from .explain import lacking
+from . import admit, aside, elastic, evacuate, quarantine, rebalance, serve, upkeep
 from .interval import cadence
 from .placement import feasible, find, sizes
 from .plan import Action, Draft, Plan, Reason, Verb
 from .policy import Policy
-from .queueing import not_yet, queue
-from .reclaim import reclaim
 from .snapshot import Snapshot
 
 
@@ -28,9 +25,9 @@ def decide(snapshot: Snapshot, policy: Policy) -> Plan:
     serve.scale(draft, policy)
     obey(draft)
     expire(draft)
-    aside.give_way(draft)
+    aside.give_way(draft, policy)
     evacuate.drain(draft, policy)
-    blocked = place(draft, policy)
+    blocked = admit.place(draft, policy)
     let_go(draft, policy)
     tidying = rebalance.tidy(draft, policy)
     elastic.grow(draft, blocked, policy)
@@ -105,33 +102,6 @@ def expire(draft: Draft) -> None:
             draft.take(Action(Verb.EXPIRE, job.id, job.version, reason))
 
 
-def place(draft: Draft, policy: Policy) -> list[Job]:
-    """Start what fits, most urgent first; returns what did not.
-
-    Nothing less urgent passes a blocked job on nodes that it could use, or it would eat what is
-    reclaimed for it. Among equals the smaller may pass.
-    """
-    blocked: list[Job] = []
-    order = queue(draft.snapshot)
-    for job in order:
-        if draft.touched(job):
-            continue
-        if reasons := not_yet(draft.snapshot, job):
-            draft.explain(job, reasons)
-            continue
-        ahead = _ahead(draft, job, blocked)
-        if ahead is None and _place(draft, job):
-            continue
-        blocked.append(job)
-        if ahead is not None:
-            detail = f"{ahead.spec.name} ({ahead.tier.name.lower()}) is before it and waits too"
-            draft.explain(job, (Reason("order", detail),))
-            continue
-        outcome = reclaim(draft, job, policy, _beside(draft, job, order))
-        draft.explain(job, (*lacking(draft, job), Reason("reclaim", outcome)))
-    return blocked
-
-
 def let_go(draft: Draft, policy: Policy) -> None:
     """A job that was to move and found no room holds the memory of the nodes it left. After a while
     that goes, with the work since its last checkpoint; not where it is the only copy."""
@@ -143,41 +113,12 @@ def let_go(draft: Draft, policy: Policy) -> None:
             draft.take(Action(Verb.LET_GO, job.id, job.version, reason))
 
 
-def _beside(draft: Draft, job: Job, order: Sequence[Job]) -> int:
-    """Devices that other replicas of the same service wait for: one change gives to all."""
-    if job.spec.serving is None:
-        return 0
-    name = job.spec.serving.service
-    found = [o for o in order if o.spec.serving is not None and o.spec.serving.service == name]
-    return sum(o.devices for o in found if o is not job and not draft.touched(o))
-
-
-def _ahead(draft: Draft, job: Job, blocked: Sequence[Job]) -> Job | None:
-    if not (ahead := [other for other in blocked if other.tier < job.tier]):
-        return None
-    mine = feasible(draft.snapshot, job)
-    for other in ahead:
-        if (mine & feasible(draft.snapshot, other)).any():
-            return other
-    return None
-
-
-def _place(draft: Draft, job: Job) -> bool:
-    for devices in sizes(job):
-        if placement := find(draft, job, devices):
-            last = job.origin
-            what = f"resumes from step {last.step}" if last else "starts"
-            reason = f"{what}: {devices} of {job.devices} {job.spec.device} fit"
-            draft.take(Action(Verb.RESUME, job.id, job.version, reason, placement))
-            return True
-    return False
-
-
 def checkpoint(draft: Draft, compared: Mapping[JobId, int], policy: Policy) -> None:
     """Take the checkpoints that are due or asked for; `compared` by whom it is verified."""
     snapshot = draft.snapshot
     for job in draft.untouched(JobState.RUNNING):
-        if not draft.can_cut(job):
+        never = job.spec.checkpoint_every_s == 0.0 and not job.checkpoint_wanted
+        if (never and job.id not in compared) or not draft.can_cut(job):
             continue
         nodes = [snapshot.nodes[snapshot.row[n]] for n in sorted(job.nodes)]
         found = cadence(job, nodes, snapshot.now_s, policy)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
 
 from singularity.primitives import engines
-from singularity.primitives.model import Job, JobState
+from singularity.primitives.model import Job, JobState, Tier
 
-from .placement import feasible, resized, sizes, stay
+from .placement import may, resized, sizes, stay
 from .plan import Action, Draft, Verb
 from .policy import Policy
+from .sharing import widths
+
+_DOUBLINGS: Final = 7  # of the time for which a job must have been left alone
 
 
 def shrink_to_wish(draft: Draft) -> None:
@@ -25,20 +31,37 @@ def shrink_to_wish(draft: Draft) -> None:
 
 def grow(draft: Draft, blocked: Sequence[Job], policy: Policy) -> None:
     """Give jobs that hold less than they want more, when nobody waits for the same nodes and they
-    have had their devices for a while. Not at the cost of their work."""
-    now_s = draft.snapshot.now_s
+    have had their devices for a while: tier by tier, to those that gain most by it."""
+    wanted = np.zeros(len(draft.snapshot.nodes), dtype=np.bool_)
+    for other in blocked:
+        wanted |= may(draft, other)
+    small: dict[tuple[Tier, str], list[Job]] = {}
     for job in draft.untouched(JobState.RUNNING):
-        quiet = job.running_at_s is not None and now_s - job.running_at_s >= policy.grow_after_s
-        if job.held >= job.devices or not quiet or not draft.can_cut(job):
-            continue
-        mine = feasible(draft.snapshot, job)
-        if any((mine & feasible(draft.snapshot, other)).any() for other in blocked):
-            continue
-        for devices in sizes(job):
-            if devices <= job.held:
-                break
-            find_room = stay if engines.keeps_nothing(job) else resized
-            if target := find_room(draft, job, devices):
-                reason = f"{devices} of {job.devices} devices are free again"
-                draft.take(Action(Verb.SCALE, job.id, job.version, reason, target))
-                break
+        if short(draft, job, policy) and not (may(draft, job) & wanted).any():
+            small.setdefault((job.tier, job.spec.device), []).append(job)
+    for _, jobs in sorted(small.items()):
+        for job, most in widths(draft, jobs, policy):
+            widen(draft, job, most)
+
+
+def short(draft: Draft, job: Job, policy: Policy) -> bool:
+    """Does the running job hold less than it wants, and may it be given more now? After each change
+    it must have been left alone for twice as long as after the one before: against thrash."""
+    if job.held >= job.devices or job.running_at_s is None or not draft.can_cut(job):
+        return False
+    waits_s = policy.grow_after_s * 2.0 ** min(job.resize, _DOUBLINGS)
+    return draft.snapshot.now_s - max(job.running_at_s, job.resize_at_s) >= waits_s
+
+
+def widen(draft: Draft, job: Job, most: int) -> bool:
+    """Scale it to the largest size up to `most` for which there is room. Not at the cost of its
+    work."""
+    for devices in sizes(job, most):
+        if devices <= job.held:
+            break
+        find_room = stay if engines.keeps_nothing(job) else resized
+        if target := find_room(draft, job, devices):
+            reason = f"{devices} of {job.devices} devices are free again"
+            draft.take(Action(Verb.SCALE, job.id, job.version, reason, target))
+            return True
+    return False

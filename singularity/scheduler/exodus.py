@@ -80,9 +80,9 @@ def lead_s(snapshot: Snapshot, order: Drain, policy: Policy) -> float:
     """How long before its deadline a drain has to begin, if everybody who is there now is to move.
     Cheap: asks for no place, so it may be asked in every round."""
     lanes, ends_s = _Lanes(snapshot, order, policy), 0.0
-    inside = {n.id for n in snapshot.nodes if order.scope.holds(n)}
+    inside = snapshot.inside(order.scope)
     for job in snapshot.jobs:
-        if job.state in ACTIVE and not inside.isdisjoint(job.nodes):
+        if job.state in ACTIVE and any(inside[snapshot.row[n]] for n in job.nodes):
             pause_s = job.pause_s or policy.move_cost_s
             ends_s = max(ends_s, lanes.book(job, pause_s) + pause_s)
     return ends_s

@@ -11,7 +11,7 @@ from singularity.primitives.model import ACTIVE, TERMINAL, Intent, Job, Scope, S
 
 from . import price
 from .interval import cadence, spoken
-from .placement import allowed, feasible, find, sizes
+from .placement import alike, allowed, feasible, find, sizes
 from .plan import Draft, Plan, Reason
 from .policy import Policy
 from .snapshot import Flags, Snapshot
@@ -28,7 +28,15 @@ class Why:
 
 
 def lacking(draft: Draft, job: Job) -> tuple[Reason, ...]:
-    """What is missing for the gang, where it is nearest to fitting."""
+    """What is missing for the gang, where it is nearest to fitting. Said once for all alike."""
+    least = min(sizes(job), default=job.devices)
+    kind = (alike(job), least, job.spec.ranks, job.id if job.spec.topology.apart else "")
+    if (said := draft.findings.lacks.get(kind)) is None:
+        said = draft.findings.lacks[kind] = _lacking(draft, job, least)
+    return said
+
+
+def _lacking(draft: Draft, job: Job, least: int) -> tuple[Reason, ...]:
     snapshot, spec = draft.snapshot, job.spec
     may = feasible(snapshot, job)
     if not may.any():
@@ -37,7 +45,6 @@ def lacking(draft: Draft, job: Job) -> tuple[Reason, ...]:
     shunned = [r for r in draft.shunned(job) if may[r]]
     room[shunned] = 0
     unready = int((may & ~snapshot.ready).sum())
-    least = min(sizes(job), default=job.devices)
     unit = max(1, least // spec.ranks)
     room = room // unit * unit  # as pack() sees it: the devices of one rank lie on one node
     if spec.same_node:

@@ -74,6 +74,12 @@ class Ledger(Protocol):
         """Cordon or put back what is in `scope`; the nodes that it concerns."""
         ...
 
+    def remove_node(self, node: NodeId, now_s: float, quiet_s: float, by: By = PLANE) -> None:
+        """Forget a node that nothing runs on, and its cluster and region with the last of theirs.
+        Raises NotFound, and Conflict, saying what to do, when it is still of use, or was heard
+        within `quiet_s`."""
+        ...
+
     def open_drain(self, drain: Drain, by: By = PLANE) -> Drain:
         """Put it in force: from now on its nodes are left. The same scope being drained already in
         the same way, that drain. Raises Conflict when any of it is drained already otherwise."""

@@ -17,6 +17,10 @@ class Isolate:
     node: NodeId
     quarantine: Quarantine
 
+    @property
+    def reason(self) -> str:
+        return self.quarantine.reason
+
 
 @dataclass(frozen=True, slots=True)
 class Readmit:

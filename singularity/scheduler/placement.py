@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from fnmatch import fnmatchcase
 from typing import Final
 
@@ -17,7 +17,7 @@ from .fleet.gangs import Fleet, Gang
 from .fleet.layout import Level
 from .fleet.reference import Ranks
 from .plan import Draft
-from .snapshot import Codes, Flags, Ints, Snapshot
+from .snapshot import Codes, Flags, Ints, Snapshot, frozen
 
 _LEVELS: Final = {Near.NODE: Level.NODE, Near.RACK: Level.RACK}
 
@@ -40,6 +40,21 @@ def feasible(snapshot: Snapshot, job: Job) -> Flags:
     return found
 
 
+def alike(job: Job) -> Hashable:
+    """Jobs of which this is equal may go to the same nodes."""
+    spec = job.spec
+    policy = (spec.device, spec.regions, spec.avoid, spec.same_node, spec.topology)
+    return (*policy, job.confine, job.unfit)
+
+
+def may(draft: Draft, job: Job) -> Flags:
+    """As `feasible`; the same array for all that are alike."""
+    kind = alike(job)
+    if (found := draft.findings.may.get(kind)) is None:
+        found = draft.findings.may[kind] = frozen(feasible(draft.snapshot, job))
+    return found
+
+
 def allowed(snapshot: Snapshot, spec: JobSpec) -> Flags:
     regions = np.array([_may(spec, name) for name in snapshot.region_names], dtype=np.bool_)
     kinds = np.array([name == spec.device for name in snapshot.device_names], dtype=np.bool_)
@@ -55,7 +70,7 @@ def _may(spec: JobSpec, region: str) -> bool:
 def _confined(snapshot: Snapshot, job: Job) -> Flags:
     if job.confine is None:
         return np.ones(len(snapshot.nodes), dtype=np.bool_)
-    return np.array([job.confine.holds(n) for n in snapshot.nodes], dtype=np.bool_)
+    return snapshot.inside(job.confine)
 
 
 def find(draft: Draft, job: Job, devices: int, free: Ints | None = None) -> Placement:
@@ -71,13 +86,25 @@ def find(draft: Draft, job: Job, devices: int, free: Ints | None = None) -> Plac
         own = {snapshot.row[n]: held for n, held in sorted(holdings(job).items())}
         own = {row: held for row, held in own.items() if snapshot.ready[row]}
         wanted = gang(job.spec, devices, own, tuple(draft.shunned(job)))
-        return _placed(draft.fleet, snapshot, wanted, _ranks(snapshot, job))
+        return _first(draft, job, wanted) if wanted else ()
     room = (draft.free if free is None else free).copy()
     for node, held in sorted(holdings(job).items()):
         room[snapshot.row[node]] += held
     room = np.where(feasible(snapshot, job) & snapshot.ready, room, 0)
     room[draft.shunned(job)] = 0
     return pack(snapshot, room, job, devices)
+
+
+def _first(draft: Draft, job: Job, wanted: Gang) -> Placement:
+    """The best place; not looked for where one like it, and no larger, has found none."""
+    full = draft.findings.full
+    kind = None if wanted.own or wanted.apart else (alike(job), wanted.unit)
+    if kind and wanted.units >= full.get(kind, wanted.units + 1):
+        return ()
+    found = _placed(draft.fleet, draft.snapshot, wanted, _ranks(draft.snapshot, job))
+    if kind and not found:
+        full[kind] = wanted.units
+    return found
 
 
 def resized(draft: Draft, job: Job, devices: int) -> Placement:
@@ -104,7 +131,8 @@ def pack(snapshot: Snapshot, room: Ints, job: Job, devices: int) -> Placement:
     """The gang on the fewest nodes of one cluster with `room` int64[N] devices, which is 0 where
     the job may not go; () if none fits."""
     fleet, distance = snapshot.fleet.of(room), _distance(snapshot, job)
-    return _placed(fleet, snapshot, gang(job.spec, devices), distance)
+    wanted = gang(job.spec, devices)
+    return _placed(fleet, snapshot, wanted, distance) if wanted else ()
 
 
 def gang(
@@ -135,8 +163,8 @@ def gang(
     )
 
 
-def _placed(fleet: Fleet, snapshot: Snapshot, wanted: Gang | None, ranks: Ranks) -> Placement:
-    found = fleet.find(wanted, ranks) if wanted else ()
+def _placed(fleet: Fleet, snapshot: Snapshot, wanted: Gang, ranks: Ranks) -> Placement:
+    found = fleet.find(wanted, ranks)
     return tuple(Shard(snapshot.nodes[row].id, devices) for row, devices in found)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
@@ -96,6 +96,24 @@ class Plan:
     changes: tuple[Change, ...] = ()
 
 
+@dataclass(slots=True)
+class Findings:
+    """What was found while a plan was written, for the next that asks for the same: most of those
+    that wait are alike. Devices only become fewer, so what did not fit will not.
+
+    may    nodes that a job may use      full  the fewest units that fit nowhere
+    lacks  what such a job lacks         vain  devices and level, for which nobody made room
+    level  of a job, as in queueing      told  why one waits, and then all that are like it
+    """
+
+    may: dict[Hashable, Flags] = field(default_factory=dict)
+    full: dict[Hashable, int] = field(default_factory=dict)
+    lacks: dict[Hashable, tuple[Reason, ...]] = field(default_factory=dict)
+    vain: dict[Hashable, tuple[int, int]] = field(default_factory=dict)
+    level: dict[JobId, int] = field(default_factory=dict)
+    told: dict[Hashable, tuple[Reason, ...]] = field(default_factory=dict)
+
+
 class Draft:
     """A plan being written, with the capacity it leaves. The core's only mutable thing.
 
@@ -111,6 +129,7 @@ class Draft:
         self.fleet = snapshot.fleet.copy()
         self.coming = np.zeros_like(self.free)
         self.promised = np.zeros_like(self.free)
+        self.findings = Findings()
         self._actions: dict[JobId, Action] = {}
         self._pending: dict[JobId, tuple[Reason, ...]] = {}
         self._changes: list[Change] = []
@@ -127,9 +146,14 @@ class Draft:
     def touched(self, job: Job) -> bool:
         return job.id in self._actions
 
+    def verb(self, job: Job) -> Verb | None:
+        """Of its action, if it has one."""
+        action = self._actions.get(job.id)
+        return action.verb if action else None
+
     def untouched(self, state: JobState) -> list[Job]:
         """Jobs in `state` without an action yet, in id order."""
-        return [j for j in self._in.get(state, ()) if not self.touched(j)]
+        return [j for j in self._in.get(state, ()) if j.id not in self._actions]
 
     def can_cut(self, job: Job) -> bool:
         """May a checkpoint of the job begin now? One at a time, and of whole gangs only."""
@@ -166,6 +190,8 @@ class Draft:
         return sorted(self.snapshot.row[n] for n in nodes if n in self.snapshot.row)
 
     def take(self, action: Action) -> None:
+        self.findings.lacks.clear()
+        self.findings.told.clear()
         assert action.job not in self._actions, f"{action.job} already has an action"
         self._actions[action.job] = action
         job = self.snapshot.by_id[action.job]
@@ -190,8 +216,12 @@ class Draft:
         return self._evicted + sum(evicts(self.snapshot.by_id[a.job], a) for a in told)
 
     def promise(self, placement: Placement) -> None:
+        """Keep what is free there, and what will be, for a job that waits for the rest of it."""
         for shard in placement:
-            self.promised[self.snapshot.row[shard.node]] += shard.devices
+            row = self.snapshot.row[shard.node]
+            self.promised[row] += shard.devices
+            if self.snapshot.ready[row]:
+                self.fleet.take([(row, min(shard.devices, int(self.fleet.free[row])))])
 
     def explain(self, job: Job, reasons: tuple[Reason, ...]) -> None:
         self._pending[job.id] = reasons
@@ -206,8 +236,8 @@ class Draft:
     def _give(self, node: NodeId, devices: int) -> None:
         row = self.snapshot.row[node]
         self.free[row] -= devices
-        if self.snapshot.ready[row]:
-            self.fleet.take([(row, devices)])
+        if self.snapshot.ready[row]:  # what was promised is not in it any more
+            self.fleet.take([(row, min(devices, int(self.fleet.free[row])))])
 
     def _expect(self, leaving: Placement, target: Placement) -> None:
         kept = Counter({s.node: s.devices for s in target})
@@ -255,9 +285,10 @@ def check(snapshot: Snapshot, plan: Plan) -> list[str]:
             faults.append(f"{action.job}: {action.verb} without a reason")
     for full in np.flatnonzero(free < 0):
         faults.append(f"{snapshot.nodes[int(full)].id}: oversubscribed by {-int(free[full])}")
+    acted = {a.job for a in plan.actions}
     for job in snapshot.jobs:
         wants = job.state in WAITING and job.intent is Intent.RUN
-        if wants and job.id not in plan.pending and all(a.job != job.id for a in plan.actions):
+        if wants and job.id not in plan.pending and job.id not in acted:
             faults.append(f"{job.id}: waits without a reason")
     return faults
 
@@ -279,6 +310,15 @@ def admissible(job: Job, action: Action, nodes: Mapping[NodeId, Node]) -> str:
             return f"{node.id} is lost"
         if node.used - held[node.id] + max(held[node.id], shard.devices) > node.devices:
             return f"{node.id} is full"
+    return ""
+
+
+def outdated(job: Job, action: Action, written: Collection[ServiceId]) -> str:
+    """Was a replica woken for a service that somebody else has changed since? "" for no. `written`
+    are those whose changes in the same plan were; a plan that wakes has some."""
+    serving = job.spec.serving
+    if action.verb is Verb.WAKE and serving is not None and serving.service not in written:
+        return "its service has changed meanwhile"
     return ""
 
 

@@ -22,6 +22,9 @@ class Policy:
     move_cost_s: float = 5.0  # dump + transfer + restore of a job never measured
     relocation_pays_s: float = 600.0  # moving others pays if it costs less than this of the gang's
     quantum_s: float = 600.0  # least time on its devices before an equal may ask for them
+    level_first_s: float = 3600.0  # device-seconds until a job leaves the first level of its tier
+    level_grows: int = 4  # each level lasts so many times the last: few are ever moved down
+    ageing_s: float = 86400.0  # waited so long, a job is one level up: bounds starvation
     resize_cost_s: float = 0.1  # new turns from the next mini-batch on: measured 10 to 100 ms
     checkpoint_cost_s: float = 5.0  # pause for a cut of a job that was never measured
     checkpoint_least_s: float = 30.0  # a cut more often than that would load the store

@@ -16,7 +16,7 @@ from singularity.primitives.model import Node
 
 from .orders import Isolate, Order, Readmit
 from .policy import Policy
-from .snapshot import Snapshot
+from .snapshot import Ints, Snapshot
 
 
 def judge(snapshot: Snapshot, policy: Policy) -> tuple[Order, ...]:
@@ -28,10 +28,11 @@ def judge(snapshot: Snapshot, policy: Policy) -> tuple[Order, ...]:
     returns = [n for n in ailing if _may_return(n, snapshot.now_s)]
     found: list[Order] = [Readmit(n.id, _since_s(n), "its probation is over") for n in returns]
     suspects = suspected(ailing, snapshot.now_s, policy)
+    most = allowed(snapshot, policy)
     worst = sorted(suspects, key=lambda n: (not n.health.sick, -len(n.health.faults), n.id))
     held = Counter(n.cluster for n in ailing if n.health.quarantine and n not in returns)
     for node in worst:
-        if held[node.cluster] < allowed(snapshot, node, policy):
+        if held[node.cluster] < most[snapshot.cluster[snapshot.row[node.id]]]:
             held[node.cluster] += 1
             found.append(Isolate(node.id, sentence(node, suspects[node], snapshot.now_s, policy)))
     return tuple(found)
@@ -55,12 +56,12 @@ def suspected(ailing: list[Node], now_s: float, policy: Policy) -> dict[Node, st
     return found
 
 
-def allowed(snapshot: Snapshot, node: Node, policy: Policy) -> int:
-    """How many nodes of its cluster may be in quarantine without an operator: a share, and one at
-    least where there are others."""
-    code = snapshot.cluster[snapshot.row[node.id]]
-    total = int((snapshot.cluster == code).sum())
-    return max(int(total >= 2), int(total * policy.quarantine_share))
+def allowed(snapshot: Snapshot, policy: Policy) -> Ints:
+    """int64[C]: how many nodes of each cluster may be in quarantine without an operator: a share,
+    and one at least where there are others."""
+    total = np.bincount(snapshot.cluster, minlength=len(snapshot.cluster_names))
+    share = (total * policy.quarantine_share).astype(np.int64)
+    return np.maximum(share, (total >= 2).astype(np.int64))
 
 
 def sentence(node: Node, reason: str, now_s: float, policy: Policy) -> Quarantine:

@@ -2,32 +2,66 @@
 
 from __future__ import annotations
 
+import math
+
 from singularity.primitives.model import WAITING, Intent, Job, JobState
-from singularity.primitives.sla import PROMISED, share
+from singularity.primitives.sla import PROMISED, attained_s, share
 
 from .plan import Reason
+from .policy import Policy
 from .snapshot import Snapshot
 
 
-def queue(snapshot: Snapshot) -> list[Job]:
-    """Jobs that want devices: most urgent tier first, and in each the replicas of services; then
-    those furthest from what the tier promises, then the longest waiting. After an hour without
-    devices none is further than another, so whoever came first is before all who came later. Those
-    that verify others do not queue."""
+def queue(snapshot: Snapshot, policy: Policy) -> list[Job]:
+    """Jobs that want devices: most urgent tier first, in each the replicas of services, then those
+    furthest from what the tier promises, then those that had least so far (`level`), then the
+    longest waiting. After an hour without devices none is further than another. Those that verify
+    others do not queue."""
+    now_s = snapshot.now_s
     waiting = [j for j in snapshot.jobs if j.state in WAITING and j.intent is Intent.RUN]
     waiting = [j for j in waiting if j.spec.aside is None]
-    return sorted(waiting, key=lambda j: (*_rank(j, snapshot.now_s), j.submitted_at_s, j.id))
+    order = {
+        j.id: (j.tier, j.spec.serving is None, _served(j, now_s), level(j, now_s, policy))
+        for j in waiting
+    }
+    return sorted(waiting, key=lambda j: (*order[j.id], j.submitted_at_s, j.id))
 
 
-def _rank(job: Job, now_s: float) -> tuple[int, bool, int]:
-    return job.tier, job.spec.serving is None, _served(job, now_s)
+def level(job: Job, now_s: float, policy: Policy) -> int:
+    """Which of the levels of its tier the job is on: 0 for who had least so far.
+
+    Nobody knows how long a job will take, but most are short, and one that took long will take
+    longer: who is served by what it had comes near to the shortest first. Levels grow, so that two
+    jobs do not take turns for ever. Whoever waits for very long goes up.
+    """
+    had_s, ends_s, found = attained_s(job, now_s), policy.level_first_s, 0
+    while had_s >= ends_s:
+        ends_s *= policy.level_grows
+        found += 1
+    if found and job.state in WAITING:
+        found -= int((now_s - job.since_s) // policy.ageing_s)
+    return max(0, found)
+
+
+def promised(job: Job) -> int:
+    """The fewest devices on which the job is given what its tier promises; 0 of nothing."""
+    return math.ceil(PROMISED.get(job.tier, 0.0) * job.devices)
+
+
+def yields(job: Job, now_s: float, policy: Policy) -> bool:
+    """Would the running job let others of its tier go before it, that had less so far? When it has
+    had its devices for a while now, and is still given what its tier promises."""
+    if job.running_at_s is None or now_s - job.running_at_s < policy.quantum_s:
+        return False
+    least = PROMISED.get(job.tier)
+    return least is None or (share(job, now_s).fraction or 0.0) > least
 
 
 def _served(job: Job, now_s: float) -> int:
     """In twentieths, how much of what it asked for the job was given within the hour; 0 where that
     is promised to nobody."""
-    promised = PROMISED.get(job.tier, 0.0)
-    return round(20 * min(promised, share(job, now_s).fraction or 0.0))
+    most = PROMISED.get(job.tier)
+    return round(20 * min(most, share(job, now_s).fraction or 0.0)) if most else 0
 
 
 def not_yet(snapshot: Snapshot, job: Job) -> tuple[Reason, ...]:

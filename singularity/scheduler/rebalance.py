@@ -50,10 +50,11 @@ def tidy(draft: Draft, policy: Policy) -> tuple[Order, ...]:
         return ()
     if order.until_s <= snapshot.now_s:
         return (Settle(order.id, "its time is over"),)
-    room = policy.migrations_per_tick_max - len(_moving(draft))
-    found = clearances(draft, order.scope, policy)
+    if (room := policy.migrations_per_tick_max - len(_moving(draft))) <= 0:
+        return ()
+    found = clearances(draft, order.scope, policy, room)
     for clearance in found:
-        for each in clearance.moves[: max(0, room)]:
+        for each in clearance.moves[:room]:
             job, room = each.job, room - 1
             reason = f"frees {clearance.node.id} as a whole for {each.price.text}"
             draft.take(Action(Verb.MIGRATE, job.id, job.version, reason, each.target))
@@ -62,8 +63,11 @@ def tidy(draft: Draft, policy: Policy) -> tuple[Order, ...]:
     return (Settle(order.id, "nothing is gained by further moves"),)
 
 
-def clearances(draft: Draft, scope: Scope | None, policy: Policy) -> tuple[Clearance, ...]:
-    """What pays now, the cheapest for its devices first. Changes nothing."""
+def clearances(
+    draft: Draft, scope: Scope | None, policy: Policy, moves_most: int | None = None
+) -> tuple[Clearance, ...]:
+    """What pays now, the cheapest for its devices first; no further than to `moves_most` moves,
+    for to look for all takes seconds on thousands of nodes. Changes nothing."""
     snapshot = draft.snapshot
     there = _by_node(draft)
     partly = snapshot.ready & (snapshot.free > 0) & (snapshot.free < snapshot.total)
@@ -78,6 +82,8 @@ def clearances(draft: Draft, scope: Scope | None, policy: Policy) -> tuple[Clear
             candidates.append((price / node.devices, node.used, row, jobs))
     found, moved, taken = [], set[str](), set[int]()
     for _, _, row, jobs in sorted(candidates, key=lambda c: c[:3]):
+        if moves_most is not None and len(moved) >= moves_most:
+            break
         if row in taken or any(job.id in moved for job in jobs):
             continue
         clearance, left = _cleared(draft, row, jobs, room, policy)

@@ -4,114 +4,121 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
 from singularity.primitives.engines import keeps_nothing, loss
 from singularity.primitives.model import Job, JobState, NodeId, Placement
-from singularity.primitives.resizing import is_in_place
 
-from .placement import feasible, find, pack, sizes, stay
+from .lending import beside, shrinking, shrinks_for
+from .offers import Offer, level_of, offer
+from .placement import alike, find, may, pack, sizes, stay
 from .plan import Action, Draft, Verb
 from .policy import Policy
-from .price import Price, of_leaving, of_sharing, spoken
+from .price import of_leaving, spoken
+from .queueing import yields
+from .sharing import narrowed
 from .snapshot import Flags, Ints
 
+_IN_VAIN = "no less urgent job could make room"
 _BLOCKS_TRIED = 8  # where others are moved away from; the next best are hardly ever better
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """Devices one victim could give, and what that costs. `target` () means all of them. `live`:
-    no cut is needed. `ruinous`: the work done since its last checkpoint goes with them. `moves`:
-    `target` is elsewhere, and the job goes on there."""
+class Made(NamedTuple):
+    """What was done to make room, or why nothing; and whether room `comes`."""
 
-    job: Job
-    target: Placement
-    price: Price
-    live: bool = False
-    ruinous: bool = False
-    moves: bool = False
-
-    @property
-    def freed(self) -> Counter[NodeId]:
-        kept = Counter({s.node: s.devices for s in self.target})
-        held = Counter({s.node: s.devices for s in self.job.placement})
-        return held - kept
+    told: str
+    comes: bool
 
 
-def offer(job: Job, target: Placement, now_s: float, policy: Policy) -> Offer:
-    """What going to `target`, on nodes of its own, or off its devices costs."""
-    if bool(target) and is_in_place(job, target) and not job.resize_refused:
-        return Offer(job, target, of_sharing(job, policy), live=True)
-    return Offer(job, target, of_leaving(job, now_s, policy), ruinous=keeps_nothing(job))
-
-
-def reclaim(draft: Draft, blocked: Job, policy: Policy, beside: int = 0) -> str:
-    """Take devices from less urgent jobs so that `blocked` will fit, at its full size or, where
-    that cannot be, at its least; says what was done, or why nothing. What is being freed already
-    is counted and not asked for again. Where nobody can be made to give, its equals may be moved
-    out of its way. A plan stops a bounded number of jobs; the next goes on. Whoever shrinks gives
-    as many devices more as others of its kind wait for, `beside`, if it can."""
-    wanted = sizes(blocked)
-    attempts = list(dict.fromkeys((*wanted[:1], *wanted[-1:])))
+def reclaim(draft: Draft, blocked: Job, attempts: Sequence[int], policy: Policy) -> Made:
+    """Take devices from less urgent jobs so that `blocked` will fit on the first number of devices
+    in `attempts`, or the next. What is being freed already is counted and not asked for again.
+    Where no less urgent job can give, equals share with it, are moved out of its way, and at last
+    leave their devices if they had more than it so far. A plan stops a bounded number of jobs; the
+    next goes on."""
+    if not attempts or _in_vain(draft, blocked, attempts[-1], policy):
+        return Made(_IN_VAIN, comes=False)
     for devices in attempts:
         if there := _room(draft, blocked, devices, []):
             draft.promise(there)
-            return "devices are being freed for it"
-        if chosen := _cheapest(draft, blocked, devices, policy, beside):
-            if (
-                blocked.spec.serving
-                and not all(o.target for o in chosen)
-                and _shrinking(draft, blocked)
-            ):
-                return "waits for what is shrinking, before anybody is suspended for it"
+            return Made("devices are being freed for it", comes=True)
+        if draft.preemptions >= policy.preemptions_per_tick_max:
+            continue
+        if chosen := _cheapest(draft, blocked, devices, policy):
+            if not all(o.target for o in chosen) and shrinking(draft, blocked):
+                return Made("waits for what is shrinking, before anybody is suspended", comes=False)
             return _carry_out(draft, blocked, devices, chosen, policy)
+    if draft.preemptions >= policy.preemptions_per_tick_max:
+        return Made(_rest(policy), comes=False)
+    if shared := _shared(draft, blocked, policy):
+        return shared
     for devices in attempts:
         if chosen := _out_of_the_way(draft, blocked, devices, policy):
             return _carry_out(draft, blocked, devices, chosen, policy)
-    return "no less urgent job could make room"
+        if chosen := _cheapest(draft, blocked, devices, policy, equals=True):
+            return _carry_out(draft, blocked, devices, chosen, policy)
+    draft.findings.vain[_kind(blocked, attempts[-1])] = (
+        attempts[-1],
+        level_of(draft, blocked, policy),
+    )
+    return Made(_IN_VAIN, comes=False)
+
+
+def _in_vain(draft: Draft, blocked: Job, least: int, policy: Policy) -> bool:
+    """Did nobody give for another of its kind that wanted no more, and had had no more?"""
+    found = draft.findings.vain.get(_kind(blocked, least))
+    if blocked.held:
+        return False
+    return found is not None and found[0] <= least and found[1] <= level_of(draft, blocked, policy)
+
+
+def _kind(blocked: Job, least: int) -> Hashable:
+    unit = max(1, least // blocked.spec.ranks)
+    return alike(blocked), blocked.tier, unit, blocked.id if blocked.spec.topology.apart else ""
 
 
 # -- those less urgent give ----------------------------------------------------------------------
 
 
-def _shrinking(draft: Draft, blocked: Job) -> bool:
-    """Is somebody about to give devices who could give more afterwards?"""
-    may = feasible(draft.snapshot, blocked)
-    return any(
-        bool(job.resizing)
-        and _may_give(job, blocked)
-        and sum(s.devices for s in job.target) > job.spec.devices_min
-        and any(may[draft.snapshot.row[n]] for n in job.nodes)
-        for job in draft.snapshot.jobs
-    )
-
-
-def _cheapest(draft: Draft, blocked: Job, devices: int, policy: Policy, beside: int) -> list[Offer]:
+def _cheapest(
+    draft: Draft, blocked: Job, devices: int, policy: Policy, *, equals: bool = False
+) -> list[Offer]:
     """What makes room in one cluster: sparing work that would be lost first, then the more urgent,
-    then by price; [] if none. For a replica its equals that train may be shrunk as well, and
-    whoever can shrink does before anybody is suspended."""
+    then by price; [] if none. `equals`: who had more than it so far gives as well. To a replica its
+    equals that train give whatever they can without leaving, and whoever can shrink does so before
+    anybody is suspended."""
     snapshot = draft.snapshot
-    may = feasible(snapshot, blocked) & snapshot.ready
-    room = np.where(may, _unclaimed(draft), 0)
-    per_cluster = np.bincount(snapshot.cluster, weights=room, minlength=len(snapshot.cluster_names))
+    there = may(draft, blocked) & snapshot.ready
+    per_cluster, more = _per_cluster(draft, blocked), beside(draft, blocked)
     victims: dict[int, list[Job]] = {}
     for job in draft.untouched(JobState.RUNNING):
-        if _may_give(job, blocked) and draft.can_cut(job):
+        gives = job.tier > blocked.tier or shrinks_for(job, blocked)
+        if (
+            equals
+            and blocked.spec.serving is None
+            and job.tier == blocked.tier
+            and not keeps_nothing(job)
+        ):
+            had_more = level_of(draft, job, policy) > level_of(draft, blocked, policy)
+            gives = had_more and yields(job, snapshot.now_s, policy)
+        if gives and draft.can_cut(job):
             rows = [snapshot.row[n] for n in sorted(job.nodes)]
-            if may[rows].any():
+            if there[rows].any():
                 victims.setdefault(int(snapshot.cluster[rows[0]]), []).append(job)
     found = []
     for cluster, jobs in sorted(victims.items()):
-        short = devices - int(per_cluster[cluster])
+        short = devices - blocked.held - per_cluster.get(cluster, 0)
         if sum(j.held for j in jobs) < short:
             continue
-        offers = _offers(draft, jobs, max(1, short) + beside, policy)
-        offers = [o for o in offers if o.target or o.job.tier > blocked.tier]
+        offers = _offers(draft, jobs, max(1, short) + more, policy)
+        offers = [o for o in offers if o.target or not shrinks_for(o.job, blocked)]
         for order in (_cheapest_first, _cheapest_by_device):
-            if chosen := _choose(draft, blocked, devices, sorted(offers, key=order)):
+            least = _least(short, sorted(offers, key=order))
+            if chosen := _choose(draft, blocked, devices, sorted(offers, key=order), least):
                 dearest, cost = min(o.job.tier for o in chosen), _total(chosen)
                 ruined = sum(o.ruinous for o in chosen)
                 gone = sum(not o.target for o in chosen) if blocked.spec.serving else 0
@@ -119,43 +126,53 @@ def _cheapest(draft: Draft, blocked: Job, devices: int, policy: Policy, beside: 
     return min(found, key=lambda f: f[:-1])[-1] if found else []
 
 
-def _may_give(job: Job, blocked: Job) -> bool:
-    equal = job.tier == blocked.tier and job.spec.serving is None
-    return job.tier > blocked.tier or (equal and blocked.spec.serving is not None)
-
-
 def _offers(draft: Draft, jobs: list[Job], short: int, policy: Policy) -> list[Offer]:
-    now_s, found = draft.snapshot.now_s, []
+    found = []
     for job in jobs:
         if target := _smaller(draft, job, short):
-            found.append(offer(job, target, now_s, policy))
-        found.append(offer(job, (), now_s, policy))
+            found.append(offer(draft, job, target, policy))
+        found.append(offer(draft, job, (), policy))
     return found
 
 
 def _cheapest_first(found: Offer) -> tuple[object, ...]:
     """What loses no work first; shrinking first, then suspending; each of the least urgent tier
-    first, then by price."""
+    first, there of who had most, then by price."""
     job = found.job
-    return (found.ruinous, not found.target, -job.tier, found.price.device_s, job.id)
+    suspends = not found.target
+    return (found.ruinous, suspends, -job.tier, -found.level, found.price.device_s, job.id)
 
 
 def _cheapest_by_device(found: Offer) -> tuple[object, ...]:
     """The same for whoever needs many: one large job may be cheaper than many small ones."""
     given = max(1, sum(found.freed.values()))
-    ruinous, suspends, tier, price, name = _cheapest_first(found)
-    return (ruinous, suspends, tier, found.price.device_s / given, -given, price, name)
+    ruinous, suspends, tier, had, price, name = _cheapest_first(found)
+    return (ruinous, suspends, tier, had, found.price.device_s / given, -given, price, name)
 
 
-def _choose(draft: Draft, blocked: Job, devices: int, offers: list[Offer]) -> list[Offer]:
-    """The first offers that together are enough, less those that turn out not to be needed."""
+def _least(short: int, offers: list[Offer]) -> int:
+    """How many of the first offers it takes at the very least to free `short` devices."""
+    freed = 0
+    for count, each in enumerate(offers):
+        if freed >= short:
+            return count
+        freed += sum(each.freed.values())
+    return len(offers)
+
+
+def _choose(
+    draft: Draft, blocked: Job, devices: int, offers: list[Offer], least: int
+) -> list[Offer]:
+    """The first offers that together are enough, `least` or more, less those that turn out not to
+    be needed."""
 
     def enough(count: int) -> bool:
         return bool(_room(draft, blocked, devices, offers[:count]))
 
-    counts = range(len(offers) + 1)  # more offers never make less room
-    count = bisect_left(counts, True, key=enough)
-    return _needed(draft, blocked, devices, offers[:count]) if count in counts else []
+    if not enough(count := least):
+        counts = range(least + 1, len(offers) + 1)  # more offers never make less room
+        count = least + 1 + bisect_left(counts, True, key=enough)
+    return _needed(draft, blocked, devices, offers[:count]) if count <= len(offers) else []
 
 
 def _smaller(draft: Draft, job: Job, wanted: int) -> Placement:
@@ -184,7 +201,30 @@ def _needed(draft: Draft, blocked: Job, devices: int, chosen: list[Offer]) -> li
 
 
 def _spared_first(found: Offer) -> tuple[object, ...]:
-    return (not found.ruinous, found.job.tier, bool(found.target), -found.price.device_s)
+    job, shrinks = found.job, bool(found.target)
+    return (not found.ruinous, job.tier, shrinks, found.level, -found.price.device_s)
+
+
+# -- equals share ----------------------------------------------------------------------------------
+
+
+def _shared(draft: Draft, blocked: Job, policy: Policy) -> Made | None:
+    """Admit it by making equals narrower, where that is worth more; None where it is not."""
+    if blocked.held or blocked.spec.serving is not None:  # equals gave what they could to that
+        return None
+    for devices, narrow in narrowed(draft, blocked, _per_cluster(draft, blocked), policy):
+        jobs = [(draft.snapshot.by_id[job], to) for job, to in sorted(narrow.items())]
+        offers = [offer(draft, job, stay(draft, job, to), policy) for job, to in jobs]
+        if chosen := _choose(draft, blocked, devices, sorted(offers, key=_cheapest_first), 0):
+            return _carry_out(draft, blocked, devices, chosen, policy)
+    return None
+
+
+def _per_cluster(draft: Draft, blocked: Job) -> dict[int, int]:
+    """Devices by cluster that are unclaimed on nodes where it may go."""
+    there = may(draft, blocked) & draft.snapshot.ready
+    room = np.bincount(draft.snapshot.cluster, weights=np.where(there, _unclaimed(draft), 0))
+    return dict(enumerate(room.astype(int).tolist()))
 
 
 # -- equals move out of the way --------------------------------------------------------------------
@@ -194,20 +234,28 @@ def _out_of_the_way(draft: Draft, blocked: Job, devices: int, policy: Policy) ->
     """Jobs no more urgent than `blocked` that fit elsewhere, all at the size they have, and whose
     going frees one block of devices that it fits in; [] unless that costs less than it gains."""
     snapshot = draft.snapshot
-    may = feasible(snapshot, blocked) & snapshot.ready
+    there = may(draft, blocked) & snapshot.ready
     by_node = blocked.spec.same_node or devices > blocked.spec.ranks
     blocks = np.arange(len(snapshot.nodes)) if by_node else snapshot.cluster.astype(np.int64)
-    room = np.bincount(blocks, weights=np.where(may, _unclaimed(draft), 0))
+    room = np.bincount(blocks, weights=np.where(there, _unclaimed(draft), 0))
+    spare = np.maximum(draft.free - draft.promised, 0)
+    inside, elsewhere = np.bincount(blocks, weights=spare), int(spare.sum())
+    if (room + elsewhere - inside < devices).all():
+        return []
     movers: dict[int, list[Job]] = {}
     could = np.zeros_like(room)
     for job in draft.untouched(JobState.RUNNING):
         if job.tier >= blocked.tier and may_move(draft, job, policy):
             for shard in job.placement:
                 row = snapshot.row[shard.node]
-                if may[row]:
+                if there[row]:
                     could[blocks[row]] += shard.devices
                     movers.setdefault(int(blocks[row]), []).append(job)
-    enough = [block for block in sorted(movers) if room[block] + could[block] >= devices]
+    enough = [
+        block
+        for block in sorted(movers)
+        if room[block] + min(could[block], elsewhere - inside[block]) >= devices
+    ]
     enough.sort(key=lambda block: (devices - room[block], block))
     found = []
     for block in enough[:_BLOCKS_TRIED]:
@@ -278,7 +326,7 @@ def _room(draft: Draft, blocked: Job, devices: int, offers: list[Offer]) -> Plac
 
 def _carry_out(
     draft: Draft, blocked: Job, devices: int, chosen: list[Offer], policy: Policy
-) -> str:
+) -> Made:
     """Take what was chosen, as far as one plan and one minute may go; says what was done."""
     there, done = _room(draft, blocked, devices, chosen), list[Offer]()
     for each in chosen:
@@ -287,17 +335,18 @@ def _carry_out(
         _take(draft, blocked, each)
         done.append(each)
     if not done:
-        return bound
+        return Made(bound, comes=False)
     draft.promise(there)
     what = "moved out of its way" if chosen[0].moves else "reclaimed for it"
     jobs = "1 job" if len(chosen) == 1 else f"{len(chosen)} jobs"
-    return f"devices are being {what}: {jobs}, {spoken(_total(chosen))} device-seconds"
+    told = f"devices are being {what}: {jobs}, {spoken(_total(chosen))} device-seconds"
+    return Made(told, comes=True)
 
 
 def _bound(draft: Draft, wanted: Offer, policy: Policy) -> str:
     """Why this plan may not do that as well; "" if it may."""
     if draft.preemptions >= policy.preemptions_per_tick_max:
-        return f"this round may stop no more than {policy.preemptions_per_tick_max} jobs"
+        return _rest(policy)
     if not wanted.live and draft.evictions >= policy.evictions_per_minute_max:
         most = policy.evictions_per_minute_max
         return (
@@ -305,6 +354,10 @@ def _bound(draft: Draft, wanted: Offer, policy: Policy) -> str:
             "singularity evictions --acknowledge"
         )
     return ""
+
+
+def _rest(policy: Policy) -> str:
+    return f"this round may stop no more than {policy.preemptions_per_tick_max} jobs"
 
 
 def _take(draft: Draft, blocked: Job, taken: Offer) -> None:
@@ -315,9 +368,12 @@ def _take(draft: Draft, blocked: Job, taken: Offer) -> None:
     else:
         verb = Verb.SCALE if taken.target else Verb.SUSPEND
         reason = f"gives {sum(taken.freed.values())} devices to {whom}"
+    serving = blocked.spec.serving
+    if job.tier == blocked.tier and not taken.moves and serving is None:
+        reason += ", to which they are worth more," if taken.target else ", which had less so far,"
     reason += f" for {taken.price.text}"
     reason += loss(job, now_s) if taken.ruinous else ""
     action = Action(verb, job.id, job.version, reason, taken.target, price=taken.price.device_s)
-    if blocked.spec.serving is not None and not taken.moves:
-        action = replace(action, lent_to=blocked.spec.serving.service)
+    if serving is not None and not taken.moves:
+        action = replace(action, lent_to=serving.service)
     draft.take(action)

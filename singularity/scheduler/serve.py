@@ -65,6 +65,8 @@ def scale(draft: Draft, policy: Policy) -> None:
             continue
         now = _sized(draft, _judged(draft, service, mine), policy)
         _flip(draft, _Pool(now, mine, now.most - held, short), policy)
+        if now is service and any(draft.verb(j) is Verb.WAKE for j in mine):
+            draft.change(Change(service.changed(service.message), "", ""))  # see plan.outdated
 
 
 def _short(jobs: Iterable[Job]) -> Counter[NodeId]:

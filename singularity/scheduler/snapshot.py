@@ -27,7 +27,7 @@ from singularity.primitives.drains import Drain
 from singularity.primitives.health import WELL
 from singularity.primitives.holdings import holdings
 from singularity.primitives.maintenance import Maintenance
-from singularity.primitives.model import Job, JobId, Node, NodeId
+from singularity.primitives.model import Job, JobId, Node, NodeId, Scope, ScopeKind
 from singularity.primitives.rebalancing import Rebalancing
 
 from .fleet.gangs import Fleet
@@ -117,6 +117,24 @@ class Snapshot:
             drains=tuple(sorted(drains, key=lambda d: d.id)),
             acknowledged_s=acknowledged_s,
         )
+
+    def inside(self, scope: Scope) -> Flags:
+        """bool[N]: nodes that are in `scope`."""
+        found: Flags
+        match scope.kind:
+            case ScopeKind.REGION:
+                found = self.region == _code(self.region_names, scope.id)
+            case ScopeKind.CLUSTER:
+                found = self.cluster == _code(self.cluster_names, scope.id)
+            case ScopeKind.NODE:
+                found = np.zeros(len(self.nodes), dtype=np.bool_)
+                if (row := self.row.get(NodeId(scope.id))) is not None:
+                    found[row] = True
+        return found
+
+
+def _code(names: tuple[str, ...], name: str) -> int:
+    return names.index(name) if name in names else -1
 
 
 def _codes(names: list[str]) -> tuple[tuple[str, ...], Codes]:

@@ -42,6 +42,6 @@ def in_force(snapshot: Snapshot, found: Maintenance) -> Drain | None:
 def in_the_way(snapshot: Snapshot, order: Drain) -> Drain | None:
     """Another drain of some of the same nodes: it stays in force, and this one waits for its end.
     Where it covers all of them they are empty anyway."""
-    mine = [n for n in snapshot.nodes if order.scope.holds(n)]
+    mine = snapshot.inside(order.scope)
     others = (d for d in snapshot.drains if d.upkeep != order.upkeep)
-    return next((d for d in others if any(d.scope.holds(n) for n in mine)), None)
+    return next((d for d in others if (mine & snapshot.inside(d.scope)).any()), None)

@@ -41,6 +41,7 @@ from .vault import Vault
 _AHEAD: Final = 4  # items a worker, so that nobody waits and memory stays bounded
 _TOGETHER_BYTES: Final = 4 << 20  # of an image file, worked off by one thread at a time
 _DEEPEST: Final = 4  # patches over each other: each makes a load take longer
+_DEEPEST_READ: Final = 2  # over what has to be read first, patch by patch
 _INLINE_MOST_BYTES: Final = 1024  # a smaller patch is not worth a blob of its own
 _SURELY_SMALL: Final = 8  # a patch that is this many times smaller is not compared to anything
 _WORTH_IT: Final = 0.7  # of the chunk packed by itself: more, and the chunk stands alone
@@ -234,9 +235,10 @@ class Intake:
             name, raw = former.name, former.raw
             if raw is not None and self._depth(name) < _DEEPEST and self._stands(name):
                 return name, raw
-            root = (name, *chain(name, self._over))[-1]
+            while self._depth(name) >= _DEEPEST_READ:
+                name = self._over[name]
             with suppress(OSError, ImageCorrupt):  # then there is none
-                return root, self._read(root, length)
+                return name, self._read(name, length)
         if other is not None and other.raw is not None and self._depth(other.name) < _DEEPEST:
             return other.name, other.raw
         return None
@@ -246,9 +248,10 @@ class Intake:
 
     def _read(self, name: str, length: int) -> bytes:
         """From its place and nowhere else: there our mark protects it. Raises OSError."""
-        if name in self._inline:
-            return self.door.vault.unpack(name, base64.b64decode(self._inline[name]), length)
-        return self.door.vault.unpack(name, self.door.blobs.get(chunk_name(name)), length)
+        base = self._read(self._over[name], length) if name in self._over else None
+        inline = self._inline.get(name)
+        packed = base64.b64decode(inline) if inline else self.door.blobs.get(chunk_name(name))
+        return self.door.vault.unpack(name, packed, length, base)
 
 
 def _pieces(cut: FileCut) -> Iterator[_Piece]:

@@ -25,7 +25,7 @@ _WORD_BYTES: Final = 8
 _WORDS: Final = b"\xff\xff\xff\xff"  # begins a list of words: no portion is as long as that says
 _FEW_WORDS: Final = 0.1  # of all; more of them are smaller, and no slower, by the dictionary
 _SAMPLE_BYTES: Final = 1 << 14
-_NOT_SMALLER: Final = 0.9  # of a sample: then the whole is not worth compressing
+_NOT_SMALLER: Final = 0.95  # of a sample: then the whole is not worth it; weights come to 0.93
 _FRAME: Final = struct.Struct("<IBI")  # of zstd: magic, descriptor (one segment, 4 bytes of size)
 _FRAME_HEAD: Final = 0xFD2FB528, 0xA0
 _BLOCK_BYTES: Final = 1 << 17  # the most that one block of a frame may hold
@@ -37,8 +37,8 @@ class Damaged(ValueError):
 
 
 def pack(data: Bytes) -> bytes:
-    """Compressed; or, where a sample shows that it would hardly be smaller (weights are noise to a
-    compressor), the same kind of frame with the bytes as they are."""
+    """Compressed; or, where a sample shows that it would hardly be smaller, the same kind of frame
+    with the bytes as they are."""
     whole = memoryview(data)
     if len(whole) > 2 * _SAMPLE_BYTES:
         middle = len(whole) // 2

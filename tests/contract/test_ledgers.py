@@ -302,19 +302,25 @@ class Ledgers(RuleBasedStateMachine):
 
     @rule(node=st.sampled_from(NODES), epoch=st.integers(0, 1), seq=st.integers(0, 6))
     def hear(self, node: NodeId, epoch: int, seq: int) -> None:
-        epoch += self.memory.nodes()[node].epoch
+        known = self.memory.nodes().get(node)
+        epoch += known.epoch if known else 0
         self.now_s += 0.1
         self.same(lambda x: x.hear(node, epoch, seq, self.now_s))
         self.same(lambda x: x.letters(node, epoch, seq))
 
     @rule(node=st.sampled_from(NODES), heard=st.booleans())
     def lose(self, node: NodeId, heard: bool) -> None:
-        at_s = self.memory.nodes()[node].heard_s - (1.0 if heard else 0.0)
+        known = self.memory.nodes().get(node)
+        at_s = (known.heard_s if known else 0.0) - (1.0 if heard else 0.0)
         self.same(lambda x: x.lose({node: at_s}, self.now_s))
 
     @rule(scope=st.sampled_from(SCOPES), duty=st.sampled_from([*Duty, Duty.READY, Duty.READY]))
     def set_duty(self, scope: Scope, duty: Duty) -> None:
         self.same(lambda x: x.set_duty(scope, duty, self.now_s))
+
+    @rule(node=st.sampled_from([*NODES, NodeId("nowhere")]), quiet_s=st.sampled_from([0.0, 1e6]))
+    def remove(self, node: NodeId, quiet_s: float) -> None:
+        self.same(lambda x: x.remove_node(node, self.now_s, quiet_s))
 
     @rule(node=st.sampled_from(NODES), sick=st.sampled_from([(), ("0: Xid 79",)]))
     def examine(self, node: NodeId, sick: tuple[str, ...]) -> None:

@@ -143,6 +143,11 @@ class LocalNode:
                 for sandbox in hands._ranks.values():
                     sandbox.kill()
             executor._tools.handovers.clear()
+            executor._tools.images.recent.clear()
+
+    def short_of_memory(self) -> None:
+        """Nothing is left beside the store of what was cut here."""
+        self.tools.images.recent.clear()
 
     def send(self, command: Command) -> None:
         self._seq += 1

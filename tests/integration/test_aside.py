@@ -88,7 +88,8 @@ def nothing_left(node: LocalNode) -> None:
     assert not node.layout.job(SHADOW).exists()
     assert list(node.layout.sandboxes.iterdir()) == []
     homes = [home for home in node.layout.scratch.homes if home.exists()]
-    assert [path for home in homes for path in home.iterdir()] == []
+    left = [path for home in homes for path in home.iterdir()]
+    assert all(path.name.startswith(f"recent.{JOB}.") for path in left), left
     assert list((node.layout.node_dir / "views").iterdir()) == []
 
 

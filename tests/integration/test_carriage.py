@@ -175,7 +175,7 @@ for i in itertools.count():
     first.launch(spec(tmp_path, python(code)))
     counts_on(log)
     criu.dump(first, images)
-    criu.release(first)
+    first.kill()
     criu.restore(second, images, DEADLINE_S)
     counts_on(log)
     counted = lines(log)  # once: it counts on
@@ -290,7 +290,7 @@ while True:
     first.launch(spec(tmp_path, python(code)))
     counts_on(log)
     criu.dump(first, images)
-    criu.release(first)
+    first.kill()
     criu.restore(second, images, DEADLINE_S)
     counts_on(log)
     assert "seen" not in lines(log)

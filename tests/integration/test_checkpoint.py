@@ -94,7 +94,7 @@ def test_a_rank_goes_on_elsewhere_as_if_nothing_had_been(
     counts_on(log)
     dump = criu.dump(first, images)
     counts_on(log, more=5)
-    criu.release(first)
+    first.kill()
     assert log.stat().st_size > dump.files[str(log)] > 0
     assert first.address != second.address or not first.address
     criu.restore(second, images, DEADLINE_S)
@@ -113,7 +113,7 @@ def test_one_dump_serves_many_lives(criu: CriuCheckpointer, make: Make, tmp_path
     first.launch(spec(tmp_path, python(COUNT, FOREVER)))
     counts_on(log)
     dump = criu.dump(first, images)
-    criu.release(first)
+    first.kill()
     at_dump = log.read_bytes()[: dump.files[str(log)]]
     for name in ("second", "third"):
         sandbox = make(name)
@@ -149,7 +149,7 @@ while True:
         family = sorted(lines(log)[-1].split())
         assert len(family) == life + 2
         criu.dump(sandbox, tmp_path / f"images-{life}")
-        criu.release(sandbox)
+        sandbox.kill()
         sandbox = make(f"life-{life}")
         criu.restore(sandbox, tmp_path / f"images-{life}", DEADLINE_S)
         counts_on(log)
@@ -167,7 +167,7 @@ def test_restored_ranks_are_limited_and_can_be_adopted(
         first.launch(spec(tmp_path, python(f"b = b'x' * (50 << 20)\n{COUNT}", FOREVER)))
         counts_on(log)
         criu.dump(first, images)
-        criu.release(first)
+        first.kill()
         criu.restore(second, images, DEADLINE_S)
         adopted = Sandbox.adopt(second.directory)
         assert adopted is not None
@@ -213,7 +213,7 @@ for i in range(1 << 30):
     counts_on(both)
     dump = criu.dump(first, images)
     counts_on(both)
-    criu.release(first)
+    first.kill()
     assert set(dump.files) == {str(log), str(both)}
     criu.restore(make("second"), images, DEADLINE_S)
     counts_on(both)
@@ -273,7 +273,7 @@ def test_damaged_images_end_in_an_error_in_time_and_in_nothing_else(
     first.launch(spec(tmp_path, python(f"b = b'x' * (9 << 20)\n{COUNT}", FOREVER)))
     counts_on(tmp_path / "log")
     criu.dump(first, images)
-    criu.release(first)
+    first.kill()
     pages = images / "pages-1.img"
     match harm:
         case "half the pages":
@@ -322,7 +322,7 @@ def test_a_rank_travels_through_the_store(
     image = store.save(KEY, 1, {0: RankImages(images, dump.files)})
     again = store.save(KEY, 1, {0: RankImages(images, dump.files)})
     assert again.new_bytes == 0
-    criu.release(first)
+    first.kill()
     assert store.load(KEY, again.digest, 0, tmp_path / "fetched") == dump.files
     criu.restore(make("second"), tmp_path / "fetched", DEADLINE_S)
     counts_on(log)
@@ -367,7 +367,7 @@ def test_suspended_in_place_a_rank_goes_on_there_and_only_there(make: Make, tmp_
     assert not engine.transparent
     engine.dump(first, images)
     counts_on(log)
-    engine.release(first)
+    first.freeze()
     state = Path(f"/proc/{first.pid}/stat")
     until(lambda: state.read_text().split()[2] == "T", "the rank stops")
     with pytest.raises(RestoreFailed, match="in place"):

@@ -81,6 +81,83 @@ def test_a_gang_moves_and_splits_and_its_losses_stay_the_same(
     assert world.losses() == reference
 
 
+def pids(node: LocalNode) -> dict[int, int | None]:
+    return {rank: sandbox.pid for rank, sandbox in node.executor._hands[JOB]._ranks.items()}
+
+
+@pytest.mark.parametrize("near", ["awake", "in memory", "in the store"])
+def test_a_gang_that_comes_back_to_its_node_needs_the_store_the_less_it_has_there(
+    world: Planet, reference: list[bytes], near: str
+) -> None:
+    begin(world, ALL, 1)
+    progress(world)
+    node = world.node("a")
+    before = pids(node)
+    node.cut(1, 1, keep_running=False)
+    gone = node.report()
+    assert gone.phase == "dumped" and not node.executor._hands[JOB]._ranks
+    if near == "in memory":
+        node.tools.images.recent.wake(JOB, {})
+    elif near == "in the store":
+        node.short_of_memory()
+    chunks = world.root / "volume" / "chunks"
+    chunks.rename(chunks.with_name("away"))
+    node.send(resumed(world.start(ALL, 2, STEPS), origin(gone))["a"])
+    back = node.report()
+    if near == "in the store":
+        assert (back.phase, back.corrupt) == ("refused", True)
+        return
+    assert (back.phase, back.step) == ("running", gone.step)
+    assert (pids(node) == before) == (near == "awake")
+    chunks.with_name("away").rename(chunks)
+    progress(world)
+    node.cut(2, 2, keep_running=True)
+    kept = node.report()
+    assert kept.image is not None and gone.image is not None
+    assert kept.image.new_bytes < gone.image.new_bytes / 4, "what has not changed is known"
+    assert ended(node).exit_code == 0
+    assert world.losses() == reference
+
+
+def test_what_others_wrote_meanwhile_is_cut_off_before_ranks_are_woken(
+    world: Planet, reference: list[bytes]
+) -> None:
+    """The gang went on elsewhere from the same cut, and that life was lost."""
+    begin(world, ALL, 1)
+    progress(world)
+    node = world.node("a")
+    before = pids(node)
+    node.cut(1, 1, keep_running=False)
+    gone = node.report()
+    other = world.node("b")
+    other.send(resumed(world.start({"b": (0, 1)}, 2, STEPS), origin(gone))["b"])
+    assert other.report().phase == "running"
+    progress(world)
+    other.send(Stop(job=JOB, node=other.name, incarnation=2))
+    assert ended(other).phase == "stopped"
+    node.send(resumed(world.start(ALL, 3, STEPS), origin(gone))["a"])
+    assert node.report().step == gone.step
+    assert pids(node) == before
+    assert ended(node).exit_code == 0
+    assert world.losses() == reference
+
+
+def test_an_agent_that_comes_back_leaves_nobody_standing(world: Planet) -> None:
+    begin(world, ALL, 1)
+    progress(world)
+    node = world.node("a")
+    standing = pids(node)
+    node.cut(1, 1, keep_running=False)
+    gone = node.report()
+    assert all(Path(f"/proc/{pid}").exists() for pid in standing.values())
+    node.restart()
+    until(lambda: not any(Path(f"/proc/{p}").exists() for p in standing.values()), "they are gone")
+    node.send(resumed(world.start(ALL, 2, STEPS), origin(gone))["a"])
+    assert node.report().phase == "running"
+    node.send(Stop(job=JOB, node=node.name, incarnation=2))
+    assert ended(node).phase == "stopped"
+
+
 def test_an_agent_that_restarts_in_the_middle_of_a_cut_finishes_it(
     world: Planet, reference: list[bytes]
 ) -> None:
@@ -141,6 +218,7 @@ def test_a_damaged_image_is_refused_and_named(world: Planet) -> None:
     damaged = bytearray(chunks[-1].read_bytes())
     damaged[len(damaged) // 2] ^= 1
     chunks[-1].write_bytes(damaged)
+    node.short_of_memory()
     node.send(resumed(world.start(ALL, 2, STEPS), origin(gone))["a"])
     report = node.report()
     assert (report.phase, report.corrupt) == ("refused", True)

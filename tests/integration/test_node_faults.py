@@ -22,7 +22,7 @@ from singularity.agent.runtime.sandbox import Sandbox
 from singularity.agent.tools import Tools
 from singularity.primitives.messages import Report
 from singularity.primitives.model import NodeId, ShardImage
-from singularity.store.imagestore import RankImages, Saving, Store
+from singularity.store.imagestore import Copies, RankImages, Saving, Store
 from singularity.store.manifest import ImageKey
 from singularity.store.vault import Vault
 from tests.integration.test_chaos import reference_of
@@ -56,8 +56,8 @@ class SlowStore:
     delay_s: float = 0.0
 
     @contextmanager
-    def saving(self, key: ImageKey, vault: Vault) -> Iterator[Saving]:
-        with self.inner.saving(key, vault) as saving:
+    def saving(self, key: ImageKey, vault: Vault, copies: Copies | None = None) -> Iterator[Saving]:
+        with self.inner.saving(key, vault, copies) as saving:
             yield SlowSaving(saving, self.delay_s)
 
     def __getattr__(self, name: str) -> Any:
@@ -145,6 +145,7 @@ def test_slow_disks_damaged_chunks_and_lesser_processors(
     assert gone.phase == "dumped"
     new = max(set(chunks.glob("*/*")) - before, key=lambda path: path.stat().st_size)
     flip(new)
+    node.short_of_memory()
     damaged = start("a", 2, gone)
     assert (damaged.phase, damaged.corrupt) == ("refused", True)
     record_property(

@@ -77,7 +77,7 @@ def test_undo_is_refused_where_the_world_has_moved_on(api: Api, fleet: list[Agen
     ordered = last(api)
     api.ok("DELETE", f"/v1/drains/{again['id']}")
     status, told = api.call("POST", f"/v1/operations/{ordered['id']}/undo")
-    assert status == 409 and f"{again['id']} is not in force any more" in told["detail"]
+    assert status == 409 and f"there is no drain '{again['id']}' in force" in told["detail"]
     assert drain["id"] != again["id"]
 
 

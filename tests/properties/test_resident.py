@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from singularity.primitives.errors import Conflict
 from singularity.primitives.model import TERMINAL, Duty, Intent, JobId, NodeId, Scope, ScopeKind
 from singularity.scheduler.resident import Resident
 from singularity.scheduler.snapshot import Snapshot
 from tests.unit.fleets import Planet
 
 HAPPENINGS = (
-    "submit", "tick", "tick", "run", "end", "cancel", "lose", "drain", "ready", "join", "look",
+    "submit", "tick", "tick", "run", "end", "cancel", "lose", "drain", "ready",
+    "join", "remove", "look",
 )  # fmt: skip
 
 
@@ -40,6 +43,9 @@ def happen(planet: Planet, what: str, which: int) -> None:
         case "drain" | "ready":
             duty = Duty.DRAINING if what == "drain" else Duty.READY
             planet.ledger.set_duty(Scope(ScopeKind.NODE, node), duty, planet.now_s)
+        case "remove":
+            with suppress(Conflict):
+                planet.ledger.remove_node(node, planet.now_s, 0.0)
         case "join":  # one that is new, or grew, or was lost
             planet.join(node if which % 2 else f"us-{which}", "us", 4 + which % 3)
 
@@ -70,6 +76,7 @@ def test_following_is_reading_everything(story: list[tuple[str, int]]) -> None:
         changed = [j for j in now.values() if jobs.get(j.id) != j]
         if not jobs:
             changed = [j for j in changed if j.state not in TERMINAL]
+        resident.remove(nodes.keys() - there.keys())
         resident.apply([n for n in there.values() if nodes.get(n.id) != n], changed)
         resident.apply((), [now[j] for j in sorted(resident.missing()) if j in now])
         jobs, nodes = now, there

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _multiprocessing
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from singularity.agent.families import Families, forget_page
+from singularity.agent.families import Families, forget_page, forget_semaphores
 from singularity.agent.interposer import family
 from singularity.agent.interposer.page import Page, State
 
@@ -143,3 +144,15 @@ def test_who_holds_for_a_cut_that_is_over_goes_on(main: Page, child: int) -> Non
     page.stop, page.state = 9, State.RUNNING
     found.release()
     assert page.stop == 0
+
+
+def test_semaphores_of_killed_processes_are_told_by_their_names_and_removed(tmp_path: Path) -> None:
+    mine, other = (tmp_path / f"{os.getpid()}" / f"rank-{rank}.page" for rank in (1, 11))
+    kinds = {page: f"{family.semaphores(page)}-x1" for page in (mine, other)}
+    for name in kinds.values():
+        _multiprocessing.SemLock(0, 1, 1, name, False)  # as one that nobody was left to unlink
+    there = {page: Path(f"/dev/shm/sem.{name.removeprefix('/')}") for page, name in kinds.items()}
+    forget_semaphores(mine)
+    assert not there[mine].exists() and there[other].exists()
+    forget_semaphores(other)
+    assert not there[other].exists()

@@ -203,6 +203,16 @@ def test_ranks_that_were_woken_cannot_be_begun_from_again() -> None:
     assert origins(verbs.resume(after, GANG, 130.0)) == {A: 10, B: 10}
 
 
+def test_who_says_late_that_it_is_gone_takes_no_checkpoint_with_it() -> None:
+    job = handed((Shard(A, 2), Shard(C, 1), Shard(D, 1)))
+    job = settle(job, said(job, C, "refused", reason="no memory"))
+    assert job.handover is None, "ranks on a never left"
+    late = said(job, D, "refused", corrupt=True, reason="gone")
+    after = settle(job, late, said(job, A, "stopped"))
+    assert after.state is JobState.SUSPENDED
+    assert origins(verbs.resume(after, GANG, 130.0)) == {A: 10, B: 10}
+
+
 @pytest.mark.parametrize("where", [JobState.STARTING, JobState.SUSPENDED])
 def test_a_cancelled_job_needs_none(where: JobState) -> None:
     job = handed()

@@ -8,6 +8,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -120,6 +121,18 @@ def test_what_was_never_packed_is_damaged_or_of_the_right_size(data: bytes, size
     assert unpack(pack(data), len(data)) == data
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 600_000), st.booleans(), st.integers())
+def test_noise_is_stored_as_it_is_and_weights_are_compressed(
+    size: int, weights: bool, seed: int
+) -> None:
+    draw = np.random.default_rng(abs(seed))
+    data = draw.standard_normal(size // 4, np.float32).tobytes() if weights else draw.bytes(size)
+    packed = pack(data)
+    assert unpack(packed, len(data)) == data
+    assert len(packed) < len(data) * (0.95 if weights and size > 50_000 else 1.0) + 40
+
+
 def test_ranks_that_are_much_alike_take_little_more_room_than_one(world: World) -> None:
     ranks = [heap(), *(touched(heap(), seed) for seed in RANKS[1:])]
     assert world.save(1, ranks).new_bytes < 1.2 * SIZE
@@ -141,7 +154,7 @@ def test_patches_do_not_pile_up(world: World) -> None:
     memory = heap()
     for cut in range(1, 8):
         world.save(cut, [memory])
-        assert world.deepest(cut) <= 1, "without a copy, over what stands alone"
+        assert world.deepest(cut) <= 2
         memory = touched(memory, cut)
     world.check(7)
 
@@ -152,7 +165,7 @@ def test_nor_do_they_beside_a_copy(world: World) -> None:
         world.save(cut, [memory], beside=cut - 1)
         depths.append(world.deepest(cut))
         memory = touched(memory, cut, pages=16)
-    assert max(depths) == 4 and depths[-1] < 4
+    assert max(depths) == 4 and 2 in depths[5:], "it begins anew nearer to the ground"
     for cut in range(1, 12):
         world.check(cut)
 

@@ -82,6 +82,19 @@ def test_a_node_that_falls_silent_again_and_again_is_kept_out() -> None:
     assert not planet.ledger.nodes()[BAD].ready
 
 
+def test_coming_back_empty_handed_is_a_fault_only_where_ranks_were() -> None:
+    planet = Planet(nodes=1, regions=("us",))
+    for _ in range(5):
+        planet.join(BAD, "us")  # its answer was lost: it asks again
+    node = planet.ledger.nodes()[BAD]
+    assert (node.epoch, node.health.faults) == (6, ())
+    job = planet.submit("job")
+    planet.run(job)
+    planet.join(BAD, "us")
+    (fault,) = planet.ledger.nodes()[BAD].health.faults
+    assert fault.kind is FaultKind.LOST and "came back without its ranks" in fault.detail
+
+
 def test_old_faults_count_no_more() -> None:
     planet = Planet(nodes=4)
     fail(planet, "a", "b")
@@ -146,15 +159,10 @@ def test_never_more_of_a_cluster_than_its_share(nodes: int, faults: list[tuple[i
     for node, job in faults:
         fail(planet, f"job-{node}-{job}", node=NodeId(f"us-{node % nodes}"))
         carried_out(planet)
-        snapshot = planet.ledger.snapshot(planet.now_s)
-        most = allowed(snapshot, snapshot.nodes[0], POLICY)
+        (most,) = allowed(planet.ledger.snapshot(planet.now_s), POLICY)
         assert len(kept_away(planet)) <= most
-    assert most_of(nodes) == [0, 1, 1, 1, 1, 1, 1, 2, 2][nodes - 1]
-
-
-def most_of(nodes: int) -> int:
-    snapshot = Planet(nodes=nodes, regions=("us",)).ledger.snapshot(0.0)
-    return allowed(snapshot, snapshot.nodes[0], POLICY)
+    (most,) = allowed(planet.ledger.snapshot(planet.now_s), POLICY)
+    assert most == [0, 1, 1, 1, 1, 1, 1, 2, 2][nodes - 1]
 
 
 def test_an_operator_may_go_beyond_and_release() -> None:

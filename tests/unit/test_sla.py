@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from singularity.primitives.model import Intent, Job, JobId, JobSpec, JobState, NodeId, Shard, Tier
 from singularity.primitives.sla import KEPT, SLICE_S, accounted, attainment, rates, share
+from singularity.scheduler.policy import Policy
 from singularity.scheduler.queueing import queue
 from tests.unit.fleets import Planet
 
@@ -121,6 +122,7 @@ def test_of_one_tier_whoever_was_given_least_is_next_and_in_the_end_whoever_came
     planet.ledger.intend(first, Intent.RUN, planet.now_s)
     second = planet.submit("second", 4)
     snapshot = planet.ledger.snapshot(planet.now_s + 1.0)
-    assert [j.id for j in queue(snapshot)] == [second, first], "it has had half an hour"
-    snapshot = planet.ledger.snapshot(planet.now_s + 2 * 3600.0)
-    assert [j.id for j in queue(snapshot)] == [first, second]
+    found = [j.id for j in queue(snapshot, Policy())]
+    assert found == [second, first], "it has had half an hour"
+    day = planet.ledger.snapshot(planet.now_s + 25 * 3600.0)
+    assert [j.id for j in queue(day, Policy())] == [first, second], "it has waited for a day"

@@ -32,6 +32,12 @@ def members(main: Path) -> Path:
     return main.with_name(f"{main.stem}.members")
 
 
+def semaphores(main: Path) -> str:
+    """How the names begin that multiprocessing gives to the semaphores of that rank and of what it
+    starts, so that those of processes that were killed can be told from others' and removed."""
+    return f"/mp-{main.parent.name}.{main.stem}"
+
+
 def join(main: Page, pid: int) -> Page:
     """The page of process `pid`, which may become a member. OSError where none can be made."""
     directory = members(main.path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from multiprocessing.process import current_process
 from pathlib import Path
 from typing import Final
 
@@ -47,7 +48,10 @@ def activate() -> None:
     _randomise_children()
     try:
         page = Page(Path(path))
-        from .seams import Place, install  # here: no other process pays for the import
+        from .family import semaphores  # here: no other process pays for the imports
+        from .seams import Place, install
+
+        current_process()._config["semprefix"] = semaphores(page.path)  # type: ignore[attr-defined]
 
         rank, world = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
         if alone:

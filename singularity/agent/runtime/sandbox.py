@@ -9,6 +9,7 @@ supervisor's).
 from __future__ import annotations
 
 import json
+import marshal
 import os
 import select
 import shutil
@@ -146,7 +147,7 @@ class Sandbox:
 
     def launch(self, spec: RankSpec) -> None:
         """Start the rank. A program that cannot be started ends with code 126 or 127."""
-        order: supervisor.Launch = {
+        order = {
             "argv": [*_fixed_addresses(), *spec.argv],
             "env": dict(spec.env),
             "workdir": str(spec.workdir.absolute()),
@@ -159,10 +160,10 @@ class Sandbox:
         pids from `next_pid` on, out of the way of the restored ones."""
         self._order({"await": pid, "next_pid": next_pid})
 
-    def _order(self, order: Mapping[str, object]) -> None:
+    def _order(self, order: dict[str, Any]) -> None:
         assert self._process is not None and self._process.stdin, "an adopted sandbox has its rank"
         try:
-            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+            self._process.stdin.write(marshal.dumps(order))
             self._process.stdin.close()
         except BrokenPipeError as error:
             raise SandboxFailed(f"the sandbox {self.directory.name} is gone") from error

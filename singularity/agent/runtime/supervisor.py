@@ -1,40 +1,44 @@
 """PID 1 of one sandbox: starts or awaits one rank, reaps, and writes down how the rank ended.
 
-Run as `python -I -S supervisor.py DIRECTORY` inside fresh namespaces, with the standard library
-only, because there is one beside every rank. It takes a single order on stdin, answers on stdout,
-and from then on needs nobody: an agent that dies changes nothing here. When the rank ends it
-exits, and the kernel takes everything else in the sandbox with it; when it is killed, likewise.
+Run as `python -I -S supervisor.py DIRECTORY` inside fresh namespaces, with as little as can be of
+the standard library, because there is one beside every rank, which waits for it to come up. It
+takes a single order on stdin (marshalled: the agent runs the same Python), answers on stdout, and
+from then on needs nobody: an agent that dies changes nothing here. When the rank ends it exits, and
+the kernel takes everything else in the sandbox with it; when it is killed, likewise.
 """
 
 from __future__ import annotations
 
-import json
+import marshal
 import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
-from typing import NoReturn, TypedDict
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import NoReturn, TypedDict
+
+    class Launch(TypedDict):
+        """Start this program; stdout and stderr are appended to `log`."""
+
+        argv: list[str]
+        env: dict[str, str]
+        workdir: str
+        log: str
+
 
 FIRST_PID = 1000  # of a rank: the pids below are for those who restore one into a new sandbox
 NOT_FOUND, NOT_STARTED = 127, 126  # what a shell answers for a program it cannot start
 _FIXED = {signal.SIGKILL, signal.SIGSTOP}
 
 
-class Launch(TypedDict):
-    """Start this program; stdout and stderr are appended to `log`."""
-
-    argv: list[str]
-    env: dict[str, str]
-    workdir: str
-    log: str
-
-
 def main(directory: str) -> None:
     os.chdir(directory)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
-    _say({"up": True})
-    order = json.loads(sys.stdin.readline() or "null")
+    _say({"up": 1})
+    order = marshal.loads(sys.stdin.buffer.read() or marshal.dumps(None))
     if order is None:
         return  # the agent went away before it had a use for this sandbox
     if "launch" in order:
@@ -108,11 +112,11 @@ def _record(pid: int, status: int) -> None:
     _write("exit.json", found)
 
 
-def _write(name: str, value: Mapping[str, object]) -> None:
+def _write(name: str, value: Mapping[str, float | None]) -> None:
     """Durably, and whole or not at all."""
     draft = f".{name}.new"
     with open(draft, "w") as file:
-        json.dump(value, file)
+        file.write(_text(value))
         file.flush()
         os.fsync(file.fileno())
     os.replace(draft, name)
@@ -126,8 +130,14 @@ def _next_pid(pid: int) -> None:
         file.write(str(pid - 1))
 
 
-def _say(answer: Mapping[str, object]) -> None:
-    os.write(1, json.dumps(answer).encode() + b"\n")
+def _say(answer: Mapping[str, float | None]) -> None:
+    os.write(1, _text(answer).encode() + b"\n")
+
+
+def _text(numbers: Mapping[str, float | None]) -> str:
+    """As JSON."""
+    said = ((name, "null" if value is None else value) for name, value in numbers.items())
+    return "{" + ", ".join(f'"{name}": {value}' for name, value in said) + "}"
 
 
 def _let_go_of_the_agent() -> None:

@@ -64,6 +64,12 @@ class Fleet:
         found: Ints = self.index.free[self.layout.position]
         return found
 
+    @property
+    def most(self) -> int:
+        """Free devices of the cluster that has most of them."""
+        low, high = self.layout.domains(Level.CLUSTER)
+        return int(self.index.room[low:high].max(initial=0))
+
     def put(self, rows: Ints, free: Ints) -> None:
         """Say that `rows` have `free` devices now."""
         self._by.put_all(self.index, self.layout.position[rows], free)

@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import TypeVar
 
 from singularity.primitives import asides, lending, verbs
-from singularity.primitives.drains import Drain, begun, booked, standing
+from singularity.primitives.drains import Drain, begun, booked, need_idle, standing
 from singularity.primitives.errors import Conflict, NotFound
 from singularity.primitives.faults import fault_of, gone, noted, reborn, steered
 from singularity.primitives.health import Quarantine
@@ -33,19 +34,45 @@ from singularity.primitives.operations import PLANE, By
 from singularity.primitives.rebalancing import Rebalancing, need_none
 from singularity.primitives.sla import accounted
 from singularity.scheduler.orders import Close, Isolate, Open, Order, Readmit, Settle, judged
-from singularity.scheduler.plan import Plan, admissible, perform
+from singularity.scheduler.plan import Plan, admissible, outdated, perform
+from singularity.scheduler.resident import Resident
 from singularity.scheduler.snapshot import Snapshot
 
 from .services import MemoryServices
 
+K = TypeVar("K")
+V = TypeVar("V")
 
-class MemoryLedger(MemoryServices):
-    """scheduler.ledger.Ledger in memory."""
+
+class _Noted(dict[K, V]):
+    """A dict that notes which keys were set since it was last asked."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._jobs: dict[JobId, Job] = {}
-        self._nodes: dict[NodeId, Node] = {}
+        self._fresh: dict[K, None] = {}
+
+    def __setitem__(self, key: K, value: V) -> None:
+        super().__setitem__(key, value)
+        self._fresh[key] = None
+
+    def __delitem__(self, key: K) -> None:
+        super().__delitem__(key)
+        self._fresh.pop(key, None)
+
+    def fresh(self) -> list[V]:
+        found, self._fresh = [self[key] for key in self._fresh], {}
+        return found
+
+
+class MemoryLedger(MemoryServices):
+    """scheduler.ledger.Ledger in memory. Its snapshots follow what changed, as those of the control
+    plane do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._jobs: _Noted[JobId, Job] = _Noted()
+        self._nodes: _Noted[NodeId, Node] = _Noted()
+        self._resident = Resident()
         self._log: list[Envelope] = []
         self._drains: dict[str, Drain] = {}
         self._maintenance: dict[str, Maintenance] = {}
@@ -57,16 +84,10 @@ class MemoryLedger(MemoryServices):
         self._jobs[job.id] = job
 
     def snapshot(self, now_s: float) -> Snapshot:
-        jobs = {j.id: j for j in self._jobs.values() if j.state not in TERMINAL}
-        for job in list(jobs.values()):
-            jobs |= {a: self._jobs[a] for a in job.spec.named if a in self._jobs}
-        found = Snapshot.build(
-            self._nodes.values(),
-            jobs.values(),
-            now_s,
-            self._drains.values(),
-            self._acknowledged_s,
-        )
+        self._resident.apply(self._nodes.fresh(), self._jobs.fresh())
+        missing = (self._jobs.get(job) for job in sorted(self._resident.missing()))
+        self._resident.apply((), [job for job in missing if job is not None])
+        found = self._resident.snapshot(now_s, self._drains.values(), self._acknowledged_s)
         planned = sorted(self._maintenance.values(), key=lambda m: m.id)
         return replace(
             found,
@@ -77,10 +98,11 @@ class MemoryLedger(MemoryServices):
 
     def commit(self, plan: Plan, now_s: float) -> dict[JobId, str]:
         rejected = {}
-        self._change(plan.changes)
+        written = self._change(plan.changes)
         for action in sorted(plan.actions, key=lambda a: a.job):
             job = self._jobs[action.job]
-            if why_not := admissible(job, action, self._nodes):
+            why_not = admissible(job, action, self._nodes) or outdated(job, action, written)
+            if why_not:
                 rejected[job.id] = why_not
             else:
                 self._write(job, perform(job, action, now_s), now_s)
@@ -117,7 +139,7 @@ class MemoryLedger(MemoryServices):
                     step = verbs.failover(now, frozenset({node.id}), now_s, reason)
                     self._write(now, step, now_s)
             self._log = [letter for letter in self._log if letter.node != node.id]
-            node = reborn(self._nodes[node.id], now_s)
+            node = reborn(self._nodes[node.id], now_s, held=node.used > 0)
         told = {"address": register.address, "devices": register.devices}
         node = replace(node, heard_s=now_s, rack=register.rack, **told)  # type: ignore[arg-type]
         self._nodes[node.id] = node
@@ -187,6 +209,18 @@ class MemoryLedger(MemoryServices):
             self._nodes[node] = replace(self._nodes[node], duty=duty)
         return found
 
+    def remove_node(self, node: NodeId, now_s: float, quiet_s: float, by: By = PLANE) -> None:
+        if (found := self._nodes.get(node)) is None:
+            raise NotFound(f"there is no node {node!r}")
+        jobs = sum(node in holdings(job) for job in self._jobs.values())
+        need_idle(found, jobs, now_s - quiet_s)
+        for order in self.drains():
+            if order.scope == Scope(ScopeKind.NODE, node):
+                self.close_drain(order.id, now_s)
+        del self._nodes[node]
+        self._resident.remove([node])
+        self._log = [letter for letter in self._log if letter.node != node]
+
     def open_drain(self, drain: Drain, by: By = PLANE) -> Drain:
         if (known := standing(drain, self._drains.values(), self._nodes.values())) is not None:
             return known
@@ -245,6 +279,9 @@ class MemoryLedger(MemoryServices):
 
     def unsent(self) -> list[Envelope]:
         return sorted(self._log, key=lambda letter: (letter.node, letter.epoch, letter.seq))
+
+    def job(self, job: JobId) -> Job:
+        return self._jobs[job]
 
     def jobs(self) -> dict[JobId, Job]:
         return dict(self._jobs)

@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 SPAN_S: Final = 5.0  # between two posts of a router; a real one posts each second
 _SERVICE_S: Final = 0.5  # that a replica is busy with one request
 _QUIET_S: Final = 1_200.0  # after the last fault, until a service must have what it always has
-_PLANNED_S: Final = 15.0  # from a plan until it is carried out, at most
 _AT_ONCE: Final = 2
 _SERVER: Final = Program(steps=1_000_000_000, step_s=60.0, free=True)
 _REGIONS: Final = ("eu", "us")
@@ -63,7 +62,7 @@ class Requests:
     ) -> None:
         self._world, self._rng, self._made = world, rng, 0
         self._queued: dict[tuple[str, ServiceId], int] = {}
-        self._bounds: dict[ServiceId, tuple[int, float, int]] = {}
+        self._there: dict[ServiceId, int] = {}
         for number in range(services):
             name = ServiceId(f"s{number}")
             at_s = float(rng.uniform(0.0, 1_000.0))
@@ -176,21 +175,16 @@ class Requests:
     # -- the laws --------------------------------------------------------------------------------
 
     def _laws(self) -> None:
-        """At all times: no more than its most, once a plan that was made before its owner said
-        fewer is carried out; and what jobs lend is never more than they have asked for."""
-        jobs, now_s = self._world.ledger.jobs().values(), self._world.now_s
+        """At all times: no more than its most, or fewer than before where its owner has said so;
+        and what jobs lend is never more than they have asked for."""
+        jobs = self._world.ledger.jobs().values()
         for service in self._world.ledger.services():
             mine = [j for j in jobs if j.spec.serving and j.spec.serving.service == service.id]
             lives = [j for j in mine if j.state not in TERMINAL]
             there = sum(j.state in ACTIVE or j.intent is Intent.RUN for j in lives)
-            said, since_s, before = self._bounds.get(service.id, (service.most, now_s, there))
-            if said != service.most:
-                since_s = now_s
-            late = now_s - since_s > _PLANNED_S
-            assert there <= max(service.most, before) or not late, (
-                f"{service.id} has {there} replicas, and may have {service.most}"
-            )
-            self._bounds[service.id] = (service.most, since_s, there)
+            most = max(service.most, self._there.get(service.id, 0))
+            assert there <= most, f"{service.id} has {there} replicas, and may have {service.most}"
+            self._there[service.id] = there
         for job in jobs:
             lent = sum(loan.devices for loan in job.loans)
             assert lent <= job.devices, f"{job.id} lends {lent} of {job.devices}"

@@ -69,8 +69,9 @@ class MemoryServices:
         return list(self._repaid)
 
     def traffic(self, now_s: float) -> Traffic:
-        services = self.services()
-        routers = [r for r in self._routers.values() if now_s - r.heard_s <= STABLE_S]
+        if not (services := self.services()):
+            return Traffic()
+        routers = [r for r in self._routers.values() if r.heard_s >= now_s - STABLE_S]
         trials = {
             s.id: self._served[key]
             for s in services
@@ -97,11 +98,14 @@ class MemoryServices:
             parts.setdefault(service, []).append(Part(router, last_s, stable, panic, queued))
         return parts
 
-    def _change(self, changes: Iterable[Change]) -> None:
+    def _change(self, changes: Iterable[Change]) -> set[ServiceId]:
+        written = set[ServiceId]()
         for change in changes:
             known = self._services[change.service.id]
             if change.service.version == known.version + 1:
                 self._services[known.id] = change.service
+                written.add(known.id)
+        return written
 
     def _repay(self, job: Job, ended: Sequence[Repaid]) -> None:
         self._repaid += [(job.id, each) for each in ended]

@@ -1,0 +1,130 @@
+"""Traces are read as their owners wrote them, and what is wrong with one is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from singularity.primitives.errors import InvalidSpec, NotFound, SingularityError, Unplaceable
+from singularity.primitives.model import Tier
+from singularity.scheduler.sim.traces import (
+    Machines,
+    Reading,
+    fitted,
+    read,
+    read_fleet,
+    tier_of,
+)
+
+PHILLY = """timestamp,duration,num_gpus,gpu_time,cluster
+2017-10-09 07:01:55,66.0,1,66.0,11cb48
+2017-10-09 06:13:03,2951.0,8,23608.0,6214e9
+2017-10-09 06:13:33,10.0,64,640.0,6214e9
+"""
+OPENB = """name,cpu_milli,memory_mib,num_gpu,gpu_milli,gpu_spec,qos,creation_time,deletion_time
+a,1,1,0,0,,LS,0,10
+b,1,1,1,460,,LS,5,105
+c,1,1,8,1000,V100|A10,BE,7,57
+"""
+EXAMPLE = Path(__file__).parents[2] / "examples" / "simulation.yaml"
+
+
+def file(tmp_path: Path, text: str, name: str = "trace.csv") -> Path:
+    path = tmp_path / name
+    path.write_text(text)
+    return path
+
+
+def test_philly_begins_with_its_first_job_and_tiers_are_by_name(tmp_path: Path) -> None:
+    trace = read(file(tmp_path, PHILLY), Reading(widest=32))
+    assert [(j.at_s, j.work_s, j.devices) for j in trace.jobs] == [(0, 2951, 8), (2932, 66, 1)]
+    assert [j.tier for j in trace.jobs] == [tier_of(j.name) for j in trace.jobs]
+    assert trace.notes == ("1 jobs wanted more than 32 devices",)
+
+
+def test_tiers_by_name_are_as_many_as_they_should_be() -> None:
+    found = [tier_of(f"philly-{n:05}") for n in range(10_000)]
+    assert found.count(Tier.PREMIUM) == pytest.approx(1000, rel=0.1)
+    assert found.count(Tier.STANDARD) == pytest.approx(3000, rel=0.1)
+
+
+def test_pods_of_openb_take_the_type_that_the_fleet_has(tmp_path: Path) -> None:
+    trace = read(file(tmp_path, OPENB))
+    assert len(trace.notes) == 2 and [j.tier for j in trace.jobs] == [Tier.PREMIUM, Tier.BASIC]
+    found = fitted(trace, [Machines(4, 8, "A10"), Machines(1, 8, "T4", cluster="t")])
+    assert [j.device for j in found.jobs] == ["A10", "A10"]
+
+
+def test_applications_of_pollux_are_elastic(tmp_path: Path) -> None:
+    text = "name,time,application,num_replicas,batch_size\nx-0,107,cifar10,6,2048\n"
+    (job,) = read(file(tmp_path, text)).jobs
+    assert (job.devices, job.devices_min, job.work_s) == (6, 1, 0.3 * 3600 / 6)
+
+
+def test_a_trace_of_ones_own(tmp_path: Path) -> None:
+    trace = read(EXAMPLE)
+    assert len(trace.jobs) == 22 and sum(m.nodes for m in trace.fleet) == 6
+    assert trace.costs["cut_s"] == 15 and trace.jobs[0].devices_min == 4
+    assert trace.jobs[0].speed(8) == pytest.approx(0.5**0.9)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a,b\n1,2\n", "it has the columns a, b"),
+        ("", "it has the columns none"),
+        ("timestamp,duration,num_gpus\n", "has no job"),
+        ("timestamp,duration,num_gpus\nyesterday,1,1\n", "line 2: 'yesterday'"),
+        ("timestamp,duration,num_gpus\n2017-10-09 07:01:55,-3,1\n", "line 2: duration is '-3'"),
+        ("time,application,num_replicas\n1,chess,2\n", "'chess' is not one of"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(InvalidSpec, match=says):
+        read(file(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("fleet: []\njobs: []\n", "fleet"),
+        ("fleet: [{nodes: 1}]\njobs: [{name: a}]\n", "jobs.0.hours"),
+        ("fleet: [{nodes: 1}]\njobs: [{name: a, hours: 1, tier: gold}]\n", "no tier"),
+        ("fleet: [{nodes: 1, gpus: 2}]\njobs: []\n", "fleet.0.gpus"),
+        ("fleet: [", "is no YAML"),
+    ],
+)
+def test_what_is_wrong_with_yaml_is_said(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(InvalidSpec, match=says):
+        read(file(tmp_path, text, "own.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("fleet", "says"),
+    [
+        ("", "names no machines"),
+        ("2x8:t4", "no node has V100|A10"),
+        ("1x4:A10,1x4:A10", "no cluster has more than 4; --widest 4"),
+    ],
+)
+def test_a_job_that_could_never_run_is_named(tmp_path: Path, fleet: str, says: str) -> None:
+    trace = read(file(tmp_path, OPENB))
+    with pytest.raises(Unplaceable) as found:
+        fitted(trace, read_fleet(fleet) if fleet else ())
+    assert says in found.value.detail
+
+
+def test_fleets_are_written_or_read(tmp_path: Path) -> None:
+    two = read_fleet("60x8, 4x4:t4")
+    assert [(m.nodes, m.devices, m.device, m.cluster) for m in two] == [
+        (60, 8, "gpu", "c0"),
+        (4, 4, "t4", "c1"),
+    ]
+    listed = file(tmp_path, "sn,gpu,model\na,2,P100\nb,2,P100\nc,0,\n", "nodes.csv")
+    assert read_fleet(str(listed)) == (Machines(2, 2, "P100", cluster="P100"),)
+    for wrong in ("60", "0x8", "axb", str(file(tmp_path, "sn,cpu\n"))):
+        with pytest.raises(SingularityError):
+            read_fleet(wrong)
+    with pytest.raises(NotFound):
+        read_fleet("nowhere.csv")
