@@ -1,4 +1,7 @@
-"""What a router costs: latency it adds at a given rate, and the most requests a second of one.
+"""What a router costs: latency it adds at a given rate, and the processor's time for a request.
+
+The latter does not depend on what else there is on the machine; its inverse is the most that one
+router can do.
 
 Real processes: replicas that answer at once, the router before them (with a kept table and no
 control plane, which it can do without), and the load of bench/load.py from a process of its own.
@@ -17,6 +20,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import aiohttp
+import psutil
 import uvloop
 from aiohttp import web
 
@@ -57,11 +61,18 @@ async def hammer(url: str, clients: int, seconds: float) -> float:
     return done / seconds
 
 
-def serve(stack: ExitStack, argv: list[str], env: dict[str, str], port: int) -> None:
+def serve(stack: ExitStack, argv: list[str], env: dict[str, str], port: int) -> int:
+    """The pid of what answers on `port`."""
     process = subprocess.Popen(argv, env={**os.environ, **env}, stderr=subprocess.DEVNULL)
     stack.callback(process.wait)
     stack.callback(process.kill)
     uvloop.run(answers(port))
+    return process.pid
+
+
+def used_s(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
 
 
 async def answers(port: int) -> None:
@@ -119,7 +130,7 @@ def main() -> None:
             "SINGULARITY_DATA": scratch,
             "SINGULARITY_PORT": str(port),
         }
-        serve(stack, [sys.executable, "-m", "singularity.router"], env, port)
+        pid = serve(stack, [sys.executable, "-m", "singularity.router"], env, port)
         urls = {
             "direct": f"http://127.0.0.1:{ports[0]}/",
             "router": f"http://127.0.0.1:{port}/p/s/",
@@ -129,9 +140,14 @@ def main() -> None:
             curve = f"0:{args.rate},{args.seconds}:{args.rate}"
             subprocess.run([sys.executable, LOAD, "--url", url, "--curve", curve], check=True)
         for clients in (1, 16, 64):
-            found = {n: uvloop.run(hammer(u, clients, args.seconds / 2)) for n, u in urls.items()}
-            told = ", ".join(f"{name} {rate:.0f}" for name, rate in found.items())
-            print(f"closed loop, {clients} clients: requests/s {told}")
+            direct = uvloop.run(hammer(urls["direct"], clients, args.seconds / 2))
+            before_s = used_s(pid)
+            routed = uvloop.run(hammer(urls["router"], clients, args.seconds / 2))
+            each_ms = (used_s(pid) - before_s) / (routed * args.seconds / 2) * 1e3
+            print(
+                f"closed loop, {clients} clients: requests/s {direct:.0f}, by router {routed:.0f}"
+            )
+            print(f"  {each_ms:.2f} ms of the router's processor for each: {1e3 / each_ms:.0f}/s")
 
 
 if __name__ == "__main__":

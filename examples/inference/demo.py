@@ -37,11 +37,11 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 REGION: Final = "here"
 RANKS: Final = 4
-DEVICE_MS: Final = 100  # least time of an answer
+DEVICE_MS: Final = 90  # least time of an answer
 LOW, HIGH = 4.0, 44.0  # requests a second
 # A day in two minutes: what is remembered of a peak fades in seconds and not in hours.
 POLICY: Final = {"grow_after_s": "1", "scale_memory_s": "20", "scale_down_after_s": "8"}
-CURVE: Final = ((0, LOW), (10, LOW), (30, HIGH), (65, HIGH), (70, LOW))
+CURVE: Final = ((0, LOW), (10, LOW), (40, HIGH), (70, HIGH), (75, LOW))
 console = Console(width=min(150, max(110, Console().width)))
 Json = dict[str, Any]
 
@@ -175,7 +175,7 @@ def tell(root: Path, run: Run, epochs: int, span_s: float) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=200)
-    parser.add_argument("--span", type=float, default=110.0, help="seconds of load")
+    parser.add_argument("--span", type=float, default=120.0, help="seconds of load")
     parser.add_argument("--png", type=Path, default=ROOT / "var" / "inference.png")
     args = parser.parse_args()
     runs = [Run("training lends", True), Run("training does not lend", False)]
