@@ -21,7 +21,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.types import UserDefinedType
 
 metadata = MetaData(
@@ -83,8 +83,17 @@ node = Table(
     _time("known_s"),
     _int("failures"),
     _text("rack"),
+    Column("memory_bytes", BigInteger, nullable=False),
+    Column("preempts", Boolean, nullable=False),
+    # Of each device given out in shares: its number, and what is taken of it.
+    Column("part_index", ARRAY(Integer), nullable=False),
+    Column("part_milli", ARRAY(Integer), nullable=False),
+    Column("part_bytes", ARRAY(BigInteger), nullable=False),
     CheckConstraint("devices > 0", "devices"),
     CheckConstraint("used BETWEEN 0 AND devices", "used_within_devices"),
+    CheckConstraint("cardinality(part_index) <= used AND devices > ALL (part_index)", "parts"),
+    CheckConstraint("0 < ALL (part_milli) AND 1000 >= ALL (part_milli)", "compute_of_parts"),
+    CheckConstraint("0 < ALL (part_bytes) AND memory_bytes >= ALL (part_bytes)", "memory_of_parts"),
     postgresql_with={"fillfactor": 70},
 )
 
@@ -153,6 +162,7 @@ shard = Table(
     Column("job", ForeignKey("job.id"), primary_key=True),
     Column("node", ForeignKey("node.id"), primary_key=True),
     _int("devices"),
+    Column("shares", ARRAY(Integer), nullable=False),  # which devices, where it shares them
     Index(None, "node"),
     CheckConstraint("devices > 0", "devices"),
 )
@@ -269,6 +279,7 @@ inventory = Table(
     metadata,
     Column("node", ForeignKey("node.id"), primary_key=True),
     Column("devices", JSONB, nullable=False),
+    Column("sharers", JSONB, nullable=False),
     _time("seen_s"),
 )
 

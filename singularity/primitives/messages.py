@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from .model import Aside, Certificate, Cooperation, Engine, JobId, NodeId, ShardImage, Unable
+from .sharing import DeviceShare
 
 PROTOCOL: Final = 1
 Phase = Literal["running", "hung", "dumped", "stopped", "exited", "lost", "refused"]
@@ -59,7 +60,7 @@ class Start(_Command):
     node, 0-based; ranks with equal slots take turns. `secret` authenticates gang messages and
     `papers` authenticate images; both are added when the letter is sealed, and kept nowhere else.
     With `aside`, `origin` is of another job: nothing of that may be touched, and the answer is
-    how they compare.
+    how they compare. With a `share`, `ranks[i]` has that of the node's device `indices[i]`.
     """
 
     verb: Literal["start"] = "start"
@@ -79,6 +80,8 @@ class Start(_Command):
     secret: str = ""
     papers: Papers | None = None
     cooperation: Cooperation | None = None
+    share: DeviceShare | None = None
+    indices: tuple[Natural, ...] = ()
 
 
 class Cut(_Command):
@@ -176,7 +179,11 @@ class Report(Wire):
 
 
 class Register(Wire):
-    """A node presents itself. `epoch` is the last one it was admitted under, 0 for never."""
+    """A node presents itself. `epoch` is the last one it was admitted under, 0 for never.
+
+    Shares of its devices can be had where it says how much memory each has, and real-time ones
+    where it `preempts`.
+    """
 
     node: NodeId
     region: str
@@ -186,6 +193,8 @@ class Register(Wire):
     address: str
     rack: str = ""
     epoch: Natural = 0
+    memory_bytes: Natural = 0
+    preempts: bool = False
 
 
 class Admission(Wire):

@@ -245,6 +245,8 @@ def _start(job: Job, shard: Shard, first: int) -> Start:
         project=spec.project,
         cooperation=spec.cooperation,
         aside=spec.aside,
+        share=spec.share,
+        indices=shard.indices,
     )
 
 

@@ -140,7 +140,10 @@ def _place(draft: Draft, job: Job) -> bool:
         if placement := find(draft, job, devices):
             last = job.origin
             what = f"resumes from step {last.step}" if last else "starts"
-            reason = f"{what}: {devices} of {job.devices} {job.spec.device} fit"
+            fits = f"{devices} of {job.devices} {job.spec.device} fit"
+            if job.spec.share is not None:
+                fits = f"{job.spec.share} of a {job.spec.device} fit"
+            reason = f"{what}: {fits}"
             draft.take(Action(Verb.RESUME, job.id, job.version, reason, placement))
             return True
     return False

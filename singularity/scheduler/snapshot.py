@@ -1,6 +1,9 @@
 """An immutable picture of the fleet, as arrays. Row i of every node array is one node, in id order.
 
-total, free      int64[N]   accelerators; free excludes placements and reserved targets
+total, free      int64[N]   accelerators; free excludes placements and reserved targets, and what is
+                            given out in shares
+memory           int64[N]   bytes of each of them, 0 where no shares are to be had
+preempts         bool[N]    real-time shares are
 region, cluster  int32[N]   dense codes into `region_names`, `cluster_names`
 device           int32[N]   dense codes into `device_names`
 rack             int32[N]   dense codes into `rack_names`, which are of one cluster each
@@ -13,7 +16,6 @@ fleet            `free` of the nodes that are ready, indexed by domain; copy it 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -22,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from singularity.primitives.drains import Drain
-from singularity.primitives.holdings import holdings
+from singularity.primitives.holdings import Tally
 from singularity.primitives.model import Duty, Job, JobId, Node, NodeId
 
 from .fleet.gangs import Fleet
@@ -41,6 +43,8 @@ class Snapshot:
     row: Mapping[NodeId, int]
     total: Ints
     free: Ints
+    memory: Ints
+    preempts: Flags
     region: Codes
     cluster: Codes
     device: Codes
@@ -72,10 +76,10 @@ class Snapshot:
         todo = tuple(sorted(jobs, key=lambda j: j.id))
         total = np.array([n.devices for n in rows], dtype=np.int64)
         used = np.array([n.used for n in rows], dtype=np.int64)
-        kept: Counter[NodeId] = Counter()
+        held = Tally()
         for job in todo:
-            kept.update(holdings(job))
-        assert all(kept[n.id] == n.used <= n.devices for n in rows), "the books do not balance"
+            held.add(job)
+        assert all(held.balances(n) for n in rows), "the books do not balance"
         regions, region = _codes([n.region for n in rows])
         clusters, cluster = _codes([n.cluster for n in rows])
         devices, device = _codes([n.device for n in rows])
@@ -89,6 +93,8 @@ class Snapshot:
             row={n.id: i for i, n in enumerate(rows)},
             total=frozen(total),
             free=frozen(total - used),
+            memory=frozen(np.array([n.memory_bytes for n in rows], dtype=np.int64)),
+            preempts=frozen(np.array([n.preempts for n in rows], dtype=np.bool_)),
             region=region,
             cluster=cluster,
             device=device,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from singularity.primitives.model import TERMINAL, Duty, Intent, JobId, NodeId, Scope, ScopeKind
 from singularity.scheduler.resident import Resident
 from singularity.scheduler.snapshot import Snapshot
-from tests.unit.fleets import Planet
+from tests.unit.fleets import Planet, share
 
 HAPPENINGS = (
     "submit", "tick", "tick", "run", "end", "cancel", "lose", "drain", "ready", "join", "look",
@@ -26,7 +26,9 @@ def happen(planet: Planet, what: str, which: int) -> None:
     match what:
         case "submit":
             after = (job,) if job and which % 3 == 0 else ()
-            planet.submit(f"job-{len(planet.ledger.jobs())}", which % 6 + 1, after=after)
+            part = share(10 + which, 1 + which % 3) if which % 2 else None
+            name = f"job-{len(planet.ledger.jobs())}"
+            planet.submit(name, which % 6 + 1, after=after, share=part)
         case "tick":
             planet.tick()
         case "run" | "end" if job:

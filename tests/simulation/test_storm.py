@@ -38,11 +38,13 @@ def test_the_same_seed_is_the_same_history_whatever_the_hash_seed() -> None:
 
 def test_the_storms_are_not_empty() -> None:
     """What the laws are held against really happens: every verb, every fault, refusals too."""
-    seen: set[str] = set()
+    seen, shared = set[str](), set[str]()
     for seed in range(100, 103):
         world = storm(seed)
         survive(world)
         seen |= world.counts.keys()
+        shared |= {j.spec.share.precedence for j in world.ledger.jobs().values() if j.spec.share}
     verbs = {"resume", "checkpoint", "suspend", "migrate", "scale", "failover"}
     faults = {"crash", "restart", "isolate", "drain", "killed", "frozen", "lost", "hang", "hung"}
     assert verbs | faults <= seen, verbs | faults - seen
+    assert shared == {"rt", "be"}, shared

@@ -9,7 +9,7 @@ from dataclasses import replace
 from singularity.primitives import asides, verbs
 from singularity.primitives.drains import Drain, standing
 from singularity.primitives.errors import Conflict, NotFound
-from singularity.primitives.holdings import holdings, hosts
+from singularity.primitives.holdings import concerned, hosts, presented, rebooked
 from singularity.primitives.messages import Envelope, Register, Report
 from singularity.primitives.model import (
     ACTIVE,
@@ -94,8 +94,7 @@ class MemoryLedger:
                     self._write(now, step, now_s)
             self._log = [letter for letter in self._log if letter.node != node.id]
             node = reborn(self._nodes[node.id])
-        told = {"address": register.address, "devices": register.devices}
-        node = replace(node, heard_s=now_s, rack=register.rack, **told)  # type: ignore[arg-type]
+        node = presented(node, register, now_s)
         self._nodes[node.id] = node
         return node
 
@@ -205,10 +204,8 @@ class MemoryLedger:
         if aside is not None and asides.certifies(before, step.job) and aside.of in self._jobs:
             subject = self._jobs[aside.of]
             self._jobs[subject.id] = asides.certified(subject, step.job, now_s)
-        old, new = holdings(before), holdings(step.job)
-        for node_id in sorted(old.keys() | new.keys()):
-            node = self._nodes[node_id]
-            self._nodes[node_id] = replace(node, used=node.used + new[node_id] - old[node_id])
+        for node_id in concerned(before, step.job):
+            self._nodes[node_id] = rebooked(self._nodes[node_id], before, step.job)
         for command in step.commands:
             node = self._nodes[command.node]
             node = replace(node, seq=node.seq + 1)

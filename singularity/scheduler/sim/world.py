@@ -31,6 +31,7 @@ from singularity.primitives.model import (
     ScopeKind,
     ShardImage,
 )
+from singularity.primitives.sharing import GIB
 from singularity.scheduler.decide import decide
 from singularity.scheduler.ledger import Ledger
 from singularity.scheduler.plan import Plan, check
@@ -316,5 +317,7 @@ def fleet(nodes: int, devices: int = 8, clusters: int = 3) -> list[Node]:
         cluster = i % clusters
         region = "eu" if cluster % 2 == 0 else "us"
         where = {"region": region, "cluster": ClusterId(f"{region}-{cluster}")}
-        found.append(Node(NodeId(f"n{i:03}"), **where, device="sim", devices=devices))  # type: ignore[arg-type]
+        shares = {"memory_bytes": 16 * GIB, "preempts": i % 4 != 0}
+        what = {"device": "sim", "devices": devices, **shares}
+        found.append(Node(NodeId(f"n{i:03}"), **where, **what))  # type: ignore[arg-type]
     return found
