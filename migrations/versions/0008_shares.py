@@ -1,10 +1,10 @@
-"""Devices that are given out in shares: what of each is taken, and who is on them."""
+"""Devices that are given out in shares, and what is taken of each."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY
 
 revision = "0008"
 down_revision = "0007"
@@ -31,13 +31,11 @@ def upgrade() -> None:
     for name, law in _CHECKS.items():
         op.create_check_constraint(op.f(f"ck_node_{name}"), "node", law)
     _add("shard", "shares", ARRAY(sa.Integer()), "{}")
-    _add("inventory", "sharers", JSONB(), "[]")
     _trigger(f"{_NODE}, memory_bytes, preempts, {', '.join(_PARTS)}")
 
 
 def downgrade() -> None:
     _trigger(_NODE)
-    op.drop_column("inventory", "sharers")
     op.drop_column("shard", "shares")
     for name in _CHECKS:
         op.drop_constraint(op.f(f"ck_node_{name}"), "node")

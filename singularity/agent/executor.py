@@ -14,6 +14,7 @@ from .core import Ended, Life
 from .effects import Effect, Kill, Launch, LetGo
 from .hands import Hands
 from .runtime.sandbox import Sandbox
+from .sharing import Sharer
 from .tools import Answer, Tools
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,10 @@ class Executor:
     def pages(self) -> Mapping[JobId, int]:
         """The furthest step of each job here, for progress shown between checkpoints."""
         return {h.start_command.job: h.step() for h in self._alive()}
+
+    def sharers(self) -> list[Sharer]:
+        """Ranks here that have shares of devices."""
+        return [sharer for hands in self._alive() for sharer in hands.sharers()]
 
     def _kill(self, kill: Kill) -> None:
         hands = self._hands.get(kill.job)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 
-from singularity.primitives.messages import Admission, Register, Start
+from singularity.primitives.messages import Admission, DeviceNote, Register, Start
+from singularity.primitives.model import NodeId
 from singularity.store.imagestore import ImageStore
 from singularity.store.places import open_blobs
 
@@ -20,6 +20,8 @@ from .cooperative import Cooperative
 from .executor import Executor
 from .gang import GangServer
 from .gpu import CudaDriver, DriverRefused, GpuCheckpointer
+from .hal.cpu import CpuManager
+from .hal.faces import DeviceManager
 from .handover import Handovers
 from .images import Images
 from .interposer.inject import prepare
@@ -35,6 +37,7 @@ from .runtime.network import open_network
 from .runtime.sandbox import RankSpec, Sandbox
 from .scratch import open_scratch
 from .settings import AgentSettings
+from .sharing import ProcessorSharing, Sharer, Sharing, Unshared
 from .tools import Tools
 from .worker import Agent
 
@@ -76,6 +79,8 @@ def open_node(settings: AgentSettings) -> Iterator[tuple[Agent, Executor]]:
         def refresh(admission: Admission) -> None:
             letterbox.restart(admission.broker_url)
 
+        devices = manager(settings.device, settings.devices)
+        sharing = open_sharing(settings.node, devices)
         register = Register(
             node=settings.node,
             region=settings.region,
@@ -84,27 +89,52 @@ def open_node(settings: AgentSettings) -> Iterator[tuple[Agent, Executor]]:
             device=settings.device,
             devices=settings.devices,
             address=server.address,
+            memory_bytes=sharing.memory_bytes,
+            preempts=sharing.preempts,
         )
         if settings.splice and (reason := splicing.begin()):
             log.warning("ranks share no memory: %s", reason)
-        agent = Agent(register, control, journal, refresh, partial(look, manager(settings.device)))
-        executor = Executor(make_tools(settings, layout, leads, handovers), agent.done)
+
+        def look_at(sharers: Sequence[Sharer]) -> tuple[DeviceNote, ...]:
+            return look(devices, sharing.look(sharers))
+
+        agent = Agent(register, control, journal, refresh, look_at)
+        tools = make_tools(settings, layout, leads, handovers, sharing)
+        executor = Executor(tools, agent.done)
         yield agent, executor
 
 
+def open_sharing(node: NodeId, devices: DeviceManager) -> Sharing:
+    """How shares of this node's devices are given out, if that can be done."""
+    if not isinstance(devices, CpuManager):
+        return Unshared("GPUs are given out whole")
+    found = ProcessorSharing(node, devices)
+    if found.preempts:
+        return found
+    log.warning("no shares of devices here: %s", found.reason)
+    return Unshared(found.reason)
+
+
 def make_tools(
-    settings: AgentSettings, layout: Layout, leads: Leads, handovers: Handovers
+    settings: AgentSettings,
+    layout: Layout,
+    leads: Leads,
+    handovers: Handovers,
+    sharing: Sharing,
 ) -> Tools:
     """What every job's hands share, on a node with these settings."""
     network = open_network(settings.bridge, settings.subnet, settings.node_index)
     base = dict(os.environ)
 
     def create(start: Start, rank: int, view: int | None) -> Sandbox:
-        limits = Limits(memory_bytes=start.memory_bytes) if start.memory_bytes else None
+        limits = sharing.limits(start, rank)
+        if limits is None and start.memory_bytes:
+            limits = Limits(memory_bytes=start.memory_bytes)
         return Sandbox.create(layout.sandbox(start, rank), network, limits, view)
 
     def launch(sandbox: Sandbox, start: Start, rank: int) -> None:
         env = environment(start, rank, layout, base, sandbox.address)
+        env |= sharing.environment(start, rank)
         found = program(start, rank, env)
         sandbox.launch(
             RankSpec(

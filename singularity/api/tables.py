@@ -279,7 +279,6 @@ inventory = Table(
     metadata,
     Column("node", ForeignKey("node.id"), primary_key=True),
     Column("devices", JSONB, nullable=False),
-    Column("sharers", JSONB, nullable=False),
     _time("seen_s"),
 )
 

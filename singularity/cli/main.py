@@ -7,7 +7,7 @@ from typing import Final
 
 import typer
 
-from . import drains, host, jobs, places, shares, submit
+from . import drains, host, jobs, places, shares, submit, top
 from .checkpoints import ckpt
 from .frame import CONTEXT, Commands
 
@@ -37,6 +37,7 @@ GROUPS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
         places.clusters,
         places.nodes,
         places.devices,
+        top.top,
         drains.drain,
         drains.drains,
         places.cordon,

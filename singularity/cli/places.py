@@ -10,7 +10,7 @@ import typer
 from singularity.primitives.clock import SystemClock
 
 from .frame import server
-from .output import Column, Format, Output, Sheet, duration, show_list, show_one
+from .output import Column, Format, Output, Sheet, duration, show_list, show_one, slowdown
 from .views import AreaView, DeviceView, NodeView
 
 NodeName = Annotated[str, typer.Argument(metavar="NODE")]
@@ -38,6 +38,16 @@ NODES = Sheet(
 
 
 _GIB: Final = 1 << 30
+
+
+def _shared(device: DeviceView) -> str:
+    """By whom, and how many times as long their work takes for it."""
+    if device.given is None:
+        return "-"
+    each = (f"{s.who} {s.precedence} {slowdown(s.slowdown)}".rstrip(" -") for s in device.sharers)
+    return f"{device.given.compute_milli / 10:g}% {', '.join(each)}".strip()
+
+
 DEVICES: Final = Sheet(
     DeviceView.model_validate,
     (
@@ -46,6 +56,7 @@ DEVICES: Final = Sheet(
         Column("NAME", lambda d: d.name),
         Column("MEMORY", lambda d: f"{d.used_bytes / _GIB:.1f}/{d.memory_bytes / _GIB:.1f} GiB"),
         Column("BUSY", lambda d: "-" if d.utilisation is None else f"{d.utilisation:.0%}"),
+        Column("SHARED", _shared),
         Column("TEMP", lambda d: "-" if d.temperature_c is None else f"{d.temperature_c} C"),
         Column("HEALTH", lambda d: d.health or "well"),
         Column("SEEN", lambda d: duration(SystemClock().now_s() - d.seen_s)),
@@ -87,7 +98,8 @@ def nodes(ctx: typer.Context, output: Output = Format.TABLE) -> None:
 
 
 def devices(ctx: typer.Context, output: Output = Format.TABLE) -> None:
-    """List accelerators: memory, load, temperature and health, as nodes said last."""
+    """List accelerators: memory, load, who shares them, temperature and health, as nodes said
+    last."""
     show_list(server(ctx).items("/v1/accelerators"), DEVICES, output)
 
 

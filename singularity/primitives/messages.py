@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from .model import Aside, Certificate, Cooperation, Engine, JobId, NodeId, ShardImage, Unable
-from .sharing import DeviceShare
+from .sharing import DeviceShare, Precedence
 
 PROTOCOL: Final = 1
 Phase = Literal["running", "hung", "dumped", "stopped", "exited", "lost", "refused"]
@@ -211,12 +211,34 @@ class Admission(Wire):
     lease_s: float
 
 
+class SharerNote(Wire):
+    """One rank that has a share of a device, as it was found.
+
+    cap_bytes   of memory; it may not have more
+    busy        of the device's compute, 0 to 1 or somewhat more; None: not known
+    slowdown    how many times as long its work took as if it had run whenever it could; None
+                where it did nothing, or nobody can tell
+    complaint   why its share is not enforced; "" while it is
+    """
+
+    job: JobId
+    rank: Natural
+    precedence: Precedence
+    compute_milli: Natural
+    used_bytes: Natural
+    cap_bytes: Natural
+    busy: float | None = None
+    slowdown: float | None = None
+    complaint: str = Field(default="", max_length=512)
+
+
 class DeviceNote(Wire):
     """One accelerator of a node as it was found. None and "" where it does not tell.
 
     utilisation   0 to 1
     health        "" while it is well
     links         indices of others of this node that it reaches without the host
+    sharers       ranks that have shares of it
     """
 
     index: Natural
@@ -228,6 +250,7 @@ class DeviceNote(Wire):
     temperature_c: int | None = None
     health: str = Field(default="", max_length=512)
     links: tuple[Natural, ...] = Field(default=(), max_length=1024)
+    sharers: tuple[SharerNote, ...] = Field(default=(), max_length=1024)
 
 
 class Heartbeat(Wire):

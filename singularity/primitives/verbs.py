@@ -377,7 +377,7 @@ def _crashed(job: Job, report: Report, now_s: float) -> Step:
         exit_code=code,
         retry_at_s=now_s + backoff_s(failures) if again else job.retry_at_s,
     )
-    message = f"exited with code {code} on {report.node}"
+    message = f"exited with code {code} on {report.node}{report.reason and f': {report.reason}'}"
     goal = Goal.RETRY if again else Goal.FAIL
     return stop(job, now_s, goal, message, frozenset({report.node}))
 

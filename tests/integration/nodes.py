@@ -15,9 +15,10 @@ from singularity.agent.executor import Executor
 from singularity.agent.gang import GangServer
 from singularity.agent.handover import Handovers
 from singularity.agent.interposer.inject import prepare
+from singularity.agent.inventory import manager
 from singularity.agent.layout import Layout
 from singularity.agent.leads import Leads
-from singularity.agent.node import make_tools
+from singularity.agent.node import make_tools, open_sharing
 from singularity.agent.scratch import open_scratch
 from singularity.agent.settings import AgentSettings
 from singularity.agent.tools import Tools
@@ -118,7 +119,9 @@ class LocalNode:
         self.server = GangServer("127.0.0.1", leads.judge, handovers.give)
         self._planet.addresses[self.name] = self.server.address
         self.layout, self._lock = layout, threading.RLock()
-        self.tools = self._planet.fit(self.name, make_tools(settings, layout, leads, handovers))
+        self.sharing = open_sharing(self.name, manager("cpu", settings.devices))
+        tools = make_tools(settings, layout, leads, handovers, self.sharing)
+        self.tools = self._planet.fit(self.name, tools)
         self.executor = Executor(self.tools, self._done)
 
     def restart(self) -> None:

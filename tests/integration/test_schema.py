@@ -75,7 +75,7 @@ def test_a_database_of_the_first_version_comes_up_to_date(postgres: Postgres) ->
 @pytest.mark.parametrize(
     ("used", "parts", "law"),
     [
-        (-1, ("{}", "{}", "{}"), "used_within_devices"),
+        (-1, ("{}", "{}", "{}"), "used_within_devices|ck_node_parts"),
         (9, ("{}", "{}", "{}"), "used_within_devices"),
         (0, ("{1}", "{500}", "{1}"), "ck_node_parts"),
         (1, ("{8}", "{500}", "{1}"), "ck_node_parts"),
