@@ -26,12 +26,13 @@ _CHECKS = {
 def upgrade() -> None:
     _add("node", "memory_bytes", sa.BigInteger(), "0")
     _add("node", "preempts", sa.Boolean(), "false")
+    _add("node", "whole", sa.Boolean(), "true")
     for name, kind in _PARTS.items():
         _add("node", name, ARRAY(kind), "{}")
     for name, law in _CHECKS.items():
         op.create_check_constraint(op.f(f"ck_node_{name}"), "node", law)
     _add("shard", "shares", ARRAY(sa.Integer()), "{}")
-    _trigger(f"{_NODE}, memory_bytes, preempts, {', '.join(_PARTS)}")
+    _trigger(f"{_NODE}, memory_bytes, preempts, whole, {', '.join(_PARTS)}")
 
 
 def downgrade() -> None:
@@ -39,7 +40,7 @@ def downgrade() -> None:
     op.drop_column("shard", "shares")
     for name in _CHECKS:
         op.drop_constraint(op.f(f"ck_node_{name}"), "node")
-    for name in ("memory_bytes", "preempts", *_PARTS):
+    for name in ("memory_bytes", "preempts", "whole", *_PARTS):
         op.drop_column("node", name)
 
 

@@ -162,6 +162,7 @@ class Hands(threading.Thread):
             sandbox.kill()
         for rank, sandbox in self._ranks.items():
             sandbox.remove()
+            self._tools.release(self.start_command, rank)
             forget_page(self._page_path(rank))
         self._ranks.clear()
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from singularity.primitives.errors import DeviceUnavailable
 from singularity.primitives.messages import Admission, DeviceNote, Register, Start
-from singularity.primitives.model import NodeId
 from singularity.store.imagestore import ImageStore
 from singularity.store.places import open_blobs
 
@@ -20,6 +20,7 @@ from .cooperative import Cooperative
 from .executor import Executor
 from .gang import GangServer
 from .gpu import CudaDriver, DriverRefused, GpuCheckpointer
+from .gpusharing import GpuSharing
 from .hal.cpu import CpuManager
 from .hal.faces import DeviceManager
 from .handover import Handovers
@@ -38,6 +39,7 @@ from .runtime.sandbox import RankSpec, Sandbox
 from .scratch import open_scratch
 from .settings import AgentSettings
 from .sharing import ProcessorSharing, Sharer, Sharing, Unshared
+from .shim.build import built
 from .tools import Tools
 from .worker import Agent
 
@@ -80,7 +82,7 @@ def open_node(settings: AgentSettings) -> Iterator[tuple[Agent, Executor]]:
             letterbox.restart(admission.broker_url)
 
         devices = manager(settings.device, settings.devices)
-        sharing = open_sharing(settings.node, devices)
+        sharing = open_sharing(settings, layout, devices)
         register = Register(
             node=settings.node,
             region=settings.region,
@@ -91,6 +93,7 @@ def open_node(settings: AgentSettings) -> Iterator[tuple[Agent, Executor]]:
             address=server.address,
             memory_bytes=sharing.memory_bytes,
             preempts=sharing.preempts,
+            whole=sharing.whole,
         )
         if settings.splice and (reason := splicing.begin()):
             log.warning("ranks share no memory: %s", reason)
@@ -104,15 +107,22 @@ def open_node(settings: AgentSettings) -> Iterator[tuple[Agent, Executor]]:
         yield agent, executor
 
 
-def open_sharing(node: NodeId, devices: DeviceManager) -> Sharing:
+def open_sharing(settings: AgentSettings, layout: Layout, devices: DeviceManager) -> Sharing:
     """How shares of this node's devices are given out, if that can be done."""
-    if not isinstance(devices, CpuManager):
-        return Unshared("GPUs are given out whole")
-    found = ProcessorSharing(node, devices)
-    if found.preempts:
-        return found
-    log.warning("no shares of devices here: %s", found.reason)
-    return Unshared(found.reason)
+    if isinstance(devices, CpuManager):
+        found = ProcessorSharing(settings.node, devices)
+        if found.preempts:
+            return found
+        reason = found.reason
+    elif settings.share:
+        try:
+            return GpuSharing(layout.devices, built(layout.node_dir), devices)
+        except DeviceUnavailable as error:
+            reason = error.detail
+    else:
+        return Unshared("this node gives out its GPUs whole (SINGULARITY_SHARE)")
+    log.warning("no shares of devices here: %s", reason)
+    return Unshared(reason)
 
 
 def make_tools(
@@ -156,6 +166,7 @@ def make_tools(
         handovers=handovers,
         restore_deadline_s=settings.restore_deadline_s,
         processor=processors.here(),
+        sharers_stuck=sharing.stuck,
     )
     return Tools(
         node=settings.node,
@@ -167,6 +178,7 @@ def make_tools(
         network=network,
         create=create,
         launch=launch,
+        release=sharing.release,
         reconnect_deadline_s=settings.reconnect_deadline_s,
         reslot_deadline_s=settings.reslot_deadline_s,
         first_step_s=settings.first_step_s,

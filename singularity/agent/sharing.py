@@ -37,17 +37,28 @@ class Sharer:
 
 class Sharing(Protocol):
     """`memory_bytes` of each device, 0 where no shares can be had; `preempts`: real-time ones can,
-    or `reason` says why not."""
+    or `reason` says why not. `whole`: devices can be had as a whole besides. `stuck` says why ranks
+    that have shares cannot be carried as they are, "" where they can."""
 
-    memory_bytes: int
-    preempts: bool
-    reason: str
+    @property
+    def memory_bytes(self) -> int: ...
+    @property
+    def preempts(self) -> bool: ...
+    @property
+    def whole(self) -> bool: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def stuck(self) -> str: ...
 
     def limits(self, start: Start, rank: int) -> Limits | None:
         """Of the sandbox of a rank that has a share."""
 
     def environment(self, start: Start, rank: int) -> Mapping[str, str]:
-        """What must be set in a rank that has a share."""
+        """What must be set in a rank that has a share; it counts as there from now on."""
+
+    def release(self, start: Start, rank: int) -> None:
+        """The rank is gone."""
 
     def look(self, sharers: Iterable[Sharer]) -> Mapping[int, Sequence[SharerNote]]:
         """How they fared since the last look, by device."""
@@ -63,7 +74,7 @@ def seat_of(start: Start, rank: int) -> tuple[int, DeviceShare] | None:
 class Unshared:
     """A node that gives out no shares."""
 
-    memory_bytes, preempts = 0, False
+    memory_bytes, preempts, whole, stuck = 0, False, True, ""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -73,6 +84,9 @@ class Unshared:
 
     def environment(self, start: Start, rank: int) -> Mapping[str, str]:
         return {}
+
+    def release(self, start: Start, rank: int) -> None:
+        """Nothing was given."""
 
     def look(self, sharers: Iterable[Sharer]) -> Mapping[int, Sequence[SharerNote]]:
         return {}
@@ -89,6 +103,8 @@ class _Seen:
 
 class ProcessorSharing:
     """`name` tells the groups of this node from those of others on the same machine."""
+
+    whole, stuck = True, ""
 
     def __init__(self, name: str, devices: CpuManager) -> None:
         self._prefix = f"{name}-{zlib.crc32(name.encode()):08x}"
@@ -107,6 +123,9 @@ class ProcessorSharing:
 
     def environment(self, start: Start, rank: int) -> Mapping[str, str]:
         return {}
+
+    def release(self, start: Start, rank: int) -> None:
+        """Nothing was given."""
 
     def look(self, sharers: Iterable[Sharer]) -> Mapping[int, Sequence[SharerNote]]:
         found: defaultdict[int, list[SharerNote]] = defaultdict(list)

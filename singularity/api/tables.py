@@ -85,6 +85,7 @@ node = Table(
     _text("rack"),
     Column("memory_bytes", BigInteger, nullable=False),
     Column("preempts", Boolean, nullable=False),
+    Column("whole", Boolean, nullable=False),
     # Of each device given out in shares: its number, and what is taken of it.
     Column("part_index", ARRAY(Integer), nullable=False),
     Column("part_milli", ARRAY(Integer), nullable=False),

@@ -137,6 +137,7 @@ def node_view(node: Node, jobs: Sequence[str]) -> Json:
         "used": node.used,
         "memory_bytes": node.memory_bytes,
         "preempts": node.preempts,
+        "whole": node.whole,
         "parts": [asdict(part) for part in node.parts],
         "duty": node.duty.name.lower(),
         "lost": node.lost,

@@ -120,6 +120,7 @@ def presented(node: Node, register: Register, now_s: float) -> Node:
         rack=register.rack,
         memory_bytes=max(register.memory_bytes, least),
         preempts=register.preempts,
+        whole=register.whole,
         heard_s=now_s,
     )
 

@@ -182,7 +182,7 @@ class Register(Wire):
     """A node presents itself. `epoch` is the last one it was admitted under, 0 for never.
 
     Shares of its devices can be had where it says how much memory each has, and real-time ones
-    where it `preempts`.
+    where it `preempts`; whole ones where they are given out `whole`.
     """
 
     node: NodeId
@@ -195,6 +195,7 @@ class Register(Wire):
     epoch: Natural = 0
     memory_bytes: Natural = 0
     preempts: bool = False
+    whole: bool = True
 
 
 class Admission(Wire):

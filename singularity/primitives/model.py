@@ -122,7 +122,8 @@ class Duty(IntEnum):
 @dataclass(frozen=True, slots=True)
 class Node:
     """One machine with `devices` accelerators of one kind, of `memory_bytes` each; 0 where it gives
-    out no shares of them. Where it `preempts`, real-time shares can be had.
+    out no shares of them. Where it `preempts`, real-time shares can be had; where devices are not
+    `whole`, nothing but shares.
 
     `used` are the devices that nobody else can have as a whole: those taken, and those of which
     there are `parts`, in order, given out in shares.
@@ -148,6 +149,7 @@ class Node:
     rack: str = ""  # of its cluster
     memory_bytes: int = 0
     preempts: bool = False
+    whole: bool = True
     parts: tuple[Part, ...] = ()
 
     @property

@@ -21,7 +21,7 @@ from singularity.primitives.sharing import GIB
 from . import price
 from .interval import cadence, spoken
 from .parts import Parts
-from .placement import allowed, feasible, find, sizes
+from .placement import allowed, feasible, find, offered, sizes
 from .plan import Draft, Plan, Reason
 from .policy import Policy
 from .snapshot import Flags, Snapshot
@@ -105,11 +105,15 @@ def _nowhere(snapshot: Snapshot, job: Job) -> Reason:
 
 
 def unshared(snapshot: Snapshot, spec: JobSpec) -> str:
-    """Why no device that the job may use can be shared as it asks; "" where one can, or where there
-    is none to be shared."""
-    there = allowed(snapshot, replace(spec, share=None))
-    if spec.share is None or allowed(snapshot, spec).any() or not there.any():
+    """Why no device that the job may use can be had as it asks, whole or in shares; "" where one
+    can, or where there is none at all."""
+    there = offered(snapshot, spec)
+    if allowed(snapshot, spec).any() or not there.any():
         return ""
+    if spec.share is None:
+        return (
+            f"{spec.device} devices are given out in shares only; write share: {{memory, compute}}"
+        )
     most = int(np.where(there, snapshot.memory, 0).max(initial=0))
     if most == 0:
         return f"no node gives out shares of its {spec.device} devices; leave share out"

@@ -42,10 +42,17 @@ def feasible(snapshot: Snapshot, job: Job) -> Flags:
 
 
 def allowed(snapshot: Snapshot, spec: JobSpec) -> Flags:
+    """bool[N]: nodes in regions that the owner allows, with devices that can be had as asked."""
+    share = spec.share
+    return offered(snapshot, spec) & (snapshot.whole if share is None else sharing(snapshot, share))
+
+
+def offered(snapshot: Snapshot, spec: JobSpec) -> Flags:
+    """bool[N]: nodes in regions that the owner allows, with devices of the kind."""
     regions = np.array([_may(spec, name) for name in snapshot.region_names], dtype=np.bool_)
     kinds = np.array([name == spec.device for name in snapshot.device_names], dtype=np.bool_)
     found: Flags = regions[snapshot.region] & kinds[snapshot.device]
-    return found if spec.share is None else found & sharing(snapshot, spec.share)
+    return found
 
 
 def sharing(snapshot: Snapshot, share: DeviceShare) -> Flags:
@@ -85,7 +92,7 @@ def find(
     pinned = job.confine is not None and job.confine.kind is ScopeKind.NODE
     if free is None and not pinned:
         own = {snapshot.row[n]: held for n, held in sorted(holdings(job).items())}
-        own = {row: held for row, held in own.items() if snapshot.ready[row]}
+        own = {r: held for r, held in own.items() if snapshot.ready[r] and snapshot.whole[r]}
         wanted = gang(job.spec, devices, own, tuple(draft.shunned(job)))
         return _placed(draft.fleet, snapshot, wanted, _ranks(snapshot, job))
     room = (draft.free if free is None else free).copy()
@@ -146,7 +153,9 @@ def stay(draft: Draft, job: Job, devices: int) -> Placement:
     target = in_place(job.placement, job.spec.ranks, devices)
     for shard in target:
         row, more = snapshot.row[shard.node], shard.devices - held[shard.node]
-        if more > 0 and not (snapshot.ready[row] and draft.free[row] >= more):
+        if more > 0 and not (
+            snapshot.ready[row] and snapshot.whole[row] and draft.free[row] >= more
+        ):
             return ()
     return target
 

@@ -192,7 +192,7 @@ class Draft:
     def _give(self, node: NodeId, devices: int) -> None:
         row = self.snapshot.row[node]
         self.free[row] -= devices
-        if self.snapshot.ready[row]:
+        if self.snapshot.ready[row] and self.snapshot.whole[row]:
             self.fleet.take([(row, devices)])
 
     def _needed(self, job: Job, placement: Placement) -> Counter[NodeId]:

@@ -119,7 +119,7 @@ class Resident:
         free[rows] = [n.devices - n.used for n in changed]
         ready = _with(last.ready, rows, [n.ready for n in changed])
         fleet = last.fleet.copy()
-        fleet.put(rows, np.where(ready[rows], free[rows], 0))
+        fleet.put(rows, np.where((ready & last.whole)[rows], free[rows], 0))
         return replace(
             last,
             nodes=tuple(nodes),
@@ -132,7 +132,7 @@ class Resident:
 
 
 def _place(node: Node) -> tuple[object, ...]:
-    what = node.device, node.devices, node.memory_bytes, node.preempts
+    what = node.device, node.devices, node.memory_bytes, node.preempts, node.whole
     return node.region, node.cluster, node.rack, *what
 
 

@@ -3,13 +3,14 @@
 total, free      int64[N]   accelerators; free excludes placements and reserved targets, and what is
                             given out in shares
 memory           int64[N]   bytes of each of them, 0 where no shares are to be had
-preempts         bool[N]    real-time shares are
+preempts, whole  bool[N]    real-time shares are; whole devices are
 region, cluster  int32[N]   dense codes into `region_names`, `cluster_names`
 device           int32[N]   dense codes into `device_names`
 rack             int32[N]   dense codes into `rack_names`, which are of one cluster each
 ready            bool[N]    new work may be placed there
 lost, draining   bool[N]
-fleet            `free` of the nodes that are ready, indexed by domain; copy it to change it
+fleet            `free` of the nodes that are ready and give out whole devices, indexed by domain;
+                 copy it to change it
 
 `acknowledged_s` is when an operator last approved of the evictions until then.
 """
@@ -45,6 +46,7 @@ class Snapshot:
     free: Ints
     memory: Ints
     preempts: Flags
+    whole: Flags
     region: Codes
     cluster: Codes
     device: Codes
@@ -86,7 +88,8 @@ class Snapshot:
         racks, rack = _codes([f"{n.cluster}/{n.rack}" for n in rows])
         ready = np.array([n.ready for n in rows], dtype=np.bool_)
         layout = lay_out(region, cluster, device, rack)
-        open_to = np.where(ready, total - used, 0)
+        whole = np.array([n.whole for n in rows], dtype=np.bool_)
+        open_to = np.where(ready & whole, total - used, 0)
         return cls(
             now_s=now_s,
             nodes=rows,
@@ -95,6 +98,7 @@ class Snapshot:
             free=frozen(total - used),
             memory=frozen(np.array([n.memory_bytes for n in rows], dtype=np.int64)),
             preempts=frozen(np.array([n.preempts for n in rows], dtype=np.bool_)),
+            whole=frozen(whole),
             region=region,
             cluster=cluster,
             device=device,

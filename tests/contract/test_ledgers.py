@@ -154,6 +154,7 @@ class Ledgers(RuleBasedStateMachine):
             epoch=max(0, (known.epoch if known else 0) + epoch),
             memory_bytes=8 << 30,
             preempts=node != NODES[1],
+            whole=node != NODES[0] or epoch >= 0,
         )
         self.same(lambda x: x.register(register, self.now_s))
 

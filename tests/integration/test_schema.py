@@ -89,7 +89,7 @@ def test_the_books_refuse_what_a_node_does_not_have(
     with engine.begin() as db:
         db.exec_driver_sql("INSERT INTO region VALUES ('r')")
         db.exec_driver_sql("INSERT INTO cluster VALUES ('c', 'r')")
-    row = f"('n', 'r', 'c', 'cpu', 8, {used}, 0, false, 0, 1, 0, '', 0, 0, '', 64, false, "
+    row = f"('n', 'r', 'c', 'cpu', 8, {used}, 0, false, 0, 1, 0, '', 0, 0, '', 64, false, true, "
     row += ", ".join(f"'{part}'" for part in parts) + ")"
     with pytest.raises(IntegrityError, match=law), engine.begin() as db:
         db.exec_driver_sql(f"INSERT INTO node VALUES {row}")

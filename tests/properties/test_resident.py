@@ -43,7 +43,8 @@ def happen(planet: Planet, what: str, which: int) -> None:
             duty = Duty.DRAINING if what == "drain" else Duty.READY
             planet.ledger.set_duty(Scope(ScopeKind.NODE, node), duty, planet.now_s)
         case "join":  # one that is new, or grew, or was lost
-            planet.join(node if which % 2 else f"us-{which}", "us", 4 + which % 3)
+            name = node if which % 2 else f"us-{which}"
+            planet.join(name, "us", 4 + which % 3, whole=which % 5 > 0)
 
 
 def assert_same(one: Snapshot, other: Snapshot) -> None:

@@ -103,6 +103,19 @@ def test_real_time_goes_only_where_devices_can_be_preempted() -> None:
     assert verbs(planet.tick()) == {rt: "resume"} and "us-2" in seats(planet, rt)
 
 
+def test_where_devices_are_given_out_in_shares_only_no_whole_one_is_taken() -> None:
+    planet = Planet(nodes=0, regions=())
+    planet.join("us-0", "us", whole=False)
+    whole, part = planet.submit("whole", 1), planet.submit("part", 1, share=share(10))
+    assert verbs(planet.tick()) == {part: "resume"}
+    assert said(planet, whole) == (
+        "cpu devices are given out in shares only; write share: {memory, compute}"
+    )
+    planet.join("us-1", "us")
+    assert verbs(planet.tick()) == {whole: "resume"}
+    assert [s.node for s in planet.job(whole).placement] == ["us-1"]
+
+
 def test_a_sharing_job_is_drained_to_another_node() -> None:
     planet = Planet(nodes=2, devices=1, regions=("us",))
     job = planet.submit("job", 1, share=share(50))

@@ -136,6 +136,7 @@ class Machine:
                 epoch=self.state.epoch,
                 memory_bytes=self.node.memory_bytes,
                 preempts=self.node.preempts,
+                whole=self.node.whole,
             )
             self.ask(partial(self.world.register, register), partial(self._admit, number, began_s))
         self.soon(self.world.costs.heartbeat_s, self._beat)

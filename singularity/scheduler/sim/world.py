@@ -317,7 +317,7 @@ def fleet(nodes: int, devices: int = 8, clusters: int = 3) -> list[Node]:
         cluster = i % clusters
         region = "eu" if cluster % 2 == 0 else "us"
         where = {"region": region, "cluster": ClusterId(f"{region}-{cluster}")}
-        shares = {"memory_bytes": 16 * GIB, "preempts": i % 4 != 0}
+        shares = {"memory_bytes": 16 * GIB, "preempts": i % 4 != 0, "whole": i % 6 != 5}
         what = {"device": "sim", "devices": devices, **shares}
         found.append(Node(NodeId(f"n{i:03}"), **where, **what))  # type: ignore[arg-type]
     return found
