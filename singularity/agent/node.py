@@ -111,7 +111,7 @@ def open_sharing(settings: AgentSettings, layout: Layout, devices: DeviceManager
     """How shares of this node's devices are given out, if that can be done."""
     if isinstance(devices, CpuManager):
         found = ProcessorSharing(settings.node, devices)
-        if found.preempts:
+        if found.memory_bytes:
             return found
         reason = found.reason
     elif settings.share:

@@ -109,8 +109,9 @@ class ProcessorSharing:
     def __init__(self, name: str, devices: CpuManager) -> None:
         self._prefix = f"{name}-{zlib.crc32(name.encode()):08x}"
         self._cpus = devices.cpus
-        self.memory_bytes = devices.devices()[0].memory_bytes
-        self.preempts, self.reason = cgroup.preempts()
+        self.reason = cgroup.obstacle()
+        self.memory_bytes = 0 if self.reason else devices.devices()[0].memory_bytes
+        self.preempts = cgroup.preempts()
         self._seen: dict[Path, _Seen] = {}
 
     def limits(self, start: Start, rank: int) -> Limits | None:

@@ -181,6 +181,8 @@ def _changes(snapshot: Snapshot, job: Job) -> tuple[str, ...]:
         if find(draft, job, devices):
             found.append(f"devices {devices}: fits now")
             break
+    if part := _smaller_share(draft, job):
+        found.append(f"share.compute {part / 10:g}%: fits now")
     if job.confine is not None and find(draft, replace(job, confine=None), job.devices):
         found.append(f"singularity move {job.spec.name} --to anywhere: fits now")
     for name in snapshot.region_names:
@@ -192,3 +194,15 @@ def _changes(snapshot: Snapshot, job: Job) -> tuple[str, ...]:
     if find(draft, job, min(sizes(job), default=job.devices), free=freed):
         found.append("wait: devices are being freed")
     return tuple(found)
+
+
+def _smaller_share(draft: Draft, job: Job) -> int:
+    """The largest part of a device, in steps of 50 milli, that would fit; 0 if none."""
+    share = job.spec.share
+    if share is None or find(draft, job, job.devices):
+        return 0
+    for milli in range((share.compute_milli - 1) // 50 * 50, 0, -50):
+        smaller = replace(job.spec, share=replace(share, compute_milli=milli))
+        if find(draft, replace(job, spec=smaller), job.devices):
+            return milli
+    return 0

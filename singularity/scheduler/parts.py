@@ -44,8 +44,9 @@ class Parts:
         self._on: dict[int, dict[int, dict[JobId, DeviceShare]]] = {}
         self._going: set[tuple[int, int, JobId]] = set()
         for job in snapshot.jobs:
-            for node, indices in spots(job).items():
-                self._put(node, indices, job)
+            if job.spec.share is not None:
+                for node, indices in spots(job).items():
+                    self._put(node, indices, job)
 
     @property
     def rows(self) -> list[int]:

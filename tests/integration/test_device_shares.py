@@ -16,7 +16,7 @@ import pytest
 from nodes import JOB, Planet, planet
 
 from singularity.agent.checkpoint import find_criu, probe
-from singularity.agent.runtime.cgroup import Cgroup, Limits, Seat, make_cgroup, preempts
+from singularity.agent.runtime.cgroup import Cgroup, Limits, Seat, make_cgroup, obstacle, preempts
 from singularity.cli import embedded
 from singularity.cli.fleet import Cluster, Fleet, Region
 from singularity.primitives.messages import Start
@@ -31,7 +31,9 @@ GREEDY = "held = []\nwhile True: held.append(bytearray(1 << 20))"
 MIB = 1 << 20
 Json = dict[str, Any]
 
-pytestmark = pytest.mark.skipif(not preempts()[0], reason=f"no shares here: {preempts()[1]}")
+pytestmark = pytest.mark.skipif(
+    not preempts(), reason=f"no real-time shares here: {obstacle() or 'the kernel is older'}"
+)
 
 
 # -- the kernel ----------------------------------------------------------------------------------

@@ -211,6 +211,10 @@ def test_why_speaks_of_shares() -> None:
         "needs 30 % and 2 GiB of a cpu for each of 1 ranks, on devices of their own in one "
         "cluster; 0 are free, and 0 of 1 shared ones have room, the emptiest 20 % and 10 GiB"
     )
+    snapshot, plan = planet.ledger.snapshot(planet.now_s), planet.plan()
+    assert explain(snapshot, plan, planet.job(wants), POLICY).changes == (
+        "share.compute 20%: fits now",
+    )
     large = planet.submit("large", 1, share=share(1, 17))
     assert said(planet, large) == "share.memory: no cpu has 17 GiB; the largest has 16"
 

@@ -143,15 +143,20 @@ def make_cgroup(name: str, limits: Limits) -> tuple[Cgroup | None, str]:
     return group, ""
 
 
-def preempts() -> tuple[bool, str]:
-    """Can a group of processes here go before others on the same processors? Or why not; found by
-    making two that would. No limits at all can be set where the reason says so of cgroups."""
-    if not (parent := _parent()).paths:
-        return False, parent.reason
-    group, reason = make_cgroup(f"probe-{os.getpid()}", Limits(seat=Seat("probe", 1.0, 1, False)))
-    if group is not None:
-        group.remove()
-    return group is not None, reason
+def obstacle() -> str:
+    """Why no groups can be made here, "" where they can."""
+    return _parent().reason
+
+
+def preempts() -> bool:
+    """Can a group of processes here go before others on the same processors? Found by trying."""
+    seat = Seat("probe", 1.0, 1, first=False)
+    group, _ = make_cgroup(f"probe-{os.getpid()}", Limits(seat=seat))
+    if group is None:
+        return False
+    found = (group.above[0] / "cpu.idle").exists()
+    group.remove()
+    return found
 
 
 def _named(parent: _Parent, name: str, seat: Seat | None) -> Cgroup:
@@ -178,7 +183,8 @@ def _make(group: Cgroup, seat: Seat | None) -> None:
             if not left:
                 raise
     if seat is not None and not seat.first:
-        (group.above[0] / "cpu.idle").write_text("1")
+        if (idle := group.above[0] / "cpu.idle").exists():  # Linux 5.15 and later
+            idle.write_text("1")
         for file, value in _quota(group.above[0], seat.cpus, group.unified):
             file.write_text(value)
 
