@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from singularity.primitives.errors import DeviceUnavailable
+from singularity.primitives.errors import DeviceUnavailable, SandboxFailed
 from singularity.primitives.messages import Admission, DeviceNote, Register, Start
 from singularity.store.imagestore import ImageStore
 from singularity.store.places import open_blobs
@@ -140,7 +140,11 @@ def make_tools(
         limits = sharing.limits(start, rank)
         if limits is None and start.memory_bytes:
             limits = Limits(memory_bytes=start.memory_bytes)
-        return Sandbox.create(layout.sandbox(start, rank), network, limits, view)
+        sandbox = Sandbox.create(layout.sandbox(start, rank), network, limits, view)
+        if start.share and sandbox.unlimited:  # others have been promised the rest of the device
+            sandbox.remove()
+            raise SandboxFailed(f"its share cannot be enforced: {sandbox.unlimited}")
+        return sandbox
 
     def launch(sandbox: Sandbox, start: Start, rank: int) -> None:
         env = environment(start, rank, layout, base, sandbox.address)

@@ -154,7 +154,6 @@ class ProcessorSharing:
             cap_bytes=share.memory_bytes,
             busy=busy,
             slowdown=slowdown,
-            complaint=sharer.sandbox.unlimited,
         )
 
 

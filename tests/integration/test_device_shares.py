@@ -16,6 +16,7 @@ import pytest
 from nodes import JOB, Planet, planet
 
 from singularity.agent.checkpoint import find_criu, probe
+from singularity.agent.runtime import sandbox
 from singularity.agent.runtime.cgroup import Cgroup, Limits, Seat, make_cgroup, obstacle, preempts
 from singularity.cli import embedded
 from singularity.cli.fleet import Cluster, Fleet, Region
@@ -120,6 +121,17 @@ def test_a_rank_over_its_memory_is_killed_and_everybody_is_told_why(world: Plane
     report = node.report()
     assert (report.phase, report.exit_code) == ("exited", 137)
     assert report.reason == "rank 0 took more memory than its 0.0938 GiB, and was killed"
+
+
+def test_a_rank_whose_share_cannot_be_enforced_is_not_started(
+    world: Planet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = world.node("a")
+    monkeypatch.setattr(sandbox, "make_cgroup", lambda *_: (None, "the kernel says no"))
+    node.send(start(world, (sys.executable, "-c", BUSY), DeviceShare(500, 96 * MIB)))
+    report = node.report()
+    assert report.phase == "refused"
+    assert report.reason == "its share cannot be enforced: the kernel says no"
 
 
 def test_how_a_sharer_fares_is_measured(world: Planet) -> None:

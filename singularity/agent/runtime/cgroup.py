@@ -150,8 +150,8 @@ def obstacle() -> str:
 
 def preempts() -> bool:
     """Can a group of processes here go before others on the same processors? Found by trying."""
-    seat = Seat("probe", 1.0, 1, first=False)
-    group, _ = make_cgroup(f"probe-{os.getpid()}", Limits(seat=seat))
+    name = f"probe-{os.getpid()}"
+    group, _ = make_cgroup(name, Limits(seat=Seat(name, 1.0, 1, first=False)))
     if group is None:
         return False
     found = (group.above[0] / "cpu.idle").exists()
@@ -174,10 +174,12 @@ def _named(parent: _Parent, name: str, seat: Seat | None) -> Cgroup:
 def _make(group: Cgroup, seat: Seat | None) -> None:
     for left in reversed(range(_TRIES)):
         try:
-            for path in (*reversed(group.above), *group.paths):
+            for path in reversed(group.above):  # each hands on what it was handed
                 path.mkdir(exist_ok=True)
-            for path in group.above if group.unified else ():
-                (path / "cgroup.subtree_control").write_text(_HANDED_ON)
+                if group.unified:
+                    (path / "cgroup.subtree_control").write_text(_HANDED_ON)
+            for path in group.paths:
+                path.mkdir(exist_ok=True)
             break
         except FileNotFoundError:
             if not left:
