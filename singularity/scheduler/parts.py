@@ -22,6 +22,8 @@ from .snapshot import Snapshot
 
 _HOST: Final = (1 << 20, 1 << 20)  # shares reserve nothing of the host
 _NEW: Final = -1  # a device that is free as a whole
+_KINDS: Final = 63  # a bit for each in a Demand
+_State = tuple[tuple[int, int], ...]  # milli and bytes left of each device of a node
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class Parts:
         self._snapshot = snapshot
         self._on: dict[int, dict[int, dict[JobId, DeviceShare]]] = {}
         self._going: set[tuple[int, int, JobId]] = set()
+        self._rated: dict[tuple[_State, int, DeviceShare], tuple[int, int]] = {}
         for job in snapshot.jobs:
             if job.spec.share is not None:
                 for node, indices in spots(job).items():
@@ -107,23 +110,16 @@ class Parts:
     ) -> tuple[int, int]:
         """How good the best device of a node is for one more share, the more the better; and its
         number, that of the first unused one where it is best to begin another. `whole` are free."""
-        total, memory = int(self._snapshot.total[row]), int(self._snapshot.memory[row])
         parts = sorted(left, key=lambda p: (p.compute_milli, p.memory_bytes, p.index))
-        taken = total - whole - len(parts)
+        taken = int(self._snapshot.total[row]) - whole - len(parts)
         assert taken >= 0, (row, whole, parts)
-        compute = [0] * taken + [p.compute_milli for p in parts] + [WHOLE_MILLI] * whole
-        room = [0] * taken + [p.memory_bytes for p in parts] + [memory] * whole
-        kind = int(self._snapshot.device[row]) % 63
-        states = States(
-            np.array([_HOST], dtype=np.int64),
-            np.array([compute], dtype=np.int64),
-            np.array([room], dtype=np.int64),
-            np.array([total], dtype=np.int64),
-            np.array([kind], dtype=np.int64),
-        )
-        wanted = Demand(0, 0, 1, share.compute_milli, share.memory_bytes, 1 << kind)
-        score, position = rate(states, 0, wanted, self._mix, balance())
-        at = position - taken
+        memory = int(self._snapshot.memory[row])
+        new = [(WHOLE_MILLI, memory)] * whole
+        state = (*((0, 0),) * taken, *((p.compute_milli, p.memory_bytes) for p in parts), *new)
+        kind = int(self._snapshot.device[row]) % _KINDS
+        if (known := self._rated.get((state, kind, share))) is None:
+            known = self._rated[state, kind, share] = _rate(state, kind, share, self._mix)
+        score, at = known[0], known[1] - taken
         return score, parts[at].index if 0 <= at < len(parts) else _NEW
 
     def settle(
@@ -145,7 +141,7 @@ class Parts:
     @cached_property
     def _mix(self) -> Mix:
         """Typical work: what all jobs that have not ended ask of one node."""
-        codes = {name: i % 63 for i, name in enumerate(self._snapshot.device_names)}
+        codes = {name: i % _KINDS for i, name in enumerate(self._snapshot.device_names)}
         demands = []
         for job in self._snapshot.jobs:
             spec = job.spec
@@ -172,3 +168,17 @@ class Parts:
         devices = self._on.setdefault(self._snapshot.row[node], {})
         for index in indices:
             devices.setdefault(index, {})[job.id] = job.spec.share
+
+
+def _rate(state: _State, kind: int, share: DeviceShare, mix: Mix) -> tuple[int, int]:
+    """The score of a node in this state for one more share, and which of its devices is best."""
+    compute, memory = zip(*state, strict=True)
+    states = States(
+        np.array([_HOST], dtype=np.int64),
+        np.array([compute], dtype=np.int64),
+        np.array([memory], dtype=np.int64),
+        np.array([len(state)], dtype=np.int64),
+        np.array([kind], dtype=np.int64),
+    )
+    wanted = Demand(0, 0, 1, share.compute_milli, share.memory_bytes, 1 << kind)
+    return rate(states, 0, wanted, mix, balance())
