@@ -63,7 +63,10 @@ class GpuSharing:
                 raise SandboxFailed(f"device {index} is shared by {SLOTS} ranks already")
             self._slots[start.job, start.incarnation, rank] = index, slot
             found = page.admit(slot, _CLASS[share.precedence], share.memory_bytes)
-        return {**found, "CUDA_VISIBLE_DEVICES": str(index)}
+        if users_own := dict(start.env).get("LD_PRELOAD"):
+            found = {**found, "LD_PRELOAD": f"{found['LD_PRELOAD']}:{users_own}"}
+        order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # in which NVML counts them, and so do we
+        return {**found, **order, "CUDA_VISIBLE_DEVICES": str(index)}
 
     def release(self, start: Start, rank: int) -> None:
         with self._lock:
