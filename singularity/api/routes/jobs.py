@@ -91,7 +91,10 @@ def jobs(
 @router.get("/jobs/{job}")
 def one_job(job: str, who: Viewer, serving: Serving) -> Json:
     found = serving.store.find(who, job)
-    return {**serving.store.view(found), "sharing": serving.inventory.sharing(found)}
+    view = serving.store.view(found)
+    if found.spec.share is not None:
+        view["sharing"] = serving.inventory.sharing(found)
+    return view
 
 
 @router.get("/jobs/{job}/why")
