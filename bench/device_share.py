@@ -99,12 +99,15 @@ class Outcome:
 
 @contextmanager
 def groups() -> Iterator[dict[str, tuple[Cgroup, Cgroup]]]:
-    """What the service and the training are in: groups without limits, and those of an agent."""
+    """What the service and the training are in: two groups of a device that the kernel treats
+    alike, and those that an agent makes."""
     name, made = f"bench-{os.getpid()}", dict[str, tuple[Cgroup, Cgroup]]()
     for case in (PLAIN, SHARED):
         pair = []
         for which, milli in (("rt", RT_MILLI), ("be", BE_MILLI)):
-            seat = Seat(name, 1.0, milli, which == "rt") if case == SHARED else None
+            seat = Seat(f"{name}-plain", 1.0, 1000, first=True)
+            if case == SHARED:
+                seat = Seat(name, 1.0, milli, first=which == "rt")
             group, reason = make_cgroup(f"{name}-{case[:5]}-{which}", Limits(seat=seat))
             assert group is not None, reason
             pair.append(group)
