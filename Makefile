@@ -83,6 +83,7 @@ bench-scheduler: $(STAMP)  ## what decisions cost; and with DATA=dir of openb, h
 bench-device: $(STAMP)  ## preemption inside a device, modelled and real
 	@for figure in levels disb shim cpu; do \
 	  echo "== bench/device.py $$figure"; $(BIN)/python bench/device.py $$figure || exit 1; done
+	@echo "== bench/device_share.py"; $(BIN)/python bench/device_share.py
 
 bench-gpu: $(STAMP)  ## preemption on a GPU (one line where there is none)
 	$(BIN)/python bench/device.py gpu
