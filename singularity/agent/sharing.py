@@ -23,6 +23,8 @@ from .runtime import cgroup
 from .runtime.cgroup import Limits, Seat
 from .runtime.sandbox import Sandbox
 
+_LEAST_RAN: Final = 0.001  # of the time; below that, a ratio of two small numbers says nothing
+
 
 @dataclass(frozen=True, slots=True)
 class Sharer:
@@ -155,9 +157,6 @@ class ProcessorSharing:
             busy=busy,
             slowdown=slowdown,
         )
-
-
-_LEAST_RAN: Final = 0.001  # of the time; below that, a ratio of two small numbers says nothing
 
 
 def slowed(ran_s: float, waited_s: float, wall_s: float) -> float | None:

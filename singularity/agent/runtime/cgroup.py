@@ -172,6 +172,7 @@ def _named(parent: _Parent, name: str, seat: Seat | None) -> Cgroup:
 
 
 def _make(group: Cgroup, seat: Seat | None) -> None:
+    """From the top down, and again where somebody removed a group that was empty meanwhile."""
     for left in reversed(range(_TRIES)):
         try:
             for path in reversed(group.above):  # each hands on what it was handed
