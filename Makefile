@@ -94,6 +94,7 @@ bench-scheduler: $(STAMP)  ## what decisions cost; with DATA=dir that holds open
 bench-device: $(STAMP)  ## preemption inside a device, modelled and real
 	@for figure in levels disb shim cpu; do \
 	  echo "== bench/device.py $$figure"; $(BIN)/python bench/device.py $$figure || exit 1; done
+	@echo "== bench/device_share.py"; $(BIN)/python bench/device_share.py
 
 bench-router: $(STAMP)  ## what a router costs
 	$(BIN)/python bench/router.py

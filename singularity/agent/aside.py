@@ -125,7 +125,7 @@ class Shadow(Hands):
             if self._killed.is_set() or self._abandoned.is_set():
                 raise Broken
             if any(not ended_well(end) for end in ends.values()):
-                raise RestoreFailed(f"aside, {post_mortem(self.start_command, ends).reason}")
+                raise RestoreFailed(f"aside, {post_mortem(self.start_command, ends, ()).reason}")
             held = self._families.held().items()
             left = [p for who, p in held if not isinstance(who, int) or who not in ends]
             if len(ends) == len(self._ranks):

@@ -26,7 +26,7 @@ from .fitness import Check, dirty_tracking, fitness
 from .hal.cpu import CpuManager
 from .hal.faces import DeviceFacts
 from .hal.nvml import open_nvml
-from .runtime.cgroup import Limits, make_cgroup
+from .runtime.cgroup import Limits, make_cgroup, preempts
 from .runtime.network import HostNetwork, Network, open_network
 from .runtime.sandbox import Sandbox
 from .shim.build import built
@@ -113,7 +113,9 @@ def _cgroup() -> Check:
         return Check("cgroup", "missing", f"{reason}: ranks run without limits")
     version = "v2" if group.unified else "v1"
     group.remove()
-    return Check("cgroup", "ok", f"{version}: memory, processors and processes can be limited")
+    shares = "real-time shares too" if preempts() else "best-effort shares only (cpu.idle)"
+    told = f"{version}: memory, processors and processes can be limited, devices shared; {shares}"
+    return Check("cgroup", "ok", told)
 
 
 def _shared_memory() -> Check:

@@ -16,6 +16,7 @@ from .effects import Effect, Kill, Launch, LetGo
 from .hands import Hands, nothing
 from .replica import Replica
 from .runtime.sandbox import Sandbox
+from .sharing import Sharer
 from .tools import Answer, Tools
 
 log = logging.getLogger(__name__)
@@ -109,6 +110,10 @@ class Executor:
     def _make(self, start: Start) -> Hands:
         kind = Shadow if start.aside else Replica if start.serving else Hands
         return kind(self._tools, start, self._answer)
+
+    def sharers(self) -> list[Sharer]:
+        """Ranks here that have shares of devices."""
+        return [sharer for hands in self._alive() for sharer in hands.sharers()]
 
     def _kill(self, kill: Kill) -> None:
         hands = self._hands.get(kill.job)

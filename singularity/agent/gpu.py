@@ -215,7 +215,7 @@ class GpuCheckpointer(CriuCheckpointer):
         pairs = paired(was_on, self._driver.gpus)
         super().restore(sandbox, images, deadline_s)
         try:
-            for pid in _users(sandbox) if was_on else ():
+            for pid in users(sandbox) if was_on else ():
                 self._driver.restore(pid, pairs)
                 self._driver.unlock(pid)
         except DriverRefused as error:
@@ -228,7 +228,7 @@ class GpuCheckpointer(CriuCheckpointer):
         """The processes that use CUDA, with their device memory in their own. Whatever happens,
         they are back on their devices afterwards; one that cannot go back is killed, and its gang
         fails over, for it would wait for ever."""
-        pids = tuple(_users(sandbox))
+        pids = tuple(users(sandbox))
         try:
             try:
                 for pid in pids:
@@ -269,7 +269,7 @@ def paired(was_on: Sequence[UUID], now: Sequence[UUID]) -> tuple[tuple[UUID, UUI
     return tuple(zip(was_on, now, strict=False))
 
 
-def _users(sandbox: Sandbox) -> Iterator[int]:
+def users(sandbox: Sandbox) -> Iterator[int]:
     """Processes of the sandbox that have loaded the driver."""
     for pid in descendants(sandbox.supervisor.pid):
         with suppress(OSError):

@@ -10,7 +10,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -39,6 +39,7 @@ from .images import Fetched
 from .interposer.page import Page, Rendezvous, State
 from .layout import generation, slot
 from .runtime.sandbox import Sandbox
+from .sharing import Sharer, seat_of
 from .stall import Who
 from .tools import Answer, Tools
 
@@ -95,6 +96,12 @@ class Hands(threading.Thread):
         """The furthest boundary that a rank here has come to: mini-batches, where it trains. One
         that began from its own files counts from nought again: what was before is added."""
         return self._before + max((p.count for p in self._families.held().values()), default=0)
+
+    def sharers(self) -> Iterator[Sharer]:
+        """Ranks that have shares of devices."""
+        for rank, sandbox in list(self._ranks.items()):
+            if (seat := seat_of(self.start_command, rank)) is not None:
+                yield Sharer(self.start_command, rank, *seat, sandbox)
 
     def freeze(self) -> None:
         self._overseer.frozen = True
@@ -165,6 +172,7 @@ class Hands(threading.Thread):
             sandbox.kill()
         for rank, sandbox in self._ranks.items():
             sandbox.remove()
+            self._tools.release(self.start_command, rank)
             forget_page(self._page_path(rank))
         self._ranks.clear()
 
@@ -370,7 +378,8 @@ class Hands(threading.Thread):
                 return Ended(start.job, start.incarnation, reason=reason)
             return Ended(start.job, start.incarnation, exit_code=0, step=self.step())
         time.sleep(_GRACE_S)  # let the other crashes be written down: the cause may be among them
-        return post_mortem(self.start_command, endings(self._ranks))
+        overran = [rank for rank, sandbox in self._ranks.items() if sandbox.overran()]
+        return post_mortem(self.start_command, endings(self._ranks), overran)
 
     def _look_for_hang(self) -> None:
         start = self.start_command

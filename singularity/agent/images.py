@@ -59,6 +59,7 @@ class Images:
     recent: Recent
     restore_deadline_s: float
     processor: processors.Processor
+    sharers_stuck: str = ""  # why no rank with a share of a device can be dumped here
 
     @property
     def obstacle(self) -> str:
@@ -82,7 +83,7 @@ class Images:
         Raises CheckpointFailed (CannotCarry when it will never be otherwise) or StoreFull; the
         ranks run on (parked) and nothing is half there.
         """
-        self._check()
+        self._check(start)
         key, vault = ImageKey(ref.job, ref.incarnation, ref.cut, start.node), Vault(start.papers)
         if (found := self.store.find(key, vault)) is not None:
             return found
@@ -124,7 +125,7 @@ class Images:
     ) -> ShardImage:
         """Dump `ranks` into this node's memory, for the next life to begin from; the other ranks of
         `start` are to stand. It is there until it is let go of. Raises as `save` does."""
-        self._check()
+        self._check(start)
         began_s = time.monotonic()
         expected_bytes = sum(resident_bytes(sandbox) for sandbox in ranks.values())
         kept = self.handovers.room(ref, start.papers, expected_bytes)
@@ -143,9 +144,11 @@ class Images:
         raw_bytes = sum(dumped_bytes.values())
         return ShardImage(start.node, start.ranks, "", step, raw_bytes=raw_bytes, held=held)
 
-    def _check(self) -> None:
+    def _check(self, start: Start) -> None:
         if self.obstacle:
             raise CannotCarry(f"this node cannot move ranks: {self.obstacle}", here=True)
+        if start.share and self.sharers_stuck:
+            raise CannotCarry(self.sharers_stuck)
 
     def _dump(self, job: JobId, rank: int, sandbox: Sandbox, target: Path) -> RankImages:
         try:

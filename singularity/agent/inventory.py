@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from singularity.primitives.errors import DeviceUnavailable
-from singularity.primitives.messages import DeviceNote
+from singularity.primitives.messages import DeviceNote, SharerNote
 
 from .hal.cpu import CpuManager
 from .hal.cuda import CudaManager
@@ -15,15 +16,21 @@ from .hal.faces import DeviceManager
 log = logging.getLogger(__name__)
 
 
-def manager(kind: str) -> DeviceManager:
-    """Who knows the devices of a node of this kind."""
-    return CpuManager() if kind == "cpu" else CudaManager()
+def manager(kind: str, count: int = 1) -> DeviceManager:
+    """Who knows the devices of a node of this kind, of which it is said to have `count`."""
+    return CpuManager(count=count) if kind == "cpu" else CudaManager()
 
 
-def look(devices: DeviceManager) -> tuple[DeviceNote, ...]:
-    """All that there are now; none, and a line in the log, where the driver does not answer."""
+def look(
+    devices: DeviceManager, sharers: Mapping[int, Sequence[SharerNote]]
+) -> tuple[DeviceNote, ...]:
+    """All that there are now, and which ranks share them; none, and a line in the log, where the
+    driver does not answer."""
     try:
-        return tuple(DeviceNote(**asdict(facts)) for facts in devices.devices())
+        return tuple(
+            DeviceNote(**asdict(facts), sharers=tuple(sharers.get(facts.index, ())))
+            for facts in devices.devices()
+        )
     except DeviceUnavailable as error:
         log.warning("devices.unknown", extra={"reason": error.detail})
         return ()

@@ -37,6 +37,11 @@ class Layout:
     def inject(self) -> Path:
         return self.run / "inject"
 
+    @property
+    def devices(self) -> Path:
+        """Of the node's own: nodes of one machine may share `run`."""
+        return self.node_dir / "devices"
+
     def page(self, job: JobId, rank: int) -> Path:
         return self.run / job / f"rank-{rank}.page"
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-from singularity.primitives.messages import Admission, Register, Start
+from singularity.primitives.errors import DeviceUnavailable, SandboxFailed
+from singularity.primitives.messages import Admission, DeviceNote, Register, Start
 from singularity.store.imagestore import ImageStore
 from singularity.store.places import open_blobs
 
@@ -21,6 +21,9 @@ from .cooperative import Cooperative
 from .executor import Executor
 from .gang import GangServer
 from .gpu import CudaDriver, DriverRefused, GpuCheckpointer
+from .gpusharing import GpuSharing
+from .hal.cpu import CpuManager
+from .hal.faces import DeviceManager
 from .handover import Handovers
 from .images import Images
 from .interposer.inject import prepare
@@ -37,6 +40,8 @@ from .runtime.network import HostNetwork, open_network
 from .runtime.sandbox import RankSpec, Sandbox
 from .scratch import open_scratch
 from .settings import AgentSettings
+from .sharing import ProcessorSharing, Sharer, Sharing, Unshared
+from .shim.build import built
 from .tools import Tools
 from .worker import Agent
 
@@ -78,6 +83,8 @@ def open_node(settings: AgentSettings) -> Iterator[tuple[Agent, Executor]]:
         def refresh(admission: Admission) -> None:
             letterbox.restart(admission.broker_url)
 
+        devices = manager(settings.device, settings.devices)
+        sharing = open_sharing(settings, layout, devices)
         register = Register(
             node=settings.node,
             region=settings.region,
@@ -86,28 +93,65 @@ def open_node(settings: AgentSettings) -> Iterator[tuple[Agent, Executor]]:
             device=settings.device,
             devices=settings.devices,
             address=server.address,
+            memory_bytes=sharing.memory_bytes,
+            preempts=sharing.preempts,
+            whole=sharing.whole,
         )
         if settings.splice and (reason := splicing.begin()):
             log.warning("ranks share no memory: %s", reason)
-        agent = Agent(register, control, journal, refresh, partial(look, manager(settings.device)))
-        executor = Executor(make_tools(settings, layout, leads, handovers), agent.done)
+
+        def look_at(sharers: Sequence[Sharer]) -> tuple[DeviceNote, ...]:
+            return look(devices, sharing.look(sharers))
+
+        agent = Agent(register, control, journal, refresh, look_at)
+        tools = make_tools(settings, layout, leads, handovers, sharing)
+        executor = Executor(tools, agent.done)
         yield agent, executor
 
 
+def open_sharing(settings: AgentSettings, layout: Layout, devices: DeviceManager) -> Sharing:
+    """How shares of this node's devices are given out, if that can be done."""
+    if isinstance(devices, CpuManager):
+        found = ProcessorSharing(settings.node, devices)
+        if found.memory_bytes:
+            return found
+        reason = found.reason
+    elif settings.share:
+        try:
+            return GpuSharing(layout.devices, built(layout.node_dir), devices)
+        except DeviceUnavailable as error:
+            reason = error.detail
+    else:
+        return Unshared("this node gives out its GPUs whole (SINGULARITY_SHARE)")
+    log.warning("no shares of devices here: %s", reason)
+    return Unshared(reason)
+
+
 def make_tools(
-    settings: AgentSettings, layout: Layout, leads: Leads, handovers: Handovers
+    settings: AgentSettings,
+    layout: Layout,
+    leads: Leads,
+    handovers: Handovers,
+    sharing: Sharing,
 ) -> Tools:
     """What every job's hands share, on a node with these settings."""
     network = open_network(settings.bridge, settings.subnet, settings.node_index)
     base = dict(os.environ)
 
     def create(start: Start, rank: int, view: int | None) -> Sandbox:
-        limits = Limits(memory_bytes=start.memory_bytes) if start.memory_bytes else None
+        limits = sharing.limits(start, rank)
+        if limits is None and start.memory_bytes:
+            limits = Limits(memory_bytes=start.memory_bytes)
         where = network if start.serving is None else HostNetwork("routers must reach it")
-        return Sandbox.create(layout.sandbox(start, rank), where, limits, view)
+        sandbox = Sandbox.create(layout.sandbox(start, rank), where, limits, view)
+        if start.share and sandbox.unlimited:  # others have been promised the rest of the device
+            sandbox.remove()
+            raise SandboxFailed(f"its share cannot be enforced: {sandbox.unlimited}")
+        return sandbox
 
     def launch(sandbox: Sandbox, start: Start, rank: int) -> None:
         env = environment(start, rank, layout, base, sandbox.address)
+        env |= sharing.environment(start, rank)
         found = program(start, rank, env)
         if start.serving is not None:
             port = ports.choose(sandbox.directory)
@@ -134,6 +178,7 @@ def make_tools(
         recent=Recent(),
         restore_deadline_s=settings.restore_deadline_s,
         processor=processors.here(),
+        sharers_stuck=sharing.stuck,
     )
     return Tools(
         node=settings.node,
@@ -145,6 +190,7 @@ def make_tools(
         network=network,
         create=create,
         launch=launch,
+        release=sharing.release,
         reconnect_deadline_s=settings.reconnect_deadline_s,
         reslot_deadline_s=settings.reslot_deadline_s,
         first_step_s=settings.first_step_s,

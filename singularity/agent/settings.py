@@ -40,6 +40,7 @@ class AgentSettings(BaseSettings):
     splice: bool = (
         False  # equal pages of ranks are kept once; only among jobs that trust each other
     )
+    share: bool = False  # GPUs: given out in shares, and none as a whole
     host: str = "127.0.0.1"  # where peers reach this agent, and routers the replicas
     scratch: Path | None = None  # for images on their way; default: memory, or node_dir/images
     cut_deadline_s: float = 60.0  # then a cut is given up and the job goes on

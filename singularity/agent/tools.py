@@ -20,8 +20,8 @@ from .runtime.sandbox import Sandbox
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """`create` makes the sandbox of one rank, which sees the
-    files that the process of the given number sees, or the node's; `launch` starts the program."""
+    """`create` makes the sandbox of one rank, which sees the files that the process of the given
+    number sees, or the node's; `launch` starts the program, `release` is told when it is gone."""
 
     node: NodeId
     layout: Layout
@@ -32,6 +32,7 @@ class Tools:
     network: Network
     create: Callable[[Start, int, int | None], Sandbox]
     launch: Callable[[Sandbox, Start, int], None]
+    release: Callable[[Start, int], None]
     reconnect_deadline_s: float
     reslot_deadline_s: float
     first_step_s: float

@@ -10,7 +10,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -30,12 +30,14 @@ from .core import Admitted, AgentState, Boot, Done, Event, Forget, react
 from .effects import Effect
 from .executor import Executor
 from .journal import Journal
+from .sharing import Sharer
 
 log = logging.getLogger(__name__)
 
 _PULLS_WITHOUT_PUSH: Final = 5  # then the letter-box is taken to be stuck, and restarted
 _RETRY_S: Final = 0.5
 _LOOK_EVERY_S: Final = 15.0  # at the devices; it costs the driver some milliseconds each
+_LOOK_SHARED_S: Final = 3.0  # while they are shared: somebody may be watching who slows whom
 
 
 class Agent:
@@ -47,7 +49,7 @@ class Agent:
         control: ControlPlane,
         journal: Journal,
         refresh: Callable[[Admission], None],
-        look: Callable[[], tuple[DeviceNote, ...]] = tuple,
+        look: Callable[[Sequence[Sharer]], tuple[DeviceNote, ...]] = lambda _: (),
     ) -> None:
         self._register, self._control, self._journal = register, control, journal
         self._refresh, self._look = refresh, look
@@ -133,10 +135,11 @@ class Agent:
 
     def _devices(self, now_s: float) -> tuple[DeviceNote, ...] | None:
         """How the devices are, when it is time to say so again."""
-        if now_s - self._looked_s < _LOOK_EVERY_S:
+        sharers = self._executor.sharers() if self._executor else []
+        if now_s - self._looked_s < (_LOOK_SHARED_S if sharers else _LOOK_EVERY_S):
             return None
         self._looked_s = now_s
-        return self._look()
+        return self._look(sharers)
 
     def _beat(self) -> float:
         """Register when needed, else one heartbeat. Returns seconds until the next."""

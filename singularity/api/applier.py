@@ -16,7 +16,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from singularity.primitives import verbs
 from singularity.primitives.errors import Conflict, IdempotencyMismatch, NotFound
 from singularity.primitives.faults import fault_of, gone, noted, reborn
-from singularity.primitives.holdings import hosts
+from singularity.primitives.holdings import hosts, presented
 from singularity.primitives.messages import Envelope, Register, Report
 from singularity.primitives.model import (
     ACTIVE,
@@ -202,8 +202,7 @@ class SqlLedger(SqlDuties, SqlServices):
                 db.execute(delete(t.outbox).where(t.outbox.c.node == node.id))
                 db.execute(delete(t.node_log).where(t.node_log.c.node == node.id))
                 node = reborn(books.nodes[node.id], now_s, held=node.used > 0)
-            told = {"address": register.address, "devices": register.devices}
-            node = replace(node, heard_s=now_s, rack=register.rack, **told)  # type: ignore[arg-type]
+            node = presented(node, register, now_s)
             books.put(node)
             books.flush()
             return node

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -25,7 +25,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from singularity.primitives import asides, lending
 from singularity.primitives.health import WELL, Health
-from singularity.primitives.holdings import holdings
+from singularity.primitives.holdings import concerned, holdings, rebooked, spots
 from singularity.primitives.messages import Envelope, Report
 from singularity.primitives.model import (
     Checkpoint,
@@ -36,6 +36,7 @@ from singularity.primitives.model import (
     Node,
     NodeId,
 )
+from singularity.primitives.sharing import Part
 from singularity.primitives.sla import accounted
 from singularity.primitives.verbs import Step
 
@@ -46,6 +47,8 @@ from .story import Happening, end_of, resized, tell, with_seconds
 _JOB, _SPEC = TypeAdapter(Job), TypeAdapter(JobSpec)
 _SHARDS, _HEALTH = TypeAdapter(Checkpoint), TypeAdapter(Health)
 Json = dict[str, Any]
+_PART = tuple(f.name for f in fields(Part))
+_PARTS = ("part_index", "part_milli", "part_bytes")  # a column for each field of a Part
 
 
 def job_of(body: Json, spec: Json) -> Job:
@@ -54,7 +57,9 @@ def job_of(body: Json, spec: Json) -> Job:
 
 def node_of(row: Mapping[Any, Any]) -> Node:
     health = _HEALTH.validate_python(row["health"]) if row["health"] else WELL
-    return Node(**{**row, "duty": Duty(row["duty"]), "health": health})
+    found = {**row, "duty": Duty(row["duty"]), "health": health}
+    parts = tuple(map(Part, *(found.pop(column) for column in _PARTS)))
+    return Node(**found, parts=parts)
 
 
 def spec_to_json(spec: JobSpec) -> Json:
@@ -64,7 +69,11 @@ def spec_to_json(spec: JobSpec) -> Json:
 
 def node_row(node: Node) -> Json:
     health = _HEALTH.dump_python(node.health, mode="json", exclude_defaults=True)
-    return {**asdict(node), "duty": int(node.duty), "health": health}
+    row = {**asdict(node), "duty": int(node.duty), "health": health}
+    parts = row.pop("parts")
+    return row | {
+        column: [part[name] for part in parts] for column, name in zip(_PARTS, _PART, strict=True)
+    }
 
 
 def load_jobs(db: Connection, which: ColumnElement[bool]) -> list[Job]:
@@ -204,11 +213,8 @@ class Books:
         self.jobs[after.id] = after
 
     def _hold(self, before: Job, after: Job) -> None:
-        old, new = holdings(before), holdings(after)
-        for node in sorted(old.keys() | new.keys()):
-            if old[node] != new[node]:
-                found = self.nodes[node]
-                self.put(replace(found, used=found.used + new[node] - old[node]))
+        for node in concerned(before, after):
+            self.put(rebooked(self.nodes[node], before, after))
 
     def _note(self, job: JobId, line: Happening, now_s: float, node: NodeId | None) -> None:
         row = {
@@ -286,15 +292,11 @@ class Books:
     def _write_jobs(self, changed: list[tuple[Job, Job]], counts: Counter[str]) -> None:
         rows = [_state_row(after) for _, after in changed]
         _update_by_id(self._db, t.job_state, rows)
-        lost = [b.id for b, a in changed if holdings(b) != holdings(a)]
-        if lost:
-            self._db.execute(t.shard.delete().where(t.shard.c.job.in_(lost)))
-        held = [
-            {"job": after.id, "node": node, "devices": devices}
-            for before, after in changed
-            if after.id in lost
-            for node, devices in sorted(holdings(after).items())
-        ]
+        moved = [after for before, after in changed if concerned(before, after)]
+        if moved:
+            gone = t.shard.c.job.in_([job.id for job in moved])
+            self._db.execute(t.shard.delete().where(gone))
+        held = [{"job": job.id, **row} for job in moved for row in _held(job)]
         if held:
             self._db.execute(insert(t.shard), held)
 
@@ -321,6 +323,19 @@ class Books:
         for row in self._events:
             last[row["job"]] = last.get(row["job"], 0) + 1
             row["seq"] = last[row["job"]]
+
+
+def _held(job: Job) -> list[Json]:
+    """Rows of `shard`: devices as a whole, and those of which it has a share."""
+    whole, shared = holdings(job), spots(job)
+    return [
+        {
+            "node": node,
+            "devices": whole[node] or len(shared[node]),
+            "shares": sorted(shared.get(node, ())),
+        }
+        for node in sorted(whole.keys() | shared.keys())
+    ]
 
 
 def _state_row(job: Job) -> Json:

@@ -22,6 +22,7 @@ from singularity.primitives.asides import STEPS, shadow
 from singularity.primitives.clock import Clock
 from singularity.primitives.errors import InvalidSpec, SingularityError, Unavailable, Unplaceable
 from singularity.primitives.model import Aside, Job, JobId, JobSpec, Node
+from singularity.scheduler.explain import unshared
 from singularity.scheduler.placement import allowed, pack, sizes
 from singularity.scheduler.snapshot import Snapshot
 
@@ -103,7 +104,7 @@ class Capacity:
 
     @classmethod
     def of(cls, nodes: Sequence[Node]) -> Capacity:
-        idle = [replace(n, used=0) for n in nodes]
+        idle = [replace(n, used=0, parts=()) for n in nodes]
         return cls(Snapshot.build(idle, [], 0.0) if idle else None)
 
     def must_fit(self, job: Job) -> None:
@@ -113,6 +114,8 @@ class Capacity:
             return
         may = allowed(empty, job.spec)
         if not may.any():
+            if why := unshared(empty, job.spec):
+                raise Unplaceable(why, device=job.spec.device, largest=0)
             kinds = ", ".join(empty.device_names)
             raise Unplaceable(
                 f"no node has {job.spec.device} in the regions allowed; "

@@ -21,6 +21,7 @@ from pydantic import (
 from singularity.primitives.errors import InvalidSpec
 from singularity.primitives.launcher import unwrap
 from singularity.primitives.model import JobId, JobSpec, Kind, Tier
+from singularity.primitives.sharing import WHOLE_MILLI, DeviceShare, Precedence
 from singularity.primitives.topology import Near, Topology
 
 from .documents import Document, Duration, one_or_many
@@ -53,6 +54,14 @@ def _bandwidth(text: object) -> float:
     return float(size_bytes(said.removesuffix("/s")))
 
 
+def percent_milli(text: object) -> int:
+    """'50%' or '12.5%', in thousandths."""
+    found = re.fullmatch(r"(\d{1,3}(?:\.\d)?) ?%", str(text))
+    if found is None or not 10 <= (milli := round(float(found[1]) * 10)) <= WHOLE_MILLI:
+        raise ValueError(f"{text!r} is no part of a device; write a percentage from 1% to 100%")
+    return milli
+
+
 def _words(run: object) -> object:
     """A command line as a shell would split it; no shell ever sees it."""
     if not isinstance(run, str):
@@ -82,6 +91,7 @@ Size = Annotated[
 Bandwidth = Annotated[
     float, BeforeValidator(_bandwidth, json_schema_input_type=str | int), Field(ge=1, lt=2**50)
 ]
+Percent = Annotated[int, BeforeValidator(percent_milli, json_schema_input_type=str)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")]
 Glob = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9*?\[\]!._-]{1,64}$")]
 Word = Annotated[str, StringConstraints(pattern=_NO_NUL, max_length=65536)]
@@ -157,9 +167,22 @@ class Limits(Document):
     memory: Size | None = None
 
 
+class Sharing(Document):
+    """What each rank has of its device: so much of its `memory`, and of its `compute`. Ranks of
+    `class` rt go before all others of the device, and never over their part; those of class be have
+    at least theirs, and what the others leave."""
+
+    memory: Size
+    compute: Percent
+    precedence: Precedence = Field(Precedence.BEST_EFFORT, alias="class")
+
+    def share(self) -> DeviceShare:
+        return DeviceShare(self.compute, self.memory, self.precedence)
+
+
 class JobDocument(Document):
     """`devices` is how many of which kind, as cpu:4; `ranks`, one a device unless said, is the
-    number of processes and never changes."""
+    number of processes and never changes. With `share`, each has only that of its device."""
 
     name: Name
     run: Command
@@ -175,6 +198,7 @@ class JobDocument(Document):
     checkpoint: Checkpointing = Checkpointing()
     retry: Retry = Retry()
     limits: Limits = Limits()
+    share: Sharing | None = None
     after: Names = ()
     array: Annotated[int, Field(ge=1, le=10_000)] | None = None
 
@@ -189,7 +213,10 @@ class JobDocument(Document):
                     "kind: verify is not submitted; use POST /v1/jobs/JOB/verifications"
                 )
             if "memory" in data:
-                raise ValueError("memory: shares of a device are not given out in this release")
+                raise ValueError(
+                    f"memory: a share of a device is written share: {{memory: {data['memory']}, "
+                    "compute: 50%}"
+                )
         return data
 
     @model_validator(mode="after")
@@ -206,6 +233,7 @@ class JobDocument(Document):
                 f"devices {device}:{count} is outside elastic {self.elastic.min} to "
                 f"{self.elastic.max}"
             )
+        self._shares_one_each(count, ranks)
         if self.array is not None and self.kind is not Kind.BATCH:
             raise ValueError("array is for kind: batch")
         if self.array is not None and self.checkpoint.path:
@@ -218,6 +246,20 @@ class JobDocument(Document):
         if reserved := sorted(n for n in self.env if n.startswith("SINGULARITY_")):
             raise ValueError(f"env: {reserved[0]} is ours; choose another name")
         return self
+
+    def _shares_one_each(self, count: int, ranks: int) -> None:
+        """Raises ValueError."""
+        if self.share is None:
+            return
+        if self.elastic:
+            raise ValueError("share: a job with shares of devices is not elastic; leave one out")
+        if count != ranks:
+            raise ValueError(
+                f"share: each rank has one of a device of its own; write devices: {ranks} for "
+                f"{ranks} ranks"
+            )
+        if self.limits.memory is not None:
+            raise ValueError("limits.memory: with a share, share.memory is the limit of a rank")
 
     def spec(self, name: str, after: Sequence[JobId]) -> JobSpec:
         """The spec as the control plane keeps it; `after` are the jobs that self.after names."""
@@ -250,6 +292,7 @@ class JobDocument(Document):
             after=tuple(after),
             engines=self.checkpoint.chain,
             cooperation=self.checkpoint.cooperation(self.workdir),
+            share=self.share.share() if self.share else None,
         )
 
 

@@ -34,6 +34,7 @@ _JOBS_ONLY: Final = {
     "checkpoint": "nothing of a replica is kept",
     "retry": "replicas are tried again as long as they are wanted",
     "limits": "services have no max_duration; memory stands beside devices",
+    "share": "a replica has whole devices",
     "port": "the node chooses it: PORT in the environment, or the word $PORT in run",
 }
 Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]

@@ -21,7 +21,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.types import UserDefinedType
 
 metadata = MetaData(
@@ -84,8 +84,18 @@ node = Table(
     int_("failures"),
     text_("rack"),
     Column("health", JSONB, nullable=False),
+    Column("memory_bytes", BigInteger, nullable=False),
+    Column("preempts", Boolean, nullable=False),
+    Column("whole", Boolean, nullable=False),
+    # Of each device given out in shares: its number, and what is taken of it.
+    Column("part_index", ARRAY(Integer), nullable=False),
+    Column("part_milli", ARRAY(Integer), nullable=False),
+    Column("part_bytes", ARRAY(BigInteger), nullable=False),
     CheckConstraint("devices > 0", "devices"),
     CheckConstraint("used BETWEEN 0 AND devices", "used_within_devices"),
+    CheckConstraint("cardinality(part_index) <= used AND devices > ALL (part_index)", "parts"),
+    CheckConstraint("0 < ALL (part_milli) AND 1000 >= ALL (part_milli)", "compute_of_parts"),
+    CheckConstraint("0 < ALL (part_bytes) AND memory_bytes >= ALL (part_bytes)", "memory_of_parts"),
     postgresql_with={"fillfactor": 70},
 )
 
@@ -156,6 +166,7 @@ shard = Table(
     Column("job", ForeignKey("job.id"), primary_key=True),
     Column("node", ForeignKey("node.id"), primary_key=True),
     int_("devices"),
+    Column("shares", ARRAY(Integer), nullable=False),  # which devices, where it shares them
     Index(None, "node"),
     CheckConstraint("devices > 0", "devices"),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 from singularity.primitives import engines
 from singularity.primitives.findings import Certificate
@@ -16,6 +16,7 @@ from singularity.scheduler.interval import Cadence, cadence
 from singularity.scheduler.policy import Policy
 
 Json = dict[str, Any]
+MIB: Final = 1 << 20
 
 
 def scope_text(scope: Scope) -> str:
@@ -45,6 +46,7 @@ def job_view(job: Job, spec: Json, nodes: Mapping[NodeId, Node], outlook: Outloo
             "region": nodes[s.node].region,
             "devices": s.devices,
             "ranks": list(s.ranks),
+            "indices": list(s.indices),
         }
         for s in job.placement
     ]
@@ -89,6 +91,21 @@ def job_view(job: Job, spec: Json, nodes: Mapping[NodeId, Node], outlook: Outloo
     }
 
 
+def sharing_reasons(sharing: Sequence[Json]) -> list[Json]:
+    """What sharing costs each rank, in words; for those of whom it is known."""
+    found = []
+    for one in sharing:
+        used, cap = (one[name] / MIB for name in ("used_bytes", "cap_bytes"))
+        told = f"rank {one['rank']} on device {one['index']} of {one['node']}: "
+        if one["slowdown"] is not None:
+            told += f"its work takes {one['slowdown']:.2f} times as long as alone; "
+        told += f"{used:.0f} of {cap:.0f} MiB in use"
+        if one["complaint"]:
+            told += f"; not enforced: {one['complaint']}"
+        found.append({"kind": "sharing", "detail": told})
+    return found
+
+
 def share_view(found: Share, tier: Tier) -> Json:
     """Of the devices that were asked for within the hour, and what the tier promises."""
     told = {"asked_s": found.asked_s, "given_s": found.given_s, "fraction": found.fraction}
@@ -120,6 +137,10 @@ def node_view(node: Node, jobs: Sequence[str]) -> Json:
         "device": node.device,
         "devices": node.devices,
         "used": node.used,
+        "memory_bytes": node.memory_bytes,
+        "preempts": node.preempts,
+        "whole": node.whole,
+        "parts": [asdict(part) for part in node.parts],
         "duty": node.duty.name.lower(),
         "lost": node.lost,
         "heard_s": node.heard_s,

@@ -7,7 +7,7 @@ from typing import Final
 
 import typer
 
-from . import drains, host, jobs, places, rebalance, services, shares, submit
+from . import drains, host, jobs, places, rebalance, services, shares, submit, top
 from .checkpoints import ckpt
 from .frame import CONTEXT, Commands
 from .operations import maintenance, operations
@@ -39,6 +39,7 @@ GROUPS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
         places.regions,
         places.clusters,
         places.devices,
+        top.top,
         drains.drain,
         drains.drains,
         places.cordon,

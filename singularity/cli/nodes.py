@@ -42,8 +42,11 @@ def remove_cgroups(node_dirs: Sequence[Path]) -> None:
     for node_dir in node_dirs:
         for path in node_dir.glob("sandboxes/*/state.json"):
             with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-                for group in (json.loads(path.read_text())["cgroup"] or {}).get("paths", ()):
+                cgroup = json.loads(path.read_text())["cgroup"] or {}
+                for group in cgroup.get("paths", ()):
                     wait_until(partial(_removed, Path(group)), _NOTICE_S)
+                for shared in cgroup.get("above", ()):
+                    _removed(Path(shared))
 
 
 def remove_bridge(name: str) -> None:

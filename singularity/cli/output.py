@@ -113,13 +113,17 @@ def show_raw(body: dict[str, Any], output: Format) -> None:
 
 
 def show_table(views: Sequence[View], columns: Sequence[Column[View]]) -> None:
+    console().print(table_of(views, columns))
+
+
+def table_of(views: Sequence[View], columns: Sequence[Column[View]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(column.title, no_wrap=True)
     for view in views:
         # Text, not markup: a job's name or message must not be able to style the terminal.
         table.add_row(*(Text(printable(column.cell(view))) for column in columns))
-    console().print(table)
+    return table
 
 
 def printable(text: str) -> str:
@@ -170,6 +174,11 @@ def duration(seconds: float) -> str:
     if whole < 86400:
         return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
     return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
+
+
+def slowdown(times: float | None) -> str:
+    """How many times as long work takes as alone."""
+    return "-" if times is None else f"{times:.2f}x"
 
 
 def size(count: float) -> str:

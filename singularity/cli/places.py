@@ -12,7 +12,17 @@ from singularity.primitives.clock import SystemClock
 from .client import Json
 from .frame import CONTEXT, Commands, server
 from .operations import OPERATIONS
-from .output import Column, Format, Output, Sheet, duration, say, show_list, show_one
+from .output import (
+    Column,
+    Format,
+    Output,
+    Sheet,
+    duration,
+    say,
+    show_list,
+    show_one,
+    slowdown,
+)
 from .views import AreaView, DeviceView, FaultView, NodeView
 
 NodeName = Annotated[str, typer.Argument(metavar="NODE")]
@@ -57,6 +67,16 @@ NODES = Sheet(
 
 
 _GIB: Final = 1 << 30
+
+
+def _shared(device: DeviceView) -> str:
+    """By whom, and how many times as long their work takes for it."""
+    if device.given is None:
+        return "-"
+    each = (f"{s.who} {s.precedence} {slowdown(s.slowdown)}".rstrip(" -") for s in device.sharers)
+    return f"{device.given.compute_milli / 10:g}% {', '.join(each)}".strip()
+
+
 DEVICES: Final = Sheet(
     DeviceView.model_validate,
     (
@@ -65,6 +85,7 @@ DEVICES: Final = Sheet(
         Column("NAME", lambda d: d.name),
         Column("MEMORY", lambda d: f"{d.used_bytes / _GIB:.1f}/{d.memory_bytes / _GIB:.1f} GiB"),
         Column("BUSY", lambda d: "-" if d.utilisation is None else f"{d.utilisation:.0%}"),
+        Column("SHARED", _shared),
         Column("TEMP", lambda d: "-" if d.temperature_c is None else f"{d.temperature_c} C"),
         Column("HEALTH", lambda d: d.health or "well"),
         Column("SEEN", lambda d: duration(SystemClock().now_s() - d.seen_s)),
@@ -102,7 +123,8 @@ def clusters(ctx: typer.Context, output: Output = Format.TABLE) -> None:
 
 
 def devices(ctx: typer.Context, output: Output = Format.TABLE) -> None:
-    """List accelerators: memory, load, temperature and health, as nodes said last."""
+    """List accelerators: memory, load, who shares them, temperature and health, as nodes said
+    last."""
     show_list(server(ctx).items("/v1/accelerators"), DEVICES, output)
 
 

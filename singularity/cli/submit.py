@@ -38,6 +38,9 @@ def run(
     devices: Annotated[str | None, typer.Option(help="As in cpu:4.")] = None,
     ranks: Annotated[int | None, typer.Option(min=1, help="Processes: the world size.")] = None,
     elastic: Annotated[str | None, typer.Option(metavar="MIN:MAX", help="Devices.")] = None,
+    share: Annotated[
+        str | None, typer.Option(metavar="MEMORY,COMPUTE[,CLASS]", help="As in 8GiB,50%,rt.")
+    ] = None,
     region: Annotated[list[str] | None, typer.Option(help="Allowed; repeat for more.")] = None,
     env: Annotated[list[str] | None, typer.Option("-e", "--env", metavar="NAME=VALUE")] = None,
     workdir: Annotated[str | None, typer.Option(help="Where the ranks start.")] = None,
@@ -68,6 +71,8 @@ def run(
         spec["ranks"] = ranks
     if elastic is not None:
         spec["elastic"] = _range(elastic)
+    if share is not None:
+        spec["share"] = _share(share)
     if region:
         spec["place"] = {**spec.get("place", {}), "regions": region}
     if env:
@@ -109,6 +114,14 @@ def _range(text: str) -> Json:
     if not (low.isdigit() and high.isdigit()):
         raise typer.BadParameter(f"--elastic {text}: give MIN:MAX, as in 1:4")
     return {"min": int(low), "max": int(high)}
+
+
+def _share(text: str) -> Json:
+    """Of each rank's device; the server judges the parts."""
+    parts = text.split(",")
+    if not 2 <= len(parts) <= 3:
+        raise typer.BadParameter(f"--share {text}: give MEMORY,COMPUTE[,CLASS], as in 8GiB,50%,rt")
+    return dict(zip(("memory", "compute", "class"), parts, strict=False))
 
 
 def _pair(text: str) -> tuple[str, str]:

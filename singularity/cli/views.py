@@ -221,6 +221,32 @@ class NodeView(View):
         return self.duty if self.epoch else "never seen"
 
 
+class SharerView(View):
+    """One rank that has a share of a device; of another project it has no name."""
+
+    job: str | None = None
+    name: str | None = None
+    rank: int = 0
+    precedence: str = ""
+    compute_milli: int = 0
+    used_bytes: int = 0
+    cap_bytes: int = 0
+    busy: float | None = None
+    slowdown: float | None = None
+    complaint: str = ""
+
+    @property
+    def who(self) -> str:
+        return f"{self.name or 'of another project'}#{self.rank}"
+
+
+class GivenView(View):
+    """What is given out of a device in shares."""
+
+    compute_milli: int
+    memory_bytes: int
+
+
 class DeviceView(View):
     """One accelerator of a node."""
 
@@ -236,6 +262,8 @@ class DeviceView(View):
     health: str = ""
     links: tuple[int, ...] = ()
     seen_s: float = 0.0
+    given: GivenView | None = None
+    sharers: tuple[SharerView, ...] = ()
 
 
 class AreaView(View):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
-from .model import ACTIVE, Job, JobState, NodeId, Placement, Shard
+from .messages import Register
+from .model import ACTIVE, Job, JobState, Node, NodeId, Placement, Shard
+from .sharing import WHOLE_MILLI, Part, changed
 
 
 def divide(placement: Placement, ranks: int) -> Placement:
@@ -23,30 +26,126 @@ def divide(placement: Placement, ranks: int) -> Placement:
             r for r in range(ranks) if first <= r * devices // ranks < first + shard.devices
         )
         assert mine, (placement, ranks)
-        out.append(Shard(shard.node, shard.devices, mine))
+        out.append(replace(shard, ranks=mine))
         first += shard.devices
     return tuple(out)
 
 
 def stays(job: Job, shard: Shard) -> tuple[int, ...]:
-    """Ranks of `shard` that the reserved target leaves on their node."""
-    there = {s.node: s.ranks for s in divide(job.target, job.spec.ranks)}
-    return tuple(sorted(set(shard.ranks) & set(there.get(shard.node, ()))))
+    """Ranks of `shard` that the reserved target leaves on their node, and on the device of which
+    they have a share."""
+    there = {s.node: _seats(s) for s in divide(job.target, job.spec.ranks)}
+    return tuple(sorted(rank for rank, _ in _seats(shard) & there.get(shard.node, set())))
+
+
+def _seats(shard: Shard) -> set[tuple[int, int]]:
+    """Each rank, and the device of which it has a share; -1 for none."""
+    indices = shard.indices or (-1,) * len(shard.ranks)
+    return set(zip(shard.ranks, indices, strict=True))
 
 
 def holdings(job: Job) -> Counter[NodeId]:
-    """Devices the job keeps from others, per node: its placement, plus a reserved target.
+    """Whole devices the job keeps from others, per node: its placement, plus a reserved target.
 
     A target on a node that the job already sits on reserves only what it holds beyond that:
     the dump frees the rest before the ranks come back.
     """
     counts: Counter[NodeId] = Counter()
+    if job.spec.share is not None:
+        return counts
     if job.state in ACTIVE:
         for shard in job.placement:
             counts[shard.node] += shard.devices
     for shard in job.target:
         counts[shard.node] = max(counts[shard.node], shard.devices)
     return counts
+
+
+def spots(job: Job) -> dict[NodeId, frozenset[int]]:
+    """The devices of which the job has a share, or has one reserved, by their numbers on each
+    node. A target on a device that it is on already is the same share."""
+    found: dict[NodeId, frozenset[int]] = {}
+    if job.spec.share is not None:
+        for shard in (*(job.placement if job.state in ACTIVE else ()), *job.target):
+            found[shard.node] = found.get(shard.node, frozenset()) | set(shard.indices)
+    return found
+
+
+def concerned(before: Job, after: Job) -> list[NodeId]:
+    """Nodes on whose books the change of a job shows, in id order."""
+    was, now = ((holdings(job), spots(job)) for job in (before, after))
+    nodes = {*was[0], *was[1], *now[0], *now[1]}
+    return sorted(n for n in nodes if was[0][n] != now[0][n] or was[1].get(n) != now[1].get(n))
+
+
+def rebooked(node: Node, before: Job, after: Job) -> Node:
+    """The node's books when one of its jobs has changed."""
+    whole = holdings(after)[node.id] - holdings(before)[node.id]
+    old, new = (spots(job).get(node.id, frozenset()) for job in (before, after))
+    parts, share = node.parts, after.spec.share
+    if share is not None:
+        parts = changed(changed(parts, old - new, share, -1), new - old, share, 1)
+    return replace(node, used=node.used + whole + len(parts) - len(node.parts), parts=parts)
+
+
+def claimed(node: Node, job: Job, shard: Shard) -> Node:
+    """The node's books if the job held `shard` beside what it holds already."""
+    share, held = job.spec.share, holdings(job)[node.id]
+    if share is None:
+        return replace(node, used=node.used + max(0, shard.devices - held))
+    more = frozenset(shard.indices) - spots(job).get(node.id, frozenset())
+    parts = changed(node.parts, more, share, 1)
+    return replace(node, used=node.used + len(parts) - len(node.parts), parts=parts)
+
+
+def overfull(node: Node) -> str:
+    """What is promised twice on the node; "" while nothing is."""
+    if node.used > node.devices:
+        return f"has {node.devices} devices, and {node.used} would be taken"
+    for part in node.parts:
+        if part.index >= node.devices or part.compute_milli > WHOLE_MILLI:
+            return f"has no such share left of its device {part.index}"
+        if part.memory_bytes > node.memory_bytes:
+            return f"has not so much memory left on its device {part.index}"
+    return ""
+
+
+def presented(node: Node, register: Register, now_s: float) -> Node:
+    """The node as it says it is. What is given out of its memory stays given out."""
+    least = max((p.memory_bytes for p in node.parts), default=0)
+    return replace(
+        node,
+        address=register.address,
+        devices=register.devices,
+        rack=register.rack,
+        memory_bytes=max(register.memory_bytes, least),
+        preempts=register.preempts,
+        whole=register.whole,
+        heard_s=now_s,
+    )
+
+
+class Tally:
+    """What jobs hold, counted by node: the other side of the books that nodes keep."""
+
+    def __init__(self) -> None:
+        self._whole: Counter[NodeId] = Counter()
+        self._parts: dict[NodeId, tuple[Part, ...]] = {}
+
+    def add(self, job: Job, sign: int = 1) -> set[NodeId]:
+        """Count the job, or (-1) no longer; the nodes that it concerns."""
+        whole, shared, share = holdings(job), spots(job), job.spec.share
+        for node, devices in whole.items():
+            self._whole[node] += sign * devices
+        for node, indices in shared.items():
+            assert share is not None
+            self._parts[node] = changed(self._parts.get(node, ()), indices, share, sign)
+        return whole.keys() | shared.keys()
+
+    def balances(self, node: Node) -> bool:
+        parts = self._parts.get(node.id, ())
+        used = self._whole[node.id] + len(parts)
+        return (node.used, node.parts) == (used, parts) and not overfull(node)
 
 
 def hosts(job: Job) -> Iterator[NodeId]:

@@ -10,6 +10,7 @@ from .cooperation import Cooperation
 from .findings import Certificate
 from .model import Aside, Engine, JobId, NodeId, ShardImage, Unable
 from .serving import Serving
+from .sharing import DeviceShare, Precedence
 
 PROTOCOL: Final = 1
 Phase = Literal["running", "hung", "dumped", "stopped", "exited", "lost", "refused"]
@@ -62,7 +63,8 @@ class Start(_Command):
     node, 0-based; ranks with equal slots take turns. `secret` authenticates gang messages and
     `papers` authenticate images; both are added when the letter is sealed, and kept nowhere else.
     With `aside`, `origin` is of another job: nothing of that may be touched, and the answer is
-    how they compare. With `serving` the ranks listen on a port that the node gives them.
+    how they compare. With `serving` the ranks listen on a port that the node gives them. With a
+    `share`, `ranks[i]` has that of the node's device `indices[i]`.
     """
 
     verb: Literal["start"] = "start"
@@ -83,6 +85,8 @@ class Start(_Command):
     papers: Papers | None = None
     cooperation: Cooperation | None = None
     serving: Serving | None = None
+    share: DeviceShare | None = None
+    indices: tuple[Natural, ...] = ()
 
 
 class Cut(_Command):
@@ -182,7 +186,11 @@ class Report(Wire):
 
 
 class Register(Wire):
-    """A node presents itself. `epoch` is the last one it was admitted under, 0 for never."""
+    """A node presents itself. `epoch` is the last one it was admitted under, 0 for never.
+
+    Shares of its devices can be had where it says how much memory each has, and real-time ones
+    where it `preempts`; whole ones where they are given out `whole`.
+    """
 
     node: NodeId
     region: str
@@ -192,6 +200,9 @@ class Register(Wire):
     address: str
     rack: str = ""
     epoch: Natural = 0
+    memory_bytes: Natural = 0
+    preempts: bool = False
+    whole: bool = True
 
 
 class Admission(Wire):
@@ -208,12 +219,34 @@ class Admission(Wire):
     lease_s: float
 
 
+class SharerNote(Wire):
+    """One rank that has a share of a device, as it was found.
+
+    cap_bytes   of memory; it may not have more
+    busy        of the device's compute, 0 to 1 or somewhat more; None: not known
+    slowdown    how many times as long its work took as if it had run whenever it could; None
+                where it did nothing, or nobody can tell
+    complaint   why its share is not enforced; "" while it is
+    """
+
+    job: JobId
+    rank: Natural
+    precedence: Precedence
+    compute_milli: Natural
+    used_bytes: Natural
+    cap_bytes: Natural
+    busy: float | None = None
+    slowdown: float | None = None
+    complaint: str = Field(default="", max_length=512)
+
+
 class DeviceNote(Wire):
     """One accelerator of a node as it was found. None and "" where it does not tell.
 
     utilisation   0 to 1
     health        "" while it is well
     links         indices of others of this node that it reaches without the host
+    sharers       ranks that have shares of it
     """
 
     index: Natural
@@ -225,6 +258,7 @@ class DeviceNote(Wire):
     temperature_c: int | None = None
     health: str = Field(default="", max_length=512)
     links: tuple[Natural, ...] = Field(default=(), max_length=1024)
+    sharers: tuple[SharerNote, ...] = Field(default=(), max_length=1024)
 
 
 class Heartbeat(Wire):

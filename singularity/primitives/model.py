@@ -12,6 +12,7 @@ from .findings import Certificate
 from .health import WELL, Health
 from .service import Account, Loan, Pace, Taken
 from .serving import Serving
+from .sharing import DeviceShare, Part
 from .topology import Topology
 
 JobId = NewType("JobId", str)
@@ -125,8 +126,12 @@ class Duty(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One machine with `devices` accelerators of one kind.
+    """One machine with `devices` accelerators of one kind, of `memory_bytes` each; 0 where it gives
+    out no shares of them. Where it `preempts`, real-time shares can be had; where devices are not
+    `whole`, nothing but shares.
 
+    `used` are the devices that nobody else can have as a whole: those taken, and those of which
+    there are `parts`, in order, given out in shares.
     `epoch` counts admissions; `seq` is the last letter written to the node in this epoch.
     Together they order everything we ever say to it. `heard_s` is the database's time.
     `failures` counts how often it was lost, or came back without its ranks, since `known_s`.
@@ -148,6 +153,10 @@ class Node:
     failures: int = 0
     rack: str = ""  # of its cluster
     health: Health = WELL
+    memory_bytes: int = 0
+    preempts: bool = False
+    whole: bool = True
+    parts: tuple[Part, ...] = ()
 
     @property
     def ready(self) -> bool:
@@ -164,11 +173,13 @@ class Node:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Shard:
-    """One job's ranks on one node, and how many of its devices they hold."""
+    """One job's ranks on one node, and how many of its devices they hold; where the job has shares
+    of devices, `indices` are those of its ranks, in their order."""
 
     node: NodeId
     devices: int
     ranks: tuple[int, ...] = ()
+    indices: tuple[int, ...] = ()
 
 
 Placement = tuple[Shard, ...]
@@ -246,7 +257,7 @@ class JobSpec:
     """What the owner asked for; never changes after submit.
 
     `devices` of kind `device` at full size; elastic jobs may hold `devices_min` to `devices_max`.
-    `ranks` is the constant world size.
+    `ranks` is the constant world size. With a `share`, each rank has that of a device of its own.
     """
 
     name: str
@@ -278,6 +289,12 @@ class JobSpec:
     aside: Aside | None = None
     topology: Topology = Topology()
     serving: Serving | None = None
+    share: DeviceShare | None = None
+
+    @property
+    def fraction(self) -> float:
+        """Of each of its devices, for accounts."""
+        return self.share.fraction if self.share else 1.0
 
     @property
     def named(self) -> tuple[JobId, ...]:

@@ -32,14 +32,15 @@ class Share:
         return self.given_s / self.asked_s if self.asked_s > 0.0 else None
 
 
-def rates(job: Job) -> tuple[int, int]:
-    """Devices that it asks for and is given now. One that waits for other jobs asks for nothing
-    yet, nor does one that its owner holds, or that only verifies another."""
+def rates(job: Job) -> tuple[float, float]:
+    """Devices that it asks for and is given now, or parts of them. One that waits for other jobs
+    asks for nothing yet, nor does one that its owner holds, or that only verifies another."""
     waits = job.state is JobState.PENDING and bool(job.spec.after)
     asks = job.intent is Intent.RUN and job.state not in TERMINAL and not waits
     if not asks or job.spec.aside is not None:
-        return 0, 0
-    return job.devices, min(job.held, job.devices) if job.state is JobState.RUNNING else 0
+        return 0.0, 0.0
+    given = min(job.held, job.devices) if job.state is JobState.RUNNING else 0
+    return job.devices * job.spec.fraction, given * job.spec.fraction
 
 
 def accounted(before: Job, after: Job, now_s: float) -> Job:

@@ -249,6 +249,8 @@ def _start(job: Job, shard: Shard, first: int) -> Start:
         cooperation=spec.cooperation,
         aside=spec.aside,
         serving=spec.serving,
+        share=spec.share,
+        indices=shard.indices,
     )
 
 
@@ -366,7 +368,7 @@ def _crashed(job: Job, report: Report, now_s: float) -> Step:
         exit_code=code,
         retry_at_s=now_s + backoff_s(failures) if again else job.retry_at_s,
     )
-    message = f"exited with code {code} on {report.node}"
+    message = f"exited with code {code} on {report.node}{report.reason and f': {report.reason}'}"
     goal = Goal.RETRY if again else Goal.FAIL
     return stop(job, now_s, goal, message, frozenset({report.node}))
 

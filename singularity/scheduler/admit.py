@@ -98,13 +98,17 @@ def _attempts(job: Job, least: int) -> tuple[list[int], list[int]]:
 
 def _start(draft: Draft, job: Job, least: int) -> bool:
     """At the largest size that fits, if that is `least` or more."""
-    for devices in sizes(job, most=draft.fleet.most):
+    most = draft.fleet.most if job.spec.share is None else None
+    for devices in sizes(job, most):
         if devices < least:
             break
         if placement := find(draft, job, devices):
             last = job.origin
             what = f"resumes from step {last.step}" if last else "starts"
-            reason = f"{what}: {devices} of {job.devices} {job.spec.device} fit"
+            fits = f"{devices} of {job.devices} {job.spec.device} fit"
+            if job.spec.share is not None:
+                fits = f"{job.spec.share} of a {job.spec.device} fit"
+            reason = f"{what}: {fits}"
             draft.take(Action(Verb.RESUME, job.id, job.version, reason, placement))
             return True
     return False

@@ -124,6 +124,11 @@ def _over(job: Job, subject: Job | None, now_s: float, policy: Policy) -> str:
 
 def _room(draft: Draft, job: Job, blocked: Sequence[Job]) -> Placement:
     """On devices that nobody waits for."""
+    if job.spec.share is not None:  # on one that is there already, and not on what is being freed
+        there = find(draft, job, job.devices)
+        rows = [draft.snapshot.row[shard.node] for shard in there]
+        waited = any(feasible(draft.snapshot, other)[rows].any() for other in blocked)
+        return () if waited else there
     free: Ints = draft.free
     for other in blocked:
         free = np.where(feasible(draft.snapshot, other), 0, free)

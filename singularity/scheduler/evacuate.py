@@ -134,7 +134,10 @@ def fate(draft: Draft, job: Job, order: Drain | None, policy: Policy) -> Fate:
     if order is not None and (why := must_go(order, job, draft.snapshot.now_s, policy)):
         return Fate(How.SUSPEND, f"draining {where}: {why}, and nowhere to go{loss}")
     total = int(np.where(draft.snapshot.ready, draft.free, 0).sum())
-    detail = f"{job.held} {job.spec.device} in one cluster are nowhere free ({total} in all)"
+    wants = f"{job.held} {job.spec.device}"
+    if job.spec.share is not None:
+        wants = f"{job.spec.share} of {wants}"
+    detail = f"{wants} in one cluster are nowhere free ({total} in all)"
     return Fate(How.STAY, f"cannot leave {where}: {detail}")
 
 

@@ -147,7 +147,7 @@ def _departure(job: Job, fate: Fate, begins_s: float | None, pause_s: float) -> 
         bytes=last.raw_bytes if last else None,
         begins_s=begins_s,
         pause_s=pause_s,
-        debt_s=pause_s * job.held if promised else 0.0,
+        debt_s=pause_s * job.held * job.spec.fraction if promised else 0.0,
     )
 
 

@@ -7,11 +7,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from singularity.primitives import engines
-from singularity.primitives.model import ACTIVE, TERMINAL, Intent, Job, Scope, ScopeKind
+from singularity.primitives.model import (
+    ACTIVE,
+    TERMINAL,
+    Intent,
+    Job,
+    JobSpec,
+    Scope,
+    ScopeKind,
+)
+from singularity.primitives.sharing import GIB
 
 from . import price
 from .interval import cadence, spoken
-from .placement import alike, allowed, feasible, find, sizes
+from .parts import Parts
+from .placement import alike, allowed, feasible, find, offered, sizes
 from .plan import Draft, Plan, Reason
 from .policy import Policy
 from .snapshot import Flags, Snapshot
@@ -41,6 +51,8 @@ def _lacking(draft: Draft, job: Job, least: int) -> tuple[Reason, ...]:
     may = feasible(snapshot, job)
     if not may.any():
         return (_nowhere(snapshot, job),)
+    if spec.share is not None:
+        return (_no_share(draft, job, may & snapshot.ready),)
     room = np.where(may & snapshot.ready, draft.free, 0)
     shunned = [r for r in draft.shunned(job) if may[r]]
     room[shunned] = 0
@@ -69,6 +81,24 @@ def _lacking(draft: Draft, job: Job, least: int) -> tuple[Reason, ...]:
     return (Reason("capacity", detail),)
 
 
+def _no_share(draft: Draft, job: Job, may: Flags) -> Reason:
+    """How near devices come that are given out in shares; whole ones there are too few of."""
+    spec, parts = job.spec, draft.parts
+    assert spec.share is not None
+    left = [p for row in parts.rows if may[row] for p in parts.left(row, (), soon=False)]
+    fits = sum(part.holds(spec.share) for part in left)
+    whole = int(np.where(may, draft.free, 0).sum())
+    detail = (
+        f"needs {spec.share} of a {spec.device} for each of {spec.ranks} ranks, on devices of their"
+        f" own in one cluster; {whole} are free, and {fits} of {len(left)} shared ones have room"
+    )
+    if left:
+        most = max(left, key=lambda p: (p.compute_milli, p.memory_bytes))
+        detail += f", the emptiest {most.compute_milli / 10:g} %"
+        detail += f" and {most.memory_bytes / GIB:.3g} GiB"
+    return Reason("capacity", detail)
+
+
 def _nowhere(snapshot: Snapshot, job: Job) -> Reason:
     spec = job.spec
     if spec.device not in snapshot.device_names:
@@ -79,6 +109,8 @@ def _nowhere(snapshot: Snapshot, job: Job) -> Reason:
         return Reason("processor", f"its image cannot run on {names}, and nothing else is allowed")
     if job.confine is not None and allowed(snapshot, spec).any():
         return Reason("confined", f"its owner confined it to {job.confine.kind} {job.confine.id}")
+    if why := unshared(snapshot, spec):
+        return Reason("share", why)
     return Reason("policy", f"no region fits regions={list(spec.regions)} not={list(spec.avoid)}")
 
 
@@ -87,6 +119,29 @@ def _quarantined(snapshot: Snapshot, may: Flags) -> list[str]:
     ailing = (snapshot.nodes[row] for row in np.flatnonzero(may & snapshot.ailing).tolist())
     found = [(n.id, n.health.quarantine.reason) for n in ailing if n.health.quarantine]
     return [f"{node} is quarantined: {reason}" for node, reason in found[:_TOLD]]
+
+
+def unshared(snapshot: Snapshot, spec: JobSpec) -> str:
+    """Why no device that the job may use can be had as it asks, whole or in shares; "" where one
+    can, or where there is none at all."""
+    there = offered(snapshot, spec)
+    if allowed(snapshot, spec).any() or not there.any():
+        return ""
+    if spec.share is None:
+        return (
+            f"{spec.device} devices are given out in shares only; write share: {{memory, compute}}"
+        )
+    most = int(np.where(there, snapshot.memory, 0).max(initial=0))
+    if most == 0:
+        return f"no node gives out shares of its {spec.device} devices; leave share out"
+    if most < spec.share.memory_bytes:
+        return (
+            f"share.memory: no {spec.device} has {spec.share.memory_bytes / GIB:.3g} GiB; "
+            f"the largest has {most / GIB:.3g}"
+        )
+    return (
+        f"share.class rt: {spec.device} devices that are large enough cannot be preempted; use be"
+    )
 
 
 def explain(snapshot: Snapshot, plan: Plan, job: Job, policy: Policy) -> Why:
@@ -107,8 +162,7 @@ def explain(snapshot: Snapshot, plan: Plan, job: Job, policy: Policy) -> Why:
         told = (*reasons, *_taken(job, snapshot.now_s), *_lent(snapshot, job))
         return Why(told, _changes(snapshot, job))
     if job.state in ACTIVE:
-        where = ", ".join(f"{s.devices} on {s.node}" for s in job.placement)
-        placed = Reason("placed", f"{job.state} with {job.held} devices: {where}")
+        placed = Reason("placed", f"{job.state} with {_where(snapshot, job)}")
         nodes = [snapshot.nodes[snapshot.row[n]] for n in sorted(job.nodes)]
         found = cadence(job, nodes, snapshot.now_s, policy)
         often = Reason("checkpoint", f"{found.text}: {found.origin}")
@@ -116,6 +170,20 @@ def explain(snapshot: Snapshot, plan: Plan, job: Job, policy: Policy) -> Why:
         told = (*_taken(job, snapshot.now_s), *_lent(snapshot, job))
         return Why((placed, often, how, *told), ())
     return Why((Reason("queued", "will be looked at in the next round"),), ())
+
+
+def _where(snapshot: Snapshot, job: Job) -> str:
+    if job.spec.share is None:
+        where = ", ".join(f"{s.devices} on {s.node}" for s in job.placement)
+        return f"{job.held} devices: {where}"
+    parts, places = Parts(snapshot), []
+    for shard in job.placement:
+        for index in shard.indices:
+            others = parts.names(shard.node, index, besides=job.id)
+            beside = f" beside {', '.join(others)}" if others else " alone"
+            places.append(f"device {index} of {shard.node}{beside}")
+    share = job.spec.share
+    return f"{share} of a {job.spec.device} ({share.precedence}) a rank: {'; '.join(places)}"
 
 
 def _taken(job: Job, now_s: float) -> tuple[Reason, ...]:
@@ -150,6 +218,8 @@ def _changes(snapshot: Snapshot, job: Job) -> tuple[str, ...]:
         if find(draft, job, devices):
             found.append(f"devices {devices}: fits now")
             break
+    if part := _smaller_share(draft, job):
+        found.append(f"share.compute {part / 10:g}%: fits now")
     if job.confine is not None and find(draft, replace(job, confine=None), job.devices):
         found.append(f"singularity move {job.spec.name} --to anywhere: fits now")
     for name in snapshot.region_names:
@@ -161,3 +231,15 @@ def _changes(snapshot: Snapshot, job: Job) -> tuple[str, ...]:
     if find(draft, job, min(sizes(job), default=job.devices), free=freed):
         found.append("wait: devices are being freed")
     return tuple(found)
+
+
+def _smaller_share(draft: Draft, job: Job) -> int:
+    """The largest part of a device, in steps of 50 milli, that would fit; 0 if none."""
+    share = job.spec.share
+    if share is None or find(draft, job, job.devices):
+        return 0
+    for milli in range((share.compute_milli - 1) // 50 * 50, 0, -50):
+        smaller = replace(job.spec, share=replace(share, compute_milli=milli))
+        if find(draft, replace(job, spec=smaller), job.devices):
+            return milli
+    return 0

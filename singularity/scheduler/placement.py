@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from fnmatch import fnmatchcase
 from typing import Final
 
 import numpy as np
 
 from singularity.primitives.holdings import holdings
-from singularity.primitives.model import Job, JobSpec, Placement, ScopeKind, Shard
+from singularity.primitives.model import Job, JobId, JobSpec, Placement, ScopeKind, Shard
 from singularity.primitives.resizing import in_place
+from singularity.primitives.sharing import DeviceShare, Precedence
 from singularity.primitives.topology import Near
 
 from .fleet.gangs import Fleet, Gang
@@ -44,7 +45,7 @@ def alike(job: Job) -> Hashable:
     """Jobs of which this is equal may go to the same nodes."""
     spec = job.spec
     policy = (spec.device, spec.regions, spec.avoid, spec.same_node, spec.topology)
-    return (*policy, job.confine, job.unfit)
+    return (*policy, spec.share, job.confine, job.unfit)
 
 
 def may(draft: Draft, job: Job) -> Flags:
@@ -56,10 +57,23 @@ def may(draft: Draft, job: Job) -> Flags:
 
 
 def allowed(snapshot: Snapshot, spec: JobSpec) -> Flags:
+    """bool[N]: nodes in regions that the owner allows, with devices that can be had as asked."""
+    share = spec.share
+    return offered(snapshot, spec) & (snapshot.whole if share is None else sharing(snapshot, share))
+
+
+def offered(snapshot: Snapshot, spec: JobSpec) -> Flags:
+    """bool[N]: nodes in regions that the owner allows, with devices of the kind."""
     regions = np.array([_may(spec, name) for name in snapshot.region_names], dtype=np.bool_)
     kinds = np.array([name == spec.device for name in snapshot.device_names], dtype=np.bool_)
     found: Flags = regions[snapshot.region] & kinds[snapshot.device]
     return found
+
+
+def sharing(snapshot: Snapshot, share: DeviceShare) -> Flags:
+    """bool[N]: nodes whose devices are large enough for the share, and can do what it asks for."""
+    found: Flags = snapshot.memory >= share.memory_bytes
+    return found & snapshot.preempts if share.precedence is Precedence.REAL_TIME else found
 
 
 def _may(spec: JobSpec, region: str) -> bool:
@@ -73,18 +87,27 @@ def _confined(snapshot: Snapshot, job: Job) -> Flags:
     return snapshot.inside(job.confine)
 
 
-def find(draft: Draft, job: Job, devices: int, free: Ints | None = None) -> Placement:
+def find(
+    draft: Draft,
+    job: Job,
+    devices: int,
+    free: Ints | None = None,
+    leaving: Collection[JobId] = (),
+) -> Placement:
     """Where `devices` of the job fit on nodes that take new work; () if nowhere.
 
     What the job itself holds counts as free to it: its dump frees it before it comes back. Among
     clusters that fit, its own region comes first, then where it needs the fewest nodes, then the
-    tightest. `free` int64[N] in place of what the draft has left.
+    tightest. `free` int64[N] in place of what the draft has left; then what is being given up of
+    shares counts as given up, and so does what jobs that are `leaving` have.
     """
+    if job.spec.share is not None:
+        return _find_shares(draft, job, free, leaving)
     snapshot = draft.snapshot
     pinned = job.confine is not None and job.confine.kind is ScopeKind.NODE
     if free is None and not pinned:
         own = {snapshot.row[n]: held for n, held in sorted(holdings(job).items())}
-        own = {row: held for row, held in own.items() if snapshot.ready[row]}
+        own = {r: held for r, held in own.items() if snapshot.ready[r] and snapshot.whole[r]}
         wanted = gang(job.spec, devices, own, tuple(draft.shunned(job)))
         return _first(draft, job, wanted) if wanted else ()
     room = (draft.free if free is None else free).copy()
@@ -107,6 +130,43 @@ def _first(draft: Draft, job: Job, wanted: Gang) -> Placement:
     return found
 
 
+def _find_shares(
+    draft: Draft, job: Job, free: Ints | None, leaving: Collection[JobId]
+) -> Placement:
+    """A share for each rank, each on a device of its own. The nodes of a gang are found as those of
+    whole devices are; the node of one rank, and devices on it, by what they spoil least."""
+    snapshot, parts, share = draft.snapshot, draft.parts, job.spec.share
+    assert share is not None
+    soon, gone = free is not None, {job.id, *leaving}
+    may = feasible(snapshot, job) & snapshot.ready
+    may[draft.shunned(job)] = False
+    if free is None:  # what was promised to others is not in the fleet any more
+        free = np.where(snapshot.whole, draft.fleet.free, draft.free - draft.promised)
+    whole = free.copy()
+    own = parts.emptied(gone, soon=soon) - parts.emptied(leaving, soon=soon)
+    for node, devices in sorted(own.items()):
+        whole[snapshot.row[node]] += devices
+    whole = np.where(may, np.maximum(whole, 0), 0)
+    left = {r: tuple(parts.left(r, gone, soon=soon)) for r in parts.rows if may[r]}
+    room = whole.copy()
+    for row, of_node in left.items():
+        room[row] += sum(part.holds(share) for part in of_node)
+    rows = {snapshot.row[s.node]: s.devices for s in pack(snapshot, room, job, job.spec.ranks)}
+    if job.spec.ranks == 1 and rows:
+        home = (room > 0) & np.isin(snapshot.region, _home(snapshot, job))
+        alike: dict[object, int] = {}  # of nodes that nothing tells apart the first
+        for row in np.flatnonzero(home if home.any() else room > 0).tolist():
+            size = snapshot.total[row], snapshot.memory[row], whole[row]
+            alike.setdefault((*size, left.get(row, ())), row)
+        rated = {r: parts.best(r, int(whole[r]), left.get(r, ()), share)[0] for r in alike.values()}
+        rows = {max(rated, key=lambda r: (rated[r], -r)): 1}
+    found = []
+    for row, ranks in sorted(rows.items()):
+        indices = parts.settle(row, int(whole[row]), left.get(row, ()), share, ranks)
+        found.append(Shard(snapshot.nodes[row].id, ranks, indices=indices))
+    return tuple(found)
+
+
 def resized(draft: Draft, job: Job, devices: int) -> Placement:
     """Where a running job takes `devices`: with every rank where it is if that can be, for this
     needs no cut, else wherever they fit; () if nowhere."""
@@ -122,7 +182,9 @@ def stay(draft: Draft, job: Job, devices: int) -> Placement:
     target = in_place(job.placement, job.spec.ranks, devices)
     for shard in target:
         row, more = snapshot.row[shard.node], shard.devices - held[shard.node]
-        if more > 0 and not (snapshot.ready[row] and draft.free[row] >= more):
+        if more > 0 and not (
+            snapshot.ready[row] and snapshot.whole[row] and draft.free[row] >= more
+        ):
             return ()
     return target
 

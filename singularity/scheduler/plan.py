@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from singularity.primitives import cuts, replicas, verbs
-from singularity.primitives.holdings import holdings, hosts
+from singularity.primitives.holdings import claimed, holdings, hosts, overfull, spots
 from singularity.primitives.model import (
     ACTIVE,
     TERMINAL,
@@ -32,6 +32,7 @@ from singularity.primitives.serving import ServiceId
 from singularity.primitives.verbs import Step
 
 from .orders import Order
+from .parts import Parts
 from .services import Change
 from .snapshot import Flags, Snapshot
 
@@ -117,7 +118,8 @@ class Findings:
 class Draft:
     """A plan being written, with the capacity it leaves. The core's only mutable thing.
 
-    `free` is what may be given away, and `fleet` finds it where nodes are ready; `coming` what
+    `free` is what may be given away, `fleet` finds it where nodes are ready, and `parts` are the
+    devices that are given out in shares; `coming` what
     earlier decisions, carried out or not, will free on each node, so that nothing is reclaimed
     twice; `promised` what of both is meant for jobs that wait, so that no two count on the same
     devices.
@@ -127,6 +129,7 @@ class Draft:
         self.snapshot = snapshot
         self.free = snapshot.free.copy()
         self.fleet = snapshot.fleet.copy()
+        self.parts = Parts(snapshot)
         self.coming = np.zeros_like(self.free)
         self.promised = np.zeros_like(self.free)
         self.findings = Findings()
@@ -141,7 +144,7 @@ class Draft:
             if job.spec.topology.apart:
                 self._groups.setdefault(_group(job), []).append(job)
             if job.state in (JobState.SUSPENDING, JobState.STOPPING) or job.resizing:
-                self._expect(job.placement, job.target)
+                self._expect(job, job.target)
 
     def touched(self, job: Job) -> bool:
         return job.id in self._actions
@@ -195,13 +198,11 @@ class Draft:
         assert action.job not in self._actions, f"{action.job} already has an action"
         self._actions[action.job] = action
         job = self.snapshot.by_id[action.job]
-        if action.placement:
-            held = holdings(job)
-            for shard in action.placement:
-                self._give(shard.node, max(0, shard.devices - held[shard.node]))
+        for node, devices in self._needed(job, action.placement).items():
+            self._give(node, devices)
         leaves = action.verb not in (Verb.RESUME, Verb.CHECKPOINT, Verb.WAKE, Verb.REST)
         if leaves and job.state in (JobState.STARTING, JobState.RUNNING):
-            self._expect(job.placement, action.placement)
+            self._expect(job, action.placement)
 
     @property
     def preemptions(self) -> int:
@@ -216,12 +217,14 @@ class Draft:
         return self._evicted + sum(evicts(self.snapshot.by_id[a.job], a) for a in told)
 
     def promise(self, placement: Placement) -> None:
-        """Keep what is free there, and what will be, for a job that waits for the rest of it."""
+        """Keep what is free there, and what will be, for a job that waits for the rest of it. Of
+        shares only what must become whole for them: for the rest, two may hope for one."""
         for shard in placement:
             row = self.snapshot.row[shard.node]
-            self.promised[row] += shard.devices
-            if self.snapshot.ready[row]:
-                self.fleet.take([(row, min(shard.devices, int(self.fleet.free[row])))])
+            there = {part.index for part in self.snapshot.nodes[row].parts}
+            devices = shard.devices - len(there & set(shard.indices))
+            self.promised[row] += devices
+            self._hide(row, devices)
 
     def explain(self, job: Job, reasons: tuple[Reason, ...]) -> None:
         self._pending[job.id] = reasons
@@ -236,14 +239,31 @@ class Draft:
     def _give(self, node: NodeId, devices: int) -> None:
         row = self.snapshot.row[node]
         self.free[row] -= devices
-        if self.snapshot.ready[row]:  # what was promised is not in it any more
+        self._hide(row, devices)
+
+    def _hide(self, row: int, devices: int) -> None:
+        """From the fleet, where whole devices are found; what was promised is not in it any more,
+        and no node that is not ready or has nothing but shares ever was."""
+        if self.snapshot.ready[row] and self.snapshot.whole[row]:
             self.fleet.take([(row, min(devices, int(self.fleet.free[row])))])
 
-    def _expect(self, leaving: Placement, target: Placement) -> None:
-        kept = Counter({s.node: s.devices for s in target})
-        for shard in leaving:
-            freed = max(0, shard.devices - kept[shard.node])
-            self.coming[self.snapshot.row[shard.node]] += freed
+    def _needed(self, job: Job, placement: Placement) -> Counter[NodeId]:
+        """Devices that are not the job's yet, and are free as a whole until now."""
+        if job.spec.share is not None:
+            return self.parts.take(job, placement)
+        return _devices(placement) - holdings(job)
+
+    def _expect(self, job: Job, target: Placement) -> None:
+        if job.spec.share is not None:
+            freed = self.parts.leave(job, target)
+        else:
+            freed = _devices(job.placement) - _devices(target)
+        for node, devices in freed.items():
+            self.coming[self.snapshot.row[node]] += devices
+
+
+def _devices(placement: Placement) -> Counter[NodeId]:
+    return Counter({shard.node: shard.devices for shard in placement})
 
 
 def _group(job: Job) -> tuple[str, str]:
@@ -270,21 +290,23 @@ def check(snapshot: Snapshot, plan: Plan) -> list[str]:
     for job_id, times in Counter(a.job for a in plan.actions).items():
         if times > 1:
             faults.append(f"{job_id}: {times} actions in one plan")
-    free = snapshot.free.copy()
+    booked: dict[NodeId, Node] = {}
     for action in plan.actions:
-        held = holdings(snapshot.by_id[action.job])
+        job = snapshot.by_id[action.job]
         clusters = {snapshot.nodes[snapshot.row[s.node]].cluster for s in action.placement}
         if len(clusters) > 1:
             faults.append(f"{action.job}: gang across clusters {sorted(clusters)}")
         for shard in action.placement:
             row = snapshot.row[shard.node]
-            free[row] -= max(0, shard.devices - held[shard.node])
-            if not snapshot.ready[row] and shard.node not in held:
+            node = booked.get(shard.node, snapshot.nodes[row])
+            booked[shard.node] = claimed(node, job, shard)
+            if not snapshot.ready[row] and shard.node not in {*holdings(job), *spots(job)}:
                 faults.append(f"{action.job}: placed on unready {shard.node}")
         if not action.reason:
             faults.append(f"{action.job}: {action.verb} without a reason")
-    for full in np.flatnonzero(free < 0):
-        faults.append(f"{snapshot.nodes[int(full)].id}: oversubscribed by {-int(free[full])}")
+    for node in booked.values():
+        if fault := overfull(node):
+            faults.append(f"{node.id} {fault}")
     acted = {a.job for a in plan.actions}
     for job in snapshot.jobs:
         wants = job.state in WAITING and job.intent is Intent.RUN
@@ -301,15 +323,15 @@ def admissible(job: Job, action: Action, nodes: Mapping[NodeId, Node]) -> str:
         return f"the job has {job.state}"
     if action.verb in _CUTS and (job.dumping or job.resizing or job.exited):
         return "a checkpoint or a resize is in flight, or ranks have ended"
-    held = holdings(job)
+    held = {*holdings(job), *spots(job)}
     for shard in action.placement:
         node = nodes[shard.node]
         if not node.ready and shard.node not in held:
             return f"{node.id} takes nothing new"
         if node.lost:
             return f"{node.id} is lost"
-        if node.used - held[node.id] + max(held[node.id], shard.devices) > node.devices:
-            return f"{node.id} is full"
+        if fault := overfull(claimed(node, job, shard)):
+            return f"{node.id} {fault}"
     return ""
 
 

@@ -46,11 +46,12 @@ def of_leaving(job: Job, now_s: float, policy: Policy) -> Price:
     of a job that keeps nothing, all since its last checkpoint is lost."""
     seconds, measured = away_s(job, policy)
     lost_s = at_risk_s(job, now_s) if keeps_nothing(job) else 0.0
-    found = (seconds + lost_s) * job.held
+    held = job.held * job.spec.fraction
+    found = (seconds + lost_s) * held
     parts = f"{seconds:.3g} s {'measured' if measured else 'assumed'} to leave and come back"
     if lost_s:
         parts += f" + {lost_s:.0f} s of work"
-    return Price(found, f"{spoken(found)} device-seconds ({parts}, × {job.held})")
+    return Price(found, f"{spoken(found)} device-seconds ({parts}, × {held:g})")
 
 
 def of_sharing(job: Job, policy: Policy) -> Price:

@@ -112,7 +112,7 @@ def _cheapest(
     found = []
     for cluster, jobs in sorted(victims.items()):
         short = devices - blocked.held - per_cluster.get(cluster, 0)
-        if sum(j.held for j in jobs) < short:
+        if sum(j.held for j in jobs) < short and blocked.spec.share is None:
             continue
         offers = _offers(draft, jobs, max(1, short) + more, policy)
         offers = [o for o in offers if o.target or not shrinks_for(o.job, blocked)]
@@ -266,9 +266,10 @@ def _out_of_the_way(draft: Draft, blocked: Job, devices: int, policy: Policy) ->
 
 
 def may_move(draft: Draft, job: Job, policy: Policy) -> bool:
-    """Only who loses nothing by it, and was not started or moved just now."""
+    """Only who loses nothing by it, frees whole devices, and was not started or moved just now."""
     rests = job.running_at_s is None or draft.snapshot.now_s - job.running_at_s < policy.quantum_s
-    return not rests and not keeps_nothing(job) and job.engine is not None and draft.can_cut(job)
+    loses = keeps_nothing(job) or job.engine is None
+    return not rests and not loses and job.spec.share is None and draft.can_cut(job)
 
 
 def _moves(
@@ -312,7 +313,10 @@ def _room(draft: Draft, blocked: Job, devices: int, offers: list[Offer]) -> Plac
     """Where the blocked job would fit if the offers were taken; () if nowhere."""
     room = _unclaimed(draft)
     given: dict[str, Counter[NodeId]] = {}
-    for each in offers:  # a suspend gives what a shrink of the same job gave, and the rest
+    shared = {o.job.id for o in offers if o.job.spec.share is not None}
+    given["shares"] = draft.parts.emptied(shared, soon=True) - draft.parts.emptied((), soon=True)
+    # A suspend gives what a shrink of the same job gave, and the rest.
+    for each in (o for o in offers if o.job.id not in shared):
         given[each.job.id] = given.get(each.job.id, Counter()) | each.freed
         if each.moves:
             for shard in each.target:
@@ -321,7 +325,7 @@ def _room(draft: Draft, blocked: Job, devices: int, offers: list[Offer]) -> Plac
     for freed in given.values():
         for node, more in sorted(freed.items()):
             room[draft.snapshot.row[node]] += more
-    return find(draft, blocked, devices, free=room)
+    return find(draft, blocked, devices, free=room, leaving=shared)
 
 
 def _carry_out(
@@ -367,13 +371,14 @@ def _take(draft: Draft, blocked: Job, taken: Offer) -> None:
         verb, reason = Verb.MIGRATE, f"makes room for {whom}"
     else:
         verb = Verb.SCALE if taken.target else Verb.SUSPEND
-        reason = f"gives {sum(taken.freed.values())} devices to {whom}"
+        what = "its shares" if job.spec.share else f"{sum(taken.freed.values())} devices"
+        reason = f"gives {what} to {whom}"
     serving = blocked.spec.serving
     if job.tier == blocked.tier and not taken.moves and serving is None:
         reason += ", to which they are worth more," if taken.target else ", which had less so far,"
     reason += f" for {taken.price.text}"
     reason += loss(job, now_s) if taken.ruinous else ""
     action = Action(verb, job.id, job.version, reason, taken.target, price=taken.price.device_s)
-    if serving is not None and not taken.moves:
+    if serving is not None and not taken.moves and job.spec.share is None:
         action = replace(action, lent_to=serving.service)
     draft.take(action)

@@ -13,7 +13,7 @@ import numpy as np
 
 from singularity.primitives.drains import Drain
 from singularity.primitives.health import WELL
-from singularity.primitives.holdings import holdings
+from singularity.primitives.holdings import Tally
 from singularity.primitives.model import TERMINAL, Job, JobId, Node, NodeId
 
 from .snapshot import Flags, Ints, Snapshot, frozen
@@ -28,7 +28,7 @@ class Resident:
         self._named: Counter[JobId] = Counter()
         self._ended: set[JobId] = set()
         self._nodes: dict[NodeId, Node] = {}
-        self._kept: Counter[NodeId] = Counter()
+        self._held = Tally()
         self._last: Snapshot | None = None
         self._fresh: set[NodeId] = set()  # nodes that are not in the last snapshot as they are
         self._moved = True  # jobs, the same
@@ -90,9 +90,7 @@ class Resident:
 
     def _count(self, job: Job, sign: int) -> None:
         """Add or take away what the job holds and whom it names."""
-        for node, devices in holdings(job).items():
-            self._kept[node] += sign * devices
-            self._fresh.add(node)  # its books are compared again
+        self._fresh |= self._held.add(job, sign)  # their books are compared again
         if job.state in TERMINAL:
             (self._ended.add if sign > 0 else self._ended.discard)(job.id)
             return
@@ -110,7 +108,7 @@ class Resident:
     # -- nodes -----------------------------------------------------------------------------------
 
     def _is_new(self, last: Snapshot, node_id: NodeId) -> bool:
-        """Does the node change the layout, or how many devices a node may have at most?"""
+        """Is it elsewhere, or something else, than it was?"""
         node = self._nodes[node_id]
         if node_id not in last.row:
             return True
@@ -120,9 +118,7 @@ class Resident:
     def _renewed(self, last: Snapshot) -> Snapshot:
         """The snapshot with nodes as they are now, none of which is new."""
         changed = [self._nodes[node] for node in sorted(self._fresh)]
-        assert all(self._kept[n.id] == n.used <= n.devices for n in changed), (
-            "the books do not balance"
-        )
+        assert all(self._held.balances(n) for n in changed), "the books do not balance"
         rows = np.array([last.row[n.id] for n in changed], dtype=np.int64)
         nodes = list(last.nodes)
         for row, node in zip(rows.tolist(), changed, strict=True):
@@ -131,7 +127,7 @@ class Resident:
         free[rows] = [n.devices - n.used for n in changed]
         ready = _with(last.ready, rows, [n.ready for n in changed])
         fleet = last.fleet.copy()
-        fleet.put(rows, np.where(ready[rows], free[rows], 0))
+        fleet.put(rows, np.where((ready & last.whole)[rows], free[rows], 0))
         return replace(
             last,
             nodes=tuple(nodes),
@@ -145,7 +141,8 @@ class Resident:
 
 
 def _place(node: Node) -> tuple[object, ...]:
-    return node.region, node.cluster, node.rack, node.device, node.devices
+    what = node.device, node.devices, node.memory_bytes, node.preempts, node.whole
+    return node.region, node.cluster, node.rack, *what
 
 
 def _with(flags: Flags, rows: Ints, now: list[bool]) -> Flags:

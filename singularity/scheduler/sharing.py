@@ -21,7 +21,7 @@ def widths(draft: Draft, jobs: Sequence[Job], policy: Policy) -> list[tuple[Job,
     only those that should. In the order of `jobs`."""
     snapshot = draft.snapshot
     code = snapshot.device_names.index(jobs[0].spec.device)
-    free = int(draft.free[(snapshot.device == code) & snapshot.ready].sum())
+    free = int(draft.free[(snapshot.device == code) & snapshot.ready & snapshot.whole].sum())
     if len(jobs) == 1 or not free:
         return [(job, job.devices) for job in jobs if free]
     options = [[d - job.held for d in sizes(job) if d > job.held] for job in jobs]

@@ -1,13 +1,17 @@
 """An immutable picture of the fleet, as arrays. Row i of every node array is one node, in id order.
 
-total, free      int64[N]   accelerators; free excludes placements and reserved targets
+total, free      int64[N]   accelerators; free excludes placements and reserved targets, and what is
+                            given out in shares
+memory           int64[N]   bytes of each of them, 0 where no shares are to be had
+preempts, whole  bool[N]    real-time shares are; whole devices are
 region, cluster  int32[N]   dense codes into `region_names`, `cluster_names`
 device           int32[N]   dense codes into `device_names`
 rack             int32[N]   dense codes into `rack_names`, which are of one cluster each
 ready            bool[N]    new work may be placed there
 lost, draining   bool[N]
 ailing           bool[N]    something went wrong there lately
-fleet            `free` of the nodes that are ready, indexed by domain; copy it to change it
+fleet            `free` of the nodes that are ready and give out whole devices, indexed by domain;
+                 copy it to change it
 
 `traffic` is what services there are and how they are loaded.
 `acknowledged_s` is when an operator last approved of the evictions until then.
@@ -15,7 +19,6 @@ fleet            `free` of the nodes that are ready, indexed by domain; copy it 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -25,7 +28,7 @@ import numpy.typing as npt
 
 from singularity.primitives.drains import Drain
 from singularity.primitives.health import WELL
-from singularity.primitives.holdings import holdings
+from singularity.primitives.holdings import Tally
 from singularity.primitives.maintenance import Maintenance
 from singularity.primitives.model import Job, JobId, Node, NodeId, Scope, ScopeKind
 from singularity.primitives.rebalancing import Rebalancing
@@ -47,6 +50,9 @@ class Snapshot:
     row: Mapping[NodeId, int]
     total: Ints
     free: Ints
+    memory: Ints
+    preempts: Flags
+    whole: Flags
     region: Codes
     cluster: Codes
     device: Codes
@@ -82,23 +88,27 @@ class Snapshot:
         todo = tuple(sorted(jobs, key=lambda j: j.id))
         total = np.array([n.devices for n in rows], dtype=np.int64)
         used = np.array([n.used for n in rows], dtype=np.int64)
-        kept: Counter[NodeId] = Counter()
+        held = Tally()
         for job in todo:
-            kept.update(holdings(job))
-        assert all(kept[n.id] == n.used <= n.devices for n in rows), "the books do not balance"
+            held.add(job)
+        assert all(held.balances(n) for n in rows), "the books do not balance"
         regions, region = _codes([n.region for n in rows])
         clusters, cluster = _codes([n.cluster for n in rows])
         devices, device = _codes([n.device for n in rows])
         racks, rack = _codes([f"{n.cluster}/{n.rack}" for n in rows])
         ready = np.array([n.ready for n in rows], dtype=np.bool_)
         layout = lay_out(region, cluster, device, rack)
-        open_to = np.where(ready, total - used, 0)
+        whole = np.array([n.whole for n in rows], dtype=np.bool_)
+        open_to = np.where(ready & whole, total - used, 0)
         return cls(
             now_s=now_s,
             nodes=rows,
             row={n.id: i for i, n in enumerate(rows)},
             total=frozen(total),
             free=frozen(total - used),
+            memory=frozen(np.array([n.memory_bytes for n in rows], dtype=np.int64)),
+            preempts=frozen(np.array([n.preempts for n in rows], dtype=np.bool_)),
+            whole=frozen(whole),
             region=region,
             cluster=cluster,
             device=device,

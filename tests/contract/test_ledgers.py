@@ -28,7 +28,7 @@ from singularity.primitives.drains import Drain, Leaving
 from singularity.primitives.errors import SingularityError
 from singularity.primitives.findings import Certificate, Finding
 from singularity.primitives.health import Quarantine
-from singularity.primitives.holdings import holdings
+from singularity.primitives.holdings import holdings, spots
 from singularity.primitives.maintenance import Maintenance
 from singularity.primitives.messages import Phase, Register, Report, Start
 from singularity.primitives.model import (
@@ -51,6 +51,7 @@ from singularity.primitives.model import Engine as Chain
 from singularity.primitives.rebalancing import Rebalancing
 from singularity.primitives.routing import NONE, LoadNote, Loads
 from singularity.primitives.serving import ServiceId
+from singularity.primitives.sharing import DeviceShare, Precedence
 from singularity.scheduler.decide import decide
 from singularity.scheduler.ledger import Ledger
 from singularity.scheduler.plan import Plan
@@ -87,8 +88,14 @@ LIKELY: dict[JobState, Phase] = {
     JobState.SUSPENDING: "dumped",
     JobState.STOPPING: "stopped",
 }
+SHARES = [None, None, DeviceShare(300, 2 << 30), DeviceShare(700, 6 << 30, Precedence.REAL_TIME)]
 ASKED = st.tuples(
-    st.integers(1, 6), st.sampled_from([1, 4]), st.sampled_from(Tier), st.booleans(), st.booleans()
+    st.integers(1, 6),
+    st.sampled_from([1, 4]),
+    st.sampled_from(Tier),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from(SHARES),
 )
 CHAINS = (
     (Chain.TRANSPARENT, Chain.RESTART),
@@ -108,7 +115,7 @@ class Ledgers(RuleBasedStateMachine):
     engine: Engine
 
     @initialize(asked=st.lists(ASKED, min_size=4, max_size=4))
-    def fresh(self, asked: list[tuple[int, int, Tier, bool, bool]]) -> None:
+    def fresh(self, asked: list[tuple[int, int, Tier, bool, bool, DeviceShare | None]]) -> None:
         names = ", ".join(f'"{table.name}"' for table in t.metadata.sorted_tables)
         with self.engine.begin() as db:
             db.exec_driver_sql(f"TRUNCATE {names} RESTART IDENTITY CASCADE")
@@ -118,13 +125,14 @@ class Ledgers(RuleBasedStateMachine):
         self.stale: Plan | None = None
         for node in NODES:
             self.register(node, 0)
-        for job, (devices, ranks, tier, elastic, after) in zip(JOBS, asked, strict=True):
+        for job, (devices, more, tier, elastic, after, share) in zip(JOBS, asked, strict=True):
+            ranks = devices if share else more * devices
             spec = JobSpec(
                 name=f"job-{job}",
                 run=("train",),
-                ranks=ranks * devices,
+                ranks=ranks,
                 devices=devices,
-                devices_min=1 if elastic else devices,
+                devices_min=1 if elastic and not share else devices,
                 devices_max=devices,
                 tier=tier,
                 after=(JOBS[0],) if after and job != JOBS[0] else (),
@@ -132,6 +140,7 @@ class Ledgers(RuleBasedStateMachine):
                 retry_infra=2,
                 retry_user=int(elastic),
                 engines=CHAINS[elastic],
+                share=share,
             )
             fresh = Job(id=job, spec=spec, devices=devices, submitted_at_s=self.now_s)
             self.same(methodcaller("submit", fresh))
@@ -159,6 +168,9 @@ class Ledgers(RuleBasedStateMachine):
             devices=4,
             address=f"10.0.0.{epoch + 1}",
             epoch=max(0, (known.epoch if known else 0) + epoch),
+            memory_bytes=8 << 30,
+            preempts=node != NODES[1],
+            whole=node != NODES[0] or epoch >= 0,
         )
         self.same(lambda x: x.register(register, self.now_s))
 
@@ -445,8 +457,10 @@ class Ledgers(RuleBasedStateMachine):
                 assert [line.seq for line in lines] == list(range(1, len(lines) + 1))
                 assert lines[-1].after == job.state
                 assert all(a.after == b.before for a, b in pairwise(lines))
-                shards = select(t.shard.c.node, t.shard.c.devices).where(t.shard.c.job == job.id)
-                assert {row.node: row.devices for row in db.execute(shards)} == dict(holdings(job))
+                shards = db.execute(select(t.shard).where(t.shard.c.job == job.id)).all()
+                whole = {row.node: row.devices for row in shards if not row.shares}
+                assert whole == dict(holdings(job))
+                assert {r.node: frozenset(r.shares) for r in shards if r.shares} == spots(job)
                 lives = select(t.incarnation.c.incarnation, t.incarnation.c.ended_at_s)
                 lives = lives.where(t.incarnation.c.job == job.id).order_by(
                     t.incarnation.c.incarnation

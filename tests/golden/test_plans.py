@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from singularity.primitives.model import (
     ScopeKind,
     Tier,
 )
+from singularity.primitives.sharing import GIB, DeviceShare, Precedence
 from singularity.scheduler.decide import decide
 from singularity.scheduler.plan import Plan, Verb, check
 from singularity.scheduler.policy import Policy
@@ -46,7 +48,13 @@ class Scene:
 
     def _join(self, name: str, region: str, cluster: str) -> None:
         where = {"region": region, "cluster": cluster, "address": ""}
-        register = Register(node=NodeId(name), device="h200", devices=8, **where)  # type: ignore[arg-type]
+        what = {
+            "device": "h200",
+            "devices": 8,
+            "memory_bytes": 140 * GIB,
+            "preempts": region == "eu",
+        }
+        register = Register(node=NodeId(name), **what, **where)  # type: ignore[arg-type]
         self.ledger.register(register, self.now_s)
 
     def submit(self, spec: JobSpec) -> None:
@@ -152,6 +160,19 @@ def before(verb: Verb, scene: ServiceScene, busy: float) -> ServiceScene:
     raise AssertionError(f"nobody is ever told to {verb}")
 
 
+def shares_find_their_devices() -> Scene:
+    """Beside whole gangs: of odd sizes, one that only some regions can have, and one too many."""
+    scene = busy()
+    sizes = ((500, 70), (250, 20), (700, 60), (300, 90), (500, 10), (100, 5), (900, 120))
+    for number, (milli, gib) in enumerate(sizes):
+        precedence = Precedence.REAL_TIME if number % 3 == 0 else Precedence.BEST_EFFORT
+        part = DeviceShare(milli, gib * GIB, precedence)
+        scene.submit(replace(spec(f"share-{number}", 1), share=part))
+    scene.submit(replace(spec("share-gang", 4), share=DeviceShare(200, 10 * GIB)))
+    scene.submit(replace(spec("share-wide", 24), share=DeviceShare(200, 10 * GIB)))
+    return scene
+
+
 SCENES: list[Callable[[], Scene | ServiceScene]] = [
     urgent_work_arrives,
     a_cluster_is_drained,
@@ -159,6 +180,7 @@ SCENES: list[Callable[[], Scene | ServiceScene]] = [
     owners_change_their_minds,
     load_rises,
     load_falls,
+    shares_find_their_devices,
 ]
 
 
@@ -186,7 +208,9 @@ def _state(lost: bool, duty: Duty) -> str:
 
 
 def _where(placement: Placement) -> str:
-    return ", ".join(f"{s.devices} on {s.node}" for s in placement)
+    return ", ".join(
+        f"{s.devices} on {s.node}" + (f" {list(s.indices)}" if s.indices else "") for s in placement
+    )
 
 
 @pytest.mark.parametrize("scene", SCENES, ids=lambda s: s.__name__)

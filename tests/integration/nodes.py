@@ -15,11 +15,13 @@ from singularity.agent.executor import Executor
 from singularity.agent.gang import GangServer
 from singularity.agent.handover import Handovers
 from singularity.agent.interposer.inject import prepare
+from singularity.agent.inventory import manager
 from singularity.agent.layout import Layout
 from singularity.agent.leads import Leads
-from singularity.agent.node import make_tools
+from singularity.agent.node import make_tools, open_sharing
 from singularity.agent.scratch import open_scratch
 from singularity.agent.settings import AgentSettings
+from singularity.agent.sharing import Sharing
 from singularity.agent.tools import Tools
 from singularity.primitives.engines import moment
 from singularity.primitives.messages import Command, Cut, Envelope, Origin, Report, Reslot, Start
@@ -41,6 +43,7 @@ class Planet:
         self.store = ""  # by default the volume
         self.cut_deadline_s = 30.0
         self.fit: Callable[[NodeId, Tools], Tools] = lambda _, tools: tools
+        self.share: Callable[[AgentSettings, Layout], Sharing] = of_processors
         self.out = root / "out"
         self.out.mkdir()
 
@@ -95,6 +98,10 @@ class Planet:
         return [path.read_bytes() for path in sorted(self.out.glob("loss-*.csv"))]
 
 
+def of_processors(settings: AgentSettings, layout: Layout) -> Sharing:
+    return open_sharing(settings, layout, manager("cpu", settings.devices))
+
+
 class LocalNode:
     def __init__(self, planet: Planet, name: NodeId, index: int) -> None:
         self._planet, self.name, self._index = planet, name, index
@@ -118,7 +125,9 @@ class LocalNode:
         self.server = GangServer("127.0.0.1", leads.judge, handovers.give)
         self._planet.addresses[self.name] = self.server.address
         self.layout, self._lock = layout, threading.RLock()
-        self.tools = self._planet.fit(self.name, make_tools(settings, layout, leads, handovers))
+        self.sharing = self._planet.share(settings, layout)
+        tools = make_tools(settings, layout, leads, handovers, self.sharing)
+        self.tools = self._planet.fit(self.name, tools)
         self.executor = Executor(self.tools, self._done)
 
     def restart(self) -> None:

@@ -72,11 +72,24 @@ def test_a_database_of_the_first_version_comes_up_to_date(postgres: Postgres) ->
     engine.dispose()
 
 
-@pytest.mark.parametrize("used", [-1, 9])
-def test_the_books_refuse_what_a_node_does_not_have(engine: Engine, used: int) -> None:
+@pytest.mark.parametrize(
+    ("used", "parts", "law"),
+    [
+        (-1, ("{}", "{}", "{}"), "used_within_devices|ck_node_parts"),
+        (9, ("{}", "{}", "{}"), "used_within_devices"),
+        (0, ("{1}", "{500}", "{1}"), "ck_node_parts"),
+        (1, ("{8}", "{500}", "{1}"), "ck_node_parts"),
+        (2, ("{0,1}", "{500,1001}", "{1,1}"), "compute_of_parts"),
+        (2, ("{0,1}", "{500,1000}", "{1,65}"), "memory_of_parts"),
+    ],
+)
+def test_the_books_refuse_what_a_node_does_not_have(
+    engine: Engine, used: int, parts: tuple[str, str, str], law: str
+) -> None:
     with engine.begin() as db:
         db.exec_driver_sql("INSERT INTO region VALUES ('r')")
         db.exec_driver_sql("INSERT INTO cluster VALUES ('c', 'r')")
-    row = f"('n', 'r', 'c', 'cpu', 8, {used}, 0, false, 0, 1, 0, '', 0, 0, '', '{{}}')"
-    with pytest.raises(IntegrityError, match="used_within_devices"), engine.begin() as db:
+    row = f"('n', 'r', 'c', 'cpu', 8, {used}, 0, false, 0, 1, 0, '', 0, 0, '', '{{}}', "
+    row += "64, false, true, " + ", ".join(f"'{part}'" for part in parts) + ")"
+    with pytest.raises(IntegrityError, match=law), engine.begin() as db:
         db.exec_driver_sql(f"INSERT INTO node VALUES {row}")

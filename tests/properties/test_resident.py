@@ -14,7 +14,7 @@ from singularity.primitives.errors import Conflict
 from singularity.primitives.model import TERMINAL, Duty, Intent, JobId, NodeId, Scope, ScopeKind
 from singularity.scheduler.resident import Resident
 from singularity.scheduler.snapshot import Snapshot
-from tests.unit.fleets import Planet
+from tests.unit.fleets import Planet, share
 
 HAPPENINGS = (
     "submit", "tick", "tick", "run", "end", "cancel", "lose", "drain", "ready",
@@ -29,7 +29,9 @@ def happen(planet: Planet, what: str, which: int) -> None:
     match what:
         case "submit":
             after = (job,) if job and which % 3 == 0 else ()
-            planet.submit(f"job-{len(planet.ledger.jobs())}", which % 6 + 1, after=after)
+            part = share(10 + which, 1 + which % 3) if which % 2 else None
+            name = f"job-{len(planet.ledger.jobs())}"
+            planet.submit(name, which % 6 + 1, after=after, share=part)
         case "tick":
             planet.tick()
         case "run" | "end" if job:
@@ -47,7 +49,8 @@ def happen(planet: Planet, what: str, which: int) -> None:
             with suppress(Conflict):
                 planet.ledger.remove_node(node, planet.now_s, 0.0)
         case "join":  # one that is new, or grew, or was lost
-            planet.join(node if which % 2 else f"us-{which}", "us", 4 + which % 3)
+            name = node if which % 2 else f"us-{which}"
+            planet.join(name, "us", 4 + which % 3, whole=which % 5 > 0)
 
 
 def assert_same(one: Snapshot, other: Snapshot) -> None:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import pytest
 
+from singularity.primitives.model import JobId, Node
+from singularity.scheduler.sim.physics import Ranks
 from singularity.scheduler.sim.storm import storm, survive
 
 
@@ -38,9 +43,11 @@ def test_the_same_seed_is_the_same_history_whatever_the_hash_seed() -> None:
 
 def test_the_storms_are_not_empty() -> None:
     """What the laws are held against really happens: every verb, every fault, refusals too."""
-    seen: set[str] = set()
+    seen, beside = set[str](), Counter[int]()
     for seed in range(100, 103):
         world = storm(seed)
+        watched = world.physics.verify_room
+        world.physics.verify_room = partial(_watch, watched, beside)  # type: ignore[method-assign]
         survive(world)
         seen |= world.counts.keys()
     verbs = {"resume", "checkpoint", "suspend", "migrate", "scale", "failover"}
@@ -49,3 +56,16 @@ def test_the_storms_are_not_empty() -> None:
     services = {"wake", "rest", "scaled", "promoted", "reverted", "ended"}
     wanted = verbs | faults | orders | services
     assert wanted <= seen, wanted - seen
+    assert beside[2] > 10 and beside[3] > 0, f"how many jobs met on one device: {beside}"
+
+
+def _watch(
+    verify: Callable[[Node, Mapping[JobId, Ranks]], None],
+    beside: Counter[int],
+    node: Node,
+    ranks: Mapping[JobId, Ranks],
+) -> None:
+    """Count how many jobs were on each shared device."""
+    verify(node, ranks)
+    on = Counter(index for r in ranks.values() if not r.gone for index in r.start.indices)
+    beside.update(on.values())

@@ -7,12 +7,19 @@ from typing import Any
 
 from singularity.primitives.messages import Register, Report
 from singularity.primitives.model import Job, JobId, JobSpec, NodeId, ShardImage, Tier
+from singularity.primitives.sharing import DeviceShare, Precedence
 from singularity.scheduler.decide import decide
 from singularity.scheduler.plan import Plan, check
 from singularity.scheduler.policy import Policy
 from singularity.scheduler.sim.ledger import MemoryLedger
 
 POLICY = Policy(grow_after_s=5.0)
+GIB = 1 << 30
+
+
+def share(percent: int, gib: int = 1, *, rt: bool = False) -> DeviceShare:
+    precedence = Precedence.REAL_TIME if rt else Precedence.BEST_EFFORT
+    return DeviceShare(percent * 10, gib * GIB, precedence)
 
 
 class Planet:
@@ -25,8 +32,15 @@ class Planet:
                 self.join(f"{region}-{i}", region, devices)
 
     def join(
-        self, name: str, region: str, devices: int = 4, kind: str = "cpu", rack: str = ""
+        self,
+        name: str,
+        region: str,
+        devices: int = 4,
+        kind: str = "cpu",
+        rack: str = "",
+        **facts: Any,
     ) -> None:
+        """Its devices have 16 GiB and can be shared, unless said otherwise."""
         register = Register(
             node=NodeId(name),
             region=region,
@@ -35,6 +49,7 @@ class Planet:
             devices=devices,
             rack=rack,
             address="x:1",
+            **{"memory_bytes": 16 * GIB, "preempts": True, **facts},
         )
         self.ledger.register(register, self.now_s)
 

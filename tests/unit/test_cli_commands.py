@@ -507,3 +507,44 @@ def test_a_plan_of_a_rebalance_tells_moves_prices_and_gains() -> None:
     assert "rebalance-1 is in force" in planet.run("rebalance", "us-east").stderr
     assert planet.body() == {"target": "us-east"}
     assert planet.run("rebalance", "--stop").exit_code == 0
+
+
+SHARED = {
+    "id": "n0/0",
+    "name": "2 processors",
+    "memory_bytes": 8 << 30,
+    "used_bytes": 3 << 30,
+    "utilisation": 0.5,
+    "given": {"compute_milli": 900, "memory_bytes": 5 << 30},
+    "sharers": [
+        {
+            **{"job": "job-1", "name": "serve", "rank": 0, "precedence": "rt", "busy": 0.2},
+            **{"compute_milli": 300, "used_bytes": 1 << 30, "cap_bytes": 2 << 30},
+            **{"slowdown": 1.04, "complaint": ""},
+        },
+        {
+            **{"job": None, "name": None, "rank": 3, "precedence": "be", "busy": None},
+            **{"compute_milli": 600, "used_bytes": 0, "cap_bytes": 3 << 30},
+            **{"slowdown": None, "complaint": "no cgroup"},
+        },
+    ],
+}
+
+
+def test_top_shows_who_is_on_each_device_and_what_they_do_to_each_other() -> None:
+    planet = Planet({"GET /v1/accelerators": items(SHARED, {"id": "n0/1", "name": "H200"})})
+    lines = [line.split() for line in planet.run("top").stdout.splitlines()]
+    assert lines[1][:7] == ["n0/0", "2", "processors", "90%", "3.0", "GiB", "of"]
+    assert lines[2] == ["serve#0", "rt", "30%", "1.0", "GiB", "of", "2.0", "GiB", "20%", "1.04x"]
+    assert " ".join(lines[3]) == "of another project#3 be 60% 0 B of 3.0 GiB - - no cgroup"
+    assert lines[4][:3] == ["n0/1", "H200", "-"]
+    listed = planet.run("devices").stdout
+    assert "90% serve#0 rt 1.04x, of another project#3 be" in listed
+
+
+def test_a_share_is_asked_for_on_the_command_line() -> None:
+    planet = Planet({"POST /v1/jobs": accepted()})
+    assert planet.run("run", "--share", "8GiB,50%,rt", "--", "true").exit_code == 0
+    sent = json.loads(planet.asked[-1].content)
+    assert sent["share"] == {"memory": "8GiB", "compute": "50%", "class": "rt"}
+    assert planet.run("run", "--share", "8GiB", "--", "true").exit_code == 2

@@ -13,12 +13,23 @@ from singularity.api.schemas import JobDocument, read_job, schema, size_bytes
 from singularity.primitives.cooperation import Cooperation
 from singularity.primitives.errors import InvalidSpec
 from singularity.primitives.model import Engine, JobSpec, Kind, Tier
+from singularity.primitives.sharing import DeviceShare, Precedence
 
 _LEAST = {"name": "digits", "run": "python train.py --lr '1 2'"}
 
 
 def _read(**changes: Any) -> JobSpec:
     return read_job({**_LEAST, **changes}).spec("digits", ())
+
+
+SHARE = {"memory": "8GiB", "compute": "50%"}
+
+
+def test_a_share_is_kept_with_its_units() -> None:
+    spec = _read(devices="cpu:2", share={**SHARE, "class": "rt"})
+    assert spec.share == DeviceShare(500, 8 * 1024**3, Precedence.REAL_TIME)
+    part = {"memory": "512MiB", "compute": "12.5%"}
+    assert _read(share=part).share == DeviceShare(125, 512 * 1024**2)
 
 
 def test_the_least_document_is_one_process_on_one_device() -> None:
@@ -66,7 +77,15 @@ def test_checkpoints_are_taken_as_often_as_pays_unless_said_otherwise() -> None:
         ({"place": {"region": ["eu"]}}, "did you mean 'regions'?"),
         ({"image": "torch:2"}, "container images are not run"),
         ({"secrets": ["key"]}, "secrets are not handed"),
-        ({"memory": "8GiB"}, "shares of a device are not"),
+        ({"memory": "8GiB"}, "share: {memory: 8GiB, compute: 50%}"),
+        ({"share": {**SHARE, "compute": "0.5%"}}, "a percentage from 1% to 100%"),
+        ({"share": {**SHARE, "compute": "101%"}}, "a percentage from 1% to 100%"),
+        ({"share": {**SHARE, "compute": 50}}, "a percentage from 1% to 100%"),
+        ({"share": {**SHARE, "class": "best"}}, "share.class"),
+        ({"share": {"compute": "50%"}}, "share.memory"),
+        ({"share": SHARE, "devices": "cpu:2", "ranks": 4}, "write devices: 4"),
+        ({"share": SHARE, "elastic": {"min": 1, "max": 1}}, "is not elastic"),
+        ({"share": SHARE, "limits": {"memory": "1GiB"}}, "share.memory is the limit"),
         ({"kind": "serve"}, "kind: serve is a service"),
         ({"limits": {"hang_after": "0s"}}, "limits.hang_after"),
         ({"checkpoint": {"every": None}}, "no interval"),

@@ -197,19 +197,26 @@ class _Meetings:
 
 
 class CpuManager:
-    """This machine's processors, as one device."""
+    """This machine's processors, as so many devices that are alike: each has its part of the cores
+    and of the memory, and which core runs what is left to the kernel."""
 
-    def __init__(self, programs: str = "", cores: Sequence[int] = ()) -> None:
-        self._programs, self._cores = programs, cores
+    def __init__(self, programs: str = "", cores: Sequence[int] = (), count: int = 1) -> None:
+        self._programs, self._cores, self._count = programs, cores, count
+
+    @property
+    def cpus(self) -> float:
+        """Processors of one device."""
+        return (len(self._cores) or len(os.sched_getaffinity(0))) / self._count
 
     def devices(self) -> tuple[DeviceFacts, ...]:
         memory = psutil.virtual_memory()
-        cores = len(self._cores) or len(os.sched_getaffinity(0))
         used = memory.total - memory.available
         load = min(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-        return (DeviceFacts(0, "cpu-0", f"{cores} processors", memory.total, used, load),)
+        each = memory.total // self._count, used // self._count, load
+        name = f"{self.cpus:g} processors"
+        return tuple(DeviceFacts(i, f"cpu-{i}", name, *each) for i in range(self._count))
 
     def open(self, index: int) -> CpuDevice:
-        if index != 0 or not self._programs:
+        if index >= self._count or not self._programs:
             raise DeviceUnavailable(f"no CPU device {index} with programs to run", index=index)
         return CpuDevice(self._programs, self._cores)

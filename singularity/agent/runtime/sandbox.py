@@ -216,6 +216,10 @@ class Sandbox:
         """None when the sandbox has no cgroup."""
         return self._state.cgroup.usage() if self._state.cgroup else None
 
+    def overran(self) -> bool:
+        """Did the kernel kill something in it because it took more memory than it may?"""
+        return self._state.cgroup is not None and self._state.cgroup.overran()
+
     # -- acting ----------------------------------------------------------------------------------
 
     def command(self, argv: Sequence[str], *, counted: bool = False) -> list[str]:

@@ -45,9 +45,9 @@ def devices(_: Viewer, serving: Serving) -> Json:
 
 
 @router.get("/accelerators")
-def accelerators(_: Viewer, serving: Serving) -> Json:
-    """Each device of each node, as the node said last."""
-    return {"items": serving.inventory.items(), "next": None}
+def accelerators(who: Viewer, serving: Serving) -> Json:
+    """Each device of each node and which ranks share it, as the node said last."""
+    return {"items": serving.inventory.items(who.project), "next": None}
 
 
 @router.get("/nodes")

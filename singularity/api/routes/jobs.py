@@ -12,7 +12,7 @@ from singularity.api.intake import Capacity, check_key, entries
 from singularity.api.schemas import JobDocument, read_job, schema
 from singularity.api.services import Paged, Services, Serving, Submitter, Viewer
 from singularity.api.store import Filter
-from singularity.api.views import Json
+from singularity.api.views import Json, sharing_reasons
 from singularity.primitives import engines
 from singularity.primitives.errors import Forbidden, IllegalTransition, InvalidSpec, NotFound
 from singularity.primitives.model import ACTIVE, TERMINAL, Engine, Intent, Job, JobId, JobState
@@ -90,7 +90,11 @@ def jobs(
 
 @router.get("/jobs/{job}")
 def one_job(job: str, who: Viewer, serving: Serving) -> Json:
-    return serving.store.view(serving.store.find(who, job))
+    found = serving.store.find(who, job)
+    view = serving.store.view(found)
+    if found.spec.share is not None:
+        view["sharing"] = serving.inventory.sharing(found)
+    return view
 
 
 @router.get("/jobs/{job}/why")
@@ -103,7 +107,10 @@ def why(job: str, who: Viewer, serving: Serving) -> Json:
     return {
         "state": str(found.state),
         "placed": found.state in ACTIVE,
-        "reasons": [{"kind": r.kind, "detail": r.detail} for r in answer.reasons],
+        "reasons": [
+            *({"kind": r.kind, "detail": r.detail} for r in answer.reasons),
+            *sharing_reasons(serving.inventory.sharing(found)),
+        ],
         "changes": list(answer.changes),
     }
 

@@ -134,6 +134,9 @@ class Machine:
                 devices=self.node.devices,
                 address="",
                 epoch=self.state.epoch,
+                memory_bytes=self.node.memory_bytes,
+                preempts=self.node.preempts,
+                whole=self.node.whole,
             )
             self.ask(partial(self.world.register, register), partial(self._admit, number, began_s))
         self.soon(self.world.costs.heartbeat_s, self._beat)
@@ -240,8 +243,7 @@ class Machine:
     def _launch(self, start: Start) -> None:
         assert start.job not in self.ranks, f"{start.job} is here already"
         ranks = self.ranks[start.job] = self.world.physics.launch(start)
-        used = self.world.physics.running(self.ranks)
-        assert used <= self.node.devices, f"{self.node.id} runs {used} of {self.node.devices}"
+        self.world.physics.verify_room(self.node, self.ranks)
         launched_s = self.world.spread(self.world.costs.launch_s)
         self.soon(launched_s, partial(self._launched, ranks))
 
@@ -275,8 +277,7 @@ class Machine:
         if not deaf:
             changes = {"slots": reslot.slots, "devices": reslot.devices}
             ranks.start = ranks.start.model_copy(update=changes)
-            used = self.world.physics.running(self.ranks)
-            assert used <= self.node.devices, f"{self.node.id} runs {used} of {self.node.devices}"
+            self.world.physics.verify_room(self.node, self.ranks)
             self.world.note("resized", start.job, self.node.id, reslot.devices)
         reason = "a rank came to no boundary" if deaf else ""
         self.handle(Resized(start.job, start.incarnation, reslot.resize, reason))

@@ -13,7 +13,7 @@ from singularity.primitives.drains import Drain, begun, booked, need_idle, stand
 from singularity.primitives.errors import Conflict, NotFound
 from singularity.primitives.faults import fault_of, gone, noted, reborn, steered
 from singularity.primitives.health import Quarantine
-from singularity.primitives.holdings import holdings, hosts
+from singularity.primitives.holdings import concerned, holdings, hosts, presented, rebooked, spots
 from singularity.primitives.maintenance import Maintenance
 from singularity.primitives.messages import Envelope, Register, Report
 from singularity.primitives.model import (
@@ -140,8 +140,7 @@ class MemoryLedger(MemoryServices):
                     self._write(now, step, now_s)
             self._log = [letter for letter in self._log if letter.node != node.id]
             node = reborn(self._nodes[node.id], now_s, held=node.used > 0)
-        told = {"address": register.address, "devices": register.devices}
-        node = replace(node, heard_s=now_s, rack=register.rack, **told)  # type: ignore[arg-type]
+        node = presented(node, register, now_s)
         self._nodes[node.id] = node
         return node
 
@@ -212,7 +211,7 @@ class MemoryLedger(MemoryServices):
     def remove_node(self, node: NodeId, now_s: float, quiet_s: float, by: By = PLANE) -> None:
         if (found := self._nodes.get(node)) is None:
             raise NotFound(f"there is no node {node!r}")
-        jobs = sum(node in holdings(job) for job in self._jobs.values())
+        jobs = sum(node in {*holdings(job), *spots(job)} for job in self._jobs.values())
         need_idle(found, jobs, now_s - quiet_s)
         for order in self.drains():
             if order.scope == Scope(ScopeKind.NODE, node):
@@ -312,10 +311,8 @@ class MemoryLedger(MemoryServices):
         if aside is not None and asides.certifies(before, step.job) and aside.of in self._jobs:
             subject = self._jobs[aside.of]
             self._jobs[subject.id] = asides.certified(subject, step.job, now_s)
-        old, new = holdings(before), holdings(step.job)
-        for node_id in sorted(old.keys() | new.keys()):
-            node = self._nodes[node_id]
-            self._nodes[node_id] = replace(node, used=node.used + new[node_id] - old[node_id])
+        for node_id in concerned(before, step.job):
+            self._nodes[node_id] = rebooked(self._nodes[node_id], before, step.job)
         for command in step.commands:
             node = self._nodes[command.node]
             node = replace(node, seq=node.seq + 1)

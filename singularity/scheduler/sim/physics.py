@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from singularity.primitives.holdings import overfull
 from singularity.primitives.messages import Start
-from singularity.primitives.model import Checkpoint, Engine, JobId, NodeId
+from singularity.primitives.model import Checkpoint, Engine, JobId, Node, NodeId
+from singularity.primitives.sharing import Part, changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +162,18 @@ class Physics:
         short = {n: r.step for n, r in gang.items() if r.step != r.program.steps}
         assert not short, f"{job} succeeded before it was done: {short}"
 
-    def running(self, procs: Mapping[JobId, Ranks]) -> int:
-        """Devices physically in use by the ranks of one node."""
-        return sum(r.start.devices for r in procs.values() if not r.gone)
+    def verify_room(self, node: Node, procs: Mapping[JobId, Ranks]) -> None:
+        """What the ranks of one node really use are devices that it has, and no more of each than
+        there is."""
+        whole, parts = 0, tuple[Part, ...]()
+        for start in (r.start for r in procs.values() if not r.gone):
+            if start.share is None:
+                whole += start.devices
+            else:
+                assert len(set(start.indices)) == len(start.ranks), start
+                parts = changed(parts, frozenset(start.indices), start.share, 1)
+        fault = overfull(replace(node, used=whole + len(parts), parts=parts))
+        assert not fault, f"{node.id} {fault}"
 
     def gangs(self) -> Iterator[Mapping[NodeId, Ranks]]:
         return iter(self._gangs.values())

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 
 from singularity.primitives.model import ACTIVE, Engine, Job, JobId, JobSpec, NodeId, Tier
+from singularity.primitives.sharing import GIB, DeviceShare, Precedence
 from singularity.scheduler.ledger import Ledger
 from singularity.scheduler.policy import Policy
 
@@ -72,7 +73,9 @@ def survive(world: World) -> None:
     asides.all_told(world.ledger.jobs())
     assert not world.ledger.services(), "a service has not ended"
     balanced(jobs, world.ledger.loans())
-    assert all(n.used == 0 for n in world.ledger.nodes().values()), "devices were never given back"
+    assert all(n.used == 0 and not n.parts for n in world.ledger.nodes().values()), (
+        "devices were never given back"
+    )
 
 
 def _as_meant(job: Job) -> bool:
@@ -108,21 +111,32 @@ def _job(rng: np.random.Generator, number: int) -> Job:
     )
     if ranks == 1:
         devices = min(devices, DEVICES)  # one rank's devices never straddle two nodes
+    share = _share(rng)
+    if share is not None:
+        devices = ranks = 1 if program.free else min(devices, DEVICES)
     spec = JobSpec(
         name=f"job-{number}",
         run=program.line(),
         ranks=ranks,
         device="sim",
         devices=devices,
-        devices_min=1 if rng.random() < 0.5 and ranks > 1 else devices,
+        devices_min=1 if rng.random() < 0.5 and ranks > 1 and share is None else devices,
         devices_max=devices,
         tier=Tier(int(rng.integers(3))),
         checkpoint_every_s=[None, 120.0, 600.0][int(rng.integers(3))],
         hang_after_s=[None, 300.0][int(rng.integers(2))],
         retry_infra=10_000,
         engines=_CHAINS[int(rng.integers(len(_CHAINS)))],
+        share=share,
     )
     return Job(JobId(f"j{number:03}"), spec, devices)
+
+
+def _share(rng: np.random.Generator) -> DeviceShare | None:
+    """Some jobs have only a part of each device."""
+    milli, gib = int(rng.choice([100, 250, 400, 700])), int(rng.choice([1, 4, 10]))
+    precedence = list(Precedence)[int(rng.integers(2))]
+    return DeviceShare(milli, gib * GIB, precedence) if rng.random() < 0.4 else None
 
 
 def _befall(world: World, what: str) -> None:

@@ -35,6 +35,7 @@ from singularity.primitives.model import (
 )
 from singularity.primitives.rebalancing import Rebalancing
 from singularity.primitives.serving import ServiceId
+from singularity.primitives.sharing import GIB
 from singularity.scheduler.decide import decide
 from singularity.scheduler.ledger import Ledger
 from singularity.scheduler.plan import Plan, check
@@ -351,5 +352,7 @@ def fleet(nodes: int, devices: int = 8, clusters: int = 3) -> list[Node]:
         cluster = i % clusters
         region = "eu" if cluster % 2 == 0 else "us"
         where = {"region": region, "cluster": ClusterId(f"{region}-{cluster}")}
-        found.append(Node(NodeId(f"n{i:03}"), **where, device="sim", devices=devices))  # type: ignore[arg-type]
+        shares = {"memory_bytes": 16 * GIB, "preempts": i % 4 != 0, "whole": i % 6 != 5}
+        what = {"device": "sim", "devices": devices, **shares}
+        found.append(Node(NodeId(f"n{i:03}"), **where, **what))  # type: ignore[arg-type]
     return found

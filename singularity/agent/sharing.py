@@ -1,0 +1,167 @@
+"""Shares of this node's devices: what ranks that have them are held to, and how they fare.
+
+Of processors the kernel holds them to it: memory and, of real-time ranks, compute by limits of
+their cgroup; best-effort ranks are in a group that runs only when no real-time one wants to, and
+divide that by weight (runtime/cgroup.py).
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from singularity.primitives.messages import SharerNote, Start
+from singularity.primitives.sharing import DeviceShare, Precedence
+
+from .hal.cpu import CpuManager
+from .runtime import cgroup
+from .runtime.cgroup import Limits, Seat
+from .runtime.sandbox import Sandbox
+
+_LEAST_RAN: Final = 0.001  # of the time; below that, a ratio of two small numbers says nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Sharer:
+    """A rank that has a share of the device `index`."""
+
+    start: Start
+    rank: int
+    index: int
+    share: DeviceShare
+    sandbox: Sandbox
+
+
+class Sharing(Protocol):
+    """`memory_bytes` of each device, 0 where no shares can be had; `preempts`: real-time ones can,
+    or `reason` says why not. `whole`: devices can be had as a whole besides. `stuck` says why ranks
+    that have shares cannot be carried as they are, "" where they can."""
+
+    @property
+    def memory_bytes(self) -> int: ...
+    @property
+    def preempts(self) -> bool: ...
+    @property
+    def whole(self) -> bool: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def stuck(self) -> str: ...
+
+    def limits(self, start: Start, rank: int) -> Limits | None:
+        """Of the sandbox of a rank that has a share."""
+
+    def environment(self, start: Start, rank: int) -> Mapping[str, str]:
+        """What must be set in a rank that has a share; it counts as there from now on."""
+
+    def release(self, start: Start, rank: int) -> None:
+        """The rank is gone."""
+
+    def look(self, sharers: Iterable[Sharer]) -> Mapping[int, Sequence[SharerNote]]:
+        """How they fared since the last look, by device."""
+
+
+def seat_of(start: Start, rank: int) -> tuple[int, DeviceShare] | None:
+    """The device of which a rank has a share, and the share."""
+    if start.share is None:
+        return None
+    return start.indices[start.ranks.index(rank)], start.share
+
+
+class Unshared:
+    """A node that gives out no shares."""
+
+    memory_bytes, preempts, whole, stuck = 0, False, True, ""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def limits(self, start: Start, rank: int) -> Limits | None:
+        return None
+
+    def environment(self, start: Start, rank: int) -> Mapping[str, str]:
+        return {}
+
+    def release(self, start: Start, rank: int) -> None:
+        """Nothing was given."""
+
+    def look(self, sharers: Iterable[Sharer]) -> Mapping[int, Sequence[SharerNote]]:
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """When a rank was looked at, and what it had used and waited until then."""
+
+    at_s: float
+    cpu_s: float
+    waited_s: float
+
+
+class ProcessorSharing:
+    """`name` tells the groups of this node from those of others on the same machine."""
+
+    whole, stuck = True, ""
+
+    def __init__(self, name: str, devices: CpuManager) -> None:
+        self._prefix = f"{name}-{zlib.crc32(name.encode()):08x}"
+        self._cpus = devices.cpus
+        self.reason = cgroup.obstacle()
+        self.memory_bytes = 0 if self.reason else devices.devices()[0].memory_bytes
+        self.preempts = cgroup.preempts()
+        self._seen: dict[Path, _Seen] = {}
+
+    def limits(self, start: Start, rank: int) -> Limits | None:
+        if (found := seat_of(start, rank)) is None:
+            return None
+        index, share = found
+        first = share.precedence is Precedence.REAL_TIME
+        seat = Seat(f"{self._prefix}-{index}", self._cpus, share.compute_milli, first)
+        return Limits(memory_bytes=share.memory_bytes, seat=seat)
+
+    def environment(self, start: Start, rank: int) -> Mapping[str, str]:
+        return {}
+
+    def release(self, start: Start, rank: int) -> None:
+        """Nothing was given."""
+
+    def look(self, sharers: Iterable[Sharer]) -> Mapping[int, Sequence[SharerNote]]:
+        found: defaultdict[int, list[SharerNote]] = defaultdict(list)
+        before, self._seen = self._seen, {}
+        for sharer in sharers:
+            found[sharer.index].append(self._note(sharer, before.get(sharer.sandbox.directory)))
+        return found
+
+    def _note(self, sharer: Sharer, before: _Seen | None) -> SharerNote:
+        usage, now_s, share = sharer.sandbox.usage(), time.monotonic(), sharer.share
+        busy = slowdown = None
+        if usage is not None:
+            now = _Seen(now_s, usage.cpu_s, usage.waited_s)
+            self._seen[sharer.sandbox.directory] = now
+            if before is not None and now_s > before.at_s:
+                ran_s = max(0.0, now.cpu_s - before.cpu_s)
+                busy = ran_s / (now_s - before.at_s) / self._cpus
+                slowdown = slowed(ran_s, now.waited_s - before.waited_s, now_s - before.at_s)
+        return SharerNote(
+            job=sharer.start.job,
+            rank=sharer.rank,
+            precedence=share.precedence,
+            compute_milli=share.compute_milli,
+            used_bytes=usage.memory_bytes if usage else 0,
+            cap_bytes=share.memory_bytes,
+            busy=busy,
+            slowdown=slowdown,
+        )
+
+
+def slowed(ran_s: float, waited_s: float, wall_s: float) -> float | None:
+    """How many times as long the work of a rank took as if it had run whenever it could. None where
+    it hardly ran; threads that ended meanwhile take their waiting with them."""
+    if ran_s < _LEAST_RAN * wall_s:
+        return None
+    return (ran_s + max(0.0, waited_s)) / ran_s
