@@ -297,7 +297,7 @@ class Hands(threading.Thread):
             if cut.handover:
                 staying = {rank: self._ranks.pop(rank) for rank in cut.stay}
                 self._tools.handovers.stand(ref, staying)
-            elif self._families.at_rest() and self._tools.images.stand(ref, dict(self._ranks)):
+            elif self._families.at_rest() and self._tools.images.stand(start, ref, self._ranks):
                 self._ranks.clear()
             return Saved(*name, True, image, dumper.seconds)
         if cut.handover:

@@ -226,9 +226,13 @@ class Images:
             target.chmod(0o600)  # CRIU insists on the mode that the rank mapped it with
         self.checkpointer.restore(sandbox, images, self.restore_deadline_s)
 
-    def stand(self, ref: CutRef, ranks: Mapping[int, Sandbox]) -> bool:
+    def stand(self, start: Start, ref: CutRef, ranks: Mapping[int, Sandbox]) -> bool:
         """Keep `ranks`, which are parked and were saved by `ref`, for as long as there is memory;
-        False where they are to be ended. One that holds more than memory would be in the way."""
+        False where they are to be ended. One that holds more than memory would be in the way, and
+        so would a share of a device: its memory is given to others, and the job's next may be of
+        another device."""
+        if start.share is not None:
+            return False
         copies = self.recent.of(ref.job)
         if not all(r in copies and self.checkpointer.idle(copies[r].path) for r in ranks):
             return False

@@ -6,15 +6,21 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from singularity.agent import recent
+from singularity.agent.gang import CutRef
+from singularity.agent.images import Images
 from singularity.agent.recent import Held, Recent, link, to_drop
+from singularity.agent.runtime.sandbox import Sandbox
 from singularity.agent.scratch import Memory
+from singularity.primitives.messages import Start
 from singularity.primitives.model import JobId, NodeId
+from singularity.primitives.sharing import DeviceShare
 from singularity.store.imagestore import Copy
 from singularity.store.manifest import ImageKey
 
@@ -194,3 +200,23 @@ def test_who_would_take_the_last_memory_does_not_stand(tmp_path: Path) -> None:
     now[0] = NONE
     assert not kept.stand(JOB, 1, ranks)
     until(lambda: ranks[0].done[-1] == "gone")
+
+
+def test_who_had_a_share_of_a_device_does_not_stand() -> None:
+    """Others are given its memory, and its limits are those of a device that its job may leave."""
+    start = Start(
+        job=JOB,
+        node=NodeId("n"),
+        incarnation=1,
+        gang=(NodeId("n"),),
+        world=1,
+        ranks=(0,),
+        slots=(0,),
+        devices=1,
+        run=("x",),
+        share=DeviceShare(500, 1),
+        indices=(0,),
+    )
+    images = Mock()
+    assert Images.stand(images, start, CutRef(JOB, 1, 1), {0: Mock(spec=Sandbox)}) is False
+    images.recent.stand.assert_not_called()

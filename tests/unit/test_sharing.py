@@ -168,6 +168,18 @@ def test_urgent_work_takes_a_share_from_one_of_those_who_have_one() -> None:
     assert urgent in verbs(planet.tick())
 
 
+def test_a_share_takes_no_device_that_is_kept_for_whoever_waits_before_it() -> None:
+    planet = one(2)
+    basic = planet.submit("basic", 1, tier=Tier.BASIC)
+    planet.run(basic)
+    gang = planet.submit("gang", 2, tier=Tier.PREMIUM)
+    part = planet.submit("part", 1, tier=Tier.PREMIUM, share=share(30))
+    assert verbs(planet.tick()) == {basic: "suspend"}
+    planet.report(basic, "dumped")
+    assert verbs(planet.tick()) == {gang: "resume"}
+    assert not planet.job(part).placement
+
+
 def test_a_share_is_charged_as_a_part_of_a_device() -> None:
     planet = one(2)
     job = planet.submit("job", 2, share=share(25))
