@@ -173,6 +173,7 @@ def refused(api: Api, status: int, **changes: Any) -> str:
         ({"array": 4}, "array: a service has replicas"),
         ({"elastic": {"min": 1, "max": 2}}, "elastic: a replica has its devices"),
         ({"ranks": 2}, "ranks: a replica is one process"),
+        ({"share": {"memory": "1GiB", "compute": "50%"}}, "share: a replica has whole devices"),
         ({"target": {"concurrency": 1, "rps": 2}}, "say either concurrency or rps"),
         ({"target": None}, "target"),
         ({"slo": {"attainment": 0.9}}, "say either wait_p99 or latency_p99"),
