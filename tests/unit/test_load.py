@@ -15,7 +15,7 @@ SERVICE_S = 0.02
 
 
 @given(st.integers(0, 1 << 32))
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_arrivals_follow_the_curve_and_their_seed(seed: int) -> None:
     curve = parse_curve("0:10,100:10,101:100,201:100,202:0,300:0")
     found = list(arrivals(curve, seed))
