@@ -172,6 +172,7 @@ def _route(service: Service, jobs: Sequence[Job], regions: dict[str, str]) -> Ro
         concurrency=serving.concurrency,
         queue_most=service.queue_most,
         timeout_s=service.timeout_s,
+        promised_s=service.slo.most_s if service.slo else None,
         canary=trial.revision if trial else 0,
         canary_share=trial.share if trial else 0.0,
         endpoints=tuple(

@@ -73,6 +73,7 @@ class Route(Wire):
 
     concurrency   requests that one replica takes at once; the others wait here, `queue_most` of
                   them and each `timeout_s` at most, and what is beyond that is shed
+    promised_s    what nobody should wait longer than; None where nothing is promised
     canary        the revision that is on trial and gets `canary_share` (0 to 1) of the requests; 0
                   where none is, and then all endpoints are equal, whatever their revision
     """
@@ -83,6 +84,7 @@ class Route(Wire):
     concurrency: Positive
     queue_most: Natural
     timeout_s: Seconds
+    promised_s: Seconds | None = None
     canary: Natural = 0
     canary_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     endpoints: tuple[Endpoint, ...] = ()

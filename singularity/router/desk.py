@@ -77,6 +77,7 @@ class Desk:
             concurrency=route.concurrency,
             queue_most=route.queue_most,
             timeout_s=route.timeout_s,
+            promised_s=route.promised_s,
             canary=route.canary,
             canary_share=route.canary_share,
         )

@@ -1,16 +1,18 @@
 """One service at one router: who is served next, and by which replica. No clock, no I/O, no chance.
 
-Requests wait in two lanes, for the canary and for everybody else, and each lane is first come,
-first served. A replica has at most so many requests of ours at once. Of two that are drawn by lot
-the one with fewer is taken; replicas of this region come first. Whoever waits is given a replica,
-or an answer when its time is over; what could not be delivered goes back to where it stood.
+Requests wait in two lanes, for the canary and for everybody else. In each lane who came first is
+first, but those who have waited for longer than was promised come after those who have not: when
+more come than can be served some are late, and not everybody after them too. A replica has at most
+so many requests of ours at once. Of two that are drawn by lot the one with fewer is taken; replicas
+of this region come first. Whoever waits is given a replica, or an answer when its time is over;
+what could not be delivered goes back to where it stood.
 """
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_right, insort
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 from typing import Final
@@ -35,11 +37,12 @@ class Why(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Rules:
     """What the table says of a service. `canary` is a revision, 0 for none; `canary_share` of all
-    requests are for it."""
+    requests are for it. Nobody should wait longer than `promised_s`; None: nothing is promised."""
 
     concurrency: int = 1
     queue_most: int = 100
     timeout_s: float = 60.0
+    promised_s: float | None = None
     canary: int = 0
     canary_share: float = 0.0
 
@@ -309,10 +312,18 @@ class _Desk:
         for kind, lane in zip(Lane, self._waiting, strict=True):
             while lane and lane[0].until_s <= self._now_s:
                 self.effects.append(Refuse(lane.popleft().number, Why.LATE))
-            while lane and (place := self._choose(kind, lane[0])):
-                self._send(lane.popleft(), place)
+            while lane and (place := self._choose(kind, lane[first := self._first(lane)])):
+                self._send(lane[first], place)
+                del lane[first]
             while lane and self._rules is None:
                 self.effects.append(Refuse(lane.popleft().number, Why.GONE))
+
+    def _first(self, lane: Sequence[Request]) -> int:
+        """Who is next: of those who wait as was promised the one who came first, else of all."""
+        if self._rules is None or self._rules.promised_s is None:
+            return 0
+        late = bisect_right(lane, self._now_s - self._rules.promised_s, key=lambda r: r.came_s)
+        return late if late < len(lane) else 0
 
     def refuse_if_full(self, number: int) -> None:
         """The newest, when no replica was free for it and too many wait already."""

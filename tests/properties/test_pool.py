@@ -16,6 +16,7 @@ RULES = st.builds(
     concurrency=st.integers(1, 4),
     queue_most=st.integers(0, 8),
     timeout_s=st.sampled_from([1.0, 5.0, 60.0]),
+    promised_s=st.sampled_from([None, 0.3, 2.0]),
     canary=st.sampled_from([0, 0, 2]),
     canary_share=st.sampled_from([0.0, 0.3, 1.0]),
 )
@@ -69,8 +70,16 @@ class World:
         return effects
 
     def in_order(self, turn: Turn) -> None:
-        """Nobody of its lane who came earlier is still waiting."""
-        earlier = [r for r in self.state.waiting[turn.request.lane] if r < turn.request]
+        """Nobody of its lane who came earlier is still waiting, but those who are late already;
+        and who is late goes only when nobody waits who is not."""
+        promised_s = self.state.rules.promised_s if self.state.rules else None
+        since_s = float("-inf") if promised_s is None else self.now_s - promised_s
+        waiting = self.state.waiting[turn.request.lane]
+        if turn.request.came_s <= since_s:
+            assert all(r.came_s <= since_s for r in waiting), "who is in time goes first"
+        earlier = [r for r in waiting if r < turn.request]
+        if turn.request.came_s > since_s:
+            earlier = [r for r in earlier if r.came_s > since_s]
         assert not earlier, "first come, first served"
 
     def check(self, effects: tuple[pool.Effect, ...]) -> None:

@@ -142,3 +142,14 @@ def test_a_replica_that_moved_is_judged_anew() -> None:
     state, _ = react(state, pool.Told(Rules(concurrency=4), (moved,)), 1.1)
     _, turns = come(state, range(2, 6), 1.1)
     assert [turn.place.address for turn in turns] == ["a:81"] * 4
+
+
+def test_who_is_in_time_goes_before_who_is_late_already() -> None:
+    state, turns = come(told(place("a"), promised_s=2.0), range(3))
+    state, _ = come(state, range(3, 5), now_s=3.0)
+    served = []
+    while turns:
+        state, effects = react(state, pool.Ended(turns.pop()), 3.0)
+        turns = [e.turn for e in effects if isinstance(e, Send)]
+        served += [turn.request.number for turn in turns]
+    assert served == [3, 4, 1, 2]
