@@ -379,6 +379,7 @@ def _take(draft: Draft, blocked: Job, taken: Offer) -> None:
     reason += f" for {taken.price.text}"
     reason += loss(job, now_s) if taken.ruinous else ""
     action = Action(verb, job.id, job.version, reason, taken.target, price=taken.price.device_s)
-    if serving is not None and not taken.moves and job.spec.share is None:
+    whole = job.spec.share is None  # only such devices are lent
+    if serving is not None and not taken.moves and whole:
         action = replace(action, lent_to=serving.service)
     draft.take(action)
