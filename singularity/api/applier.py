@@ -33,7 +33,8 @@ from singularity.primitives.model import (
     reborn,
 )
 from singularity.primitives.sla import accounted
-from singularity.scheduler.plan import Plan, admissible, perform
+from singularity.scheduler.plan import Plan, admissible, grows, perform
+from singularity.scheduler.quota import Quota
 from singularity.scheduler.snapshot import Snapshot
 
 from . import tables as t
@@ -48,6 +49,7 @@ from .books import (
 )
 from .drains import SqlDrains, set_duty
 from .following import Follower
+from .projects import SqlProjects, lock_governed, open_projects
 
 _NOT_ENDED = t.job_state.c.state.not_in([str(s) for s in TERMINAL])
 
@@ -60,7 +62,7 @@ class Submission:
     digest: str | None = None
 
 
-class SqlLedger(SqlDrains):
+class SqlLedger(SqlDrains, SqlProjects):
     """scheduler.ledger.Ledger on Postgres. `guard` is asked inside the transaction of every
     commit whether its author still leads, and raises NotLeader."""
 
@@ -79,9 +81,7 @@ class SqlLedger(SqlDrains):
         Raises IntegrityError when two of the same key race: nothing is inserted, try again.
         """
         with self._engine.begin() as db:
-            projects = sorted({job.spec.project for job, _ in jobs})
-            found = [{"id": p, "created_at_s": jobs[0][0].submitted_at_s} for p in projects]
-            db.execute(upsert(t.project).on_conflict_do_nothing(), found)
+            open_projects(db, {job.spec.project for job, _ in jobs}, jobs[0][0].submitted_at_s)
             known = _known(db, jobs)
             new = [(j, s) for j, s in jobs if (j.spec.project, s.key) not in known]
             if new:
@@ -141,12 +141,13 @@ class SqlLedger(SqlDrains):
             jobs = _lock_jobs(db, _with_verified(db, {a.job for a in plan.actions}))
             placed = {s.node for a in plan.actions for s in a.placement}
             nodes = _lock_nodes(db, {n for j in jobs.values() for n in hosts(j)} | placed)
-            books = Books(db, jobs, nodes)
+            books, quota = Books(db, jobs, nodes), Quota(lock_governed(db))
             for action in sorted(plan.actions, key=lambda a: a.job):
-                job = books.jobs[action.job]
-                if why_not := admissible(job, action, books.nodes):
+                job, more = books.jobs[action.job], grows(books.jobs[action.job], action)
+                if why_not := admissible(job, action, books.nodes) or quota.refuses(job, more):
                     rejected[job.id] = why_not
                 else:
+                    quota.take(job, more)
                     books.write(job, perform(job, action, now_s), action.reason, now_s)
             books.flush()
         return rejected

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from dataclasses import replace
 
 from sqlalchemy import Connection, Engine, cast, func, select, text
 from sqlalchemy.sql import ColumnElement
@@ -20,6 +21,7 @@ from singularity.scheduler.snapshot import Snapshot
 from . import tables as t
 from .books import load_jobs, load_nodes
 from .drains import in_force
+from .projects import load_projects
 
 _LIVES = t.job_state.c.state.not_in([str(s) for s in TERMINAL])
 _NOW = text(
@@ -57,7 +59,8 @@ class Follower:
         if missing := self._resident.missing():
             self._resident.apply((), load_jobs(db, _among(missing)))
         acknowledged_s = db.execute(select(func.max(t.acknowledgement.c.at_s))).scalar()
-        return self._resident.snapshot(now_s, in_force(db), float(acknowledged_s or 0.0))
+        found = self._resident.snapshot(now_s, in_force(db), float(acknowledged_s or 0.0))
+        return replace(found, projects=tuple(load_projects(db)))
 
 
 def _changed(what: str, since: str) -> ColumnElement[str]:

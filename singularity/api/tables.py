@@ -97,7 +97,30 @@ device = Table(
     CheckConstraint('"index" >= 0', "index"),
 )
 
-project = Table("project", metadata, Column("id", Text, primary_key=True), _time("created_at_s"))
+# `held` are its jobs' devices by kind since `at_s`, `device_s` what was used until then (Usage).
+project = Table(
+    "project",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _time("created_at_s"),
+    _text("parent"),
+    Column("weight", Double, nullable=False),
+    Column("held", JSONB, nullable=False),
+    _time("device_s"),
+    _time("at_s"),
+    CheckConstraint("weight > 0", "weight"),
+)
+
+allotment = Table(
+    "allotment",
+    metadata,
+    Column("project", ForeignKey("project.id"), primary_key=True),
+    Column("kind", Text, primary_key=True),
+    _int("guaranteed"),
+    Column("borrow", Integer, nullable=True),
+    Column("lend", Integer, nullable=True),
+    CheckConstraint("guaranteed >= 0 AND borrow >= 0 AND lend BETWEEN 0 AND guaranteed", "counts"),
+)
 
 token = Table(
     "token",

@@ -97,6 +97,9 @@ class Client:
         """`key` makes the call safe to repeat: the server does it once."""
         return self._send("POST", path, body=body, key=key)
 
+    def put(self, path: str, body: Json) -> Json:
+        return self._send("PUT", path, body=body)
+
     def delete(self, path: str) -> Json:
         return self._send("DELETE", path)
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import typer
 
-from . import drains, host, jobs, places, shares, submit
+from . import drains, host, jobs, places, quotas, shares, submit
 from .checkpoints import ckpt
 from .frame import CONTEXT, Commands
 
@@ -42,6 +42,7 @@ GROUPS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
         places.cordon,
         places.uncordon,
         shares.sla,
+        quotas.usage,
         shares.evictions,
     ),
 }
@@ -49,6 +50,7 @@ for panel, commands in GROUPS.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
 app.add_typer(ckpt, name="ckpt", rich_help_panel="Jobs")
+app.add_typer(quotas.quota, name="quota", rich_help_panel="Fleet")
 
 
 def main() -> None:

@@ -247,6 +247,42 @@ class SlaView(View):
     promised: float | None = None
 
 
+class AllotmentView(View):
+    guaranteed: int = 0
+    borrow: int | None = None
+    lend: int | None = None
+    used: int = 0
+    borrowed: int = 0
+
+
+class ProjectView(View):
+    id: str
+    parent: str = ""
+    weight: float = 1.0
+    devices: dict[str, AllotmentView] = {}
+
+
+class QuotaView(View):
+    """One project and kind of device; nothing said of the kind is no limit."""
+
+    project: str
+    parent: str = ""
+    weight: float = 1.0
+    kind: str = ""
+    said: AllotmentView | None = None
+
+
+class UsageView(View):
+    """`device_h` counts half after a day; `share` is of all that was used."""
+
+    project: str
+    weight: float = 1.0
+    devices: int = 0
+    borrowed: int = 0
+    device_h: float = 0.0
+    share: float = 0.0
+
+
 class EvictionView(View):
     job: str
     name: str = ""

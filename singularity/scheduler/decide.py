@@ -5,10 +5,12 @@ Passes run in a fixed order, each seeing what the earlier ones took.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from singularity.primitives import engines
-from singularity.primitives.model import TERMINAL, Engine, Intent, Job, JobId, JobState
+from singularity.primitives.model import TERMINAL, Engine, Intent, Job, JobId, JobState, Tier
+from singularity.primitives.projects import claim
 
 from . import aside, elastic, evacuate
 from .explain import lacking
@@ -17,6 +19,7 @@ from .placement import feasible, find, sizes
 from .plan import Action, Draft, Plan, Reason, Verb
 from .policy import Policy
 from .queueing import not_yet, queue
+from .quota import Bound
 from .reclaim import reclaim
 from .snapshot import Snapshot
 
@@ -82,7 +85,7 @@ def _move(draft: Draft, job: Job) -> None:
     if waits := draft.why_uncut(job):
         draft.explain(job, (Reason("move", waits),))
         return
-    for devices in sizes(job):
+    for devices in sizes(job, most=max(job.held, draft.most(job))):
         if target := find(draft, job, devices):
             reason = f"its owner moved it to {where}{engines.loss(job, draft.snapshot.now_s)}"
             draft.take(Action(Verb.MIGRATE, job.id, job.version, reason, target))
@@ -103,30 +106,71 @@ def place(draft: Draft, policy: Policy) -> list[Job]:
     """Start what fits, most urgent first; returns what did not.
 
     Nothing less urgent passes a blocked job on nodes that it could use, or it would eat what is
-    reclaimed for it. Among equals the smaller may pass.
+    reclaimed for it. Among equals the smaller may pass. Those within the guarantee of their
+    project come before all who would have to borrow, in each project in their order.
     """
-    blocked: list[Job] = []
+    waiting, borrowers, first = _Waiting(), list[Job](), dict[str, Tier]()
     for job in queue(draft.snapshot):
         if draft.touched(job):
             continue
         if reasons := not_yet(draft.snapshot, job):
             draft.explain(job, reasons)
-            continue
-        ahead = _ahead(draft, job, blocked)
-        if ahead is None and _place(draft, job):
-            continue
-        blocked.append(job)
-        if ahead is not None:
-            detail = f"{ahead.spec.name} ({ahead.tier.name.lower()}) is before it and waits too"
-            draft.explain(job, (Reason("order", detail),))
-            continue
-        outcome = reclaim(draft, job, policy)
-        draft.explain(job, (*lacking(draft, job), Reason("reclaim", outcome)))
-    return blocked
+        elif draft.quota.governs and (
+            first.get(job.spec.project, job.tier) < job.tier
+            or not draft.quota.claims(job, _least(job))
+        ):
+            first.setdefault(job.spec.project, job.tier)
+            borrowers.append(job)
+        else:
+            waiting.within.add(job.id)
+            _try(draft, job, waiting, policy)
+    for job in borrowers:
+        _try(draft, job, waiting, policy)
+    return waiting.blocked
 
 
-def _ahead(draft: Draft, job: Job, blocked: Sequence[Job]) -> Job | None:
-    if not (ahead := [other for other in blocked if other.tier < job.tier]):
+@dataclass(slots=True)
+class _Waiting:
+    """Jobs that could not be placed: for want of devices, or by a quota. `within` are those, placed
+    or not, that do not have to borrow."""
+
+    blocked: list[Job] = field(default_factory=list)
+    bound: list[tuple[Job, Bound]] = field(default_factory=list)
+    within: set[JobId] = field(default_factory=set)
+
+    def before(self, other: Job, job: Job) -> bool:
+        claims = other.id in self.within and job.id not in self.within
+        return other.tier < job.tier or claims
+
+
+def _try(draft: Draft, job: Job, waiting: _Waiting, policy: Policy) -> None:
+    """Place the job, or add it to those that wait and make room for it."""
+    ahead = _ahead(draft, job, waiting)
+    if ahead is None and _place(draft, job):
+        return
+    limit = draft.bound(job)
+    if limit is not None and limit.room < _least(job) - claim(job):
+        waiting.bound.append((job, limit))
+    else:
+        waiting.blocked.append(job)
+    if ahead is not None:
+        detail = f"{ahead.spec.name} ({ahead.tier.name.lower()}) is before it and waits too"
+        draft.explain(job, (Reason("order", detail),))
+        return
+    reasons = lacking(draft, job)
+    draft.explain(job, (*reasons, Reason("reclaim", reclaim(draft, job, policy))))
+
+
+def _least(job: Job) -> int:
+    return min(sizes(job), default=job.devices)
+
+
+def _ahead(draft: Draft, job: Job, waiting: _Waiting) -> Job | None:
+    for other, limit in waiting.bound:
+        same = other.spec.device == job.spec.device and draft.quota.binds(limit, job)
+        if same and waiting.before(other, job):
+            return other
+    if not (ahead := [other for other in waiting.blocked if waiting.before(other, job)]):
         return None
     mine = feasible(draft.snapshot, job)
     for other in ahead:
@@ -136,7 +180,7 @@ def _ahead(draft: Draft, job: Job, blocked: Sequence[Job]) -> Job | None:
 
 
 def _place(draft: Draft, job: Job) -> bool:
-    for devices in sizes(job):
+    for devices in sizes(job, most=draft.most(job)):
         if placement := find(draft, job, devices):
             last = job.origin
             what = f"resumes from step {last.step}" if last else "starts"

@@ -34,7 +34,7 @@ def grow(draft: Draft, blocked: Sequence[Job], policy: Policy) -> None:
         mine = feasible(draft.snapshot, job)
         if any((mine & feasible(draft.snapshot, other)).any() for other in blocked):
             continue
-        for devices in sizes(job):
+        for devices in sizes(job, most=draft.most(job)):
             if devices <= job.held:
                 break
             find_room = stay if engines.keeps_nothing(job) else resized

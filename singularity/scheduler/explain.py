@@ -8,6 +8,7 @@ import numpy as np
 
 from singularity.primitives import engines
 from singularity.primitives.model import ACTIVE, TERMINAL, Intent, Job, Scope, ScopeKind
+from singularity.primitives.projects import claim
 
 from . import price
 from .interval import cadence, spoken
@@ -26,11 +27,23 @@ class Why:
 
 
 def lacking(draft: Draft, job: Job) -> tuple[Reason, ...]:
-    """What is missing for the gang, where it is nearest to fitting."""
+    """What binds the gang: its quota, and what is missing where it is nearest to fitting."""
+    least = min(sizes(job), default=job.devices)
+    bound, reasons = draft.bound(job), list[Reason]()
+    if bound is not None and bound.room < least - claim(job):
+        reasons.append(Reason("quota", f"{bound.text}; {least} more are wanted"))
+        if find(draft, job, least):
+            return tuple(reasons)
+    elif more := draft.quota.above_its_own(job, least):
+        reasons.append(Reason("quota", f"+{least} needs borrowing {more} (allowed)"))
+    return (_capacity(draft, job), *reasons)
+
+
+def _capacity(draft: Draft, job: Job) -> Reason:
     snapshot, spec = draft.snapshot, job.spec
     may = feasible(snapshot, job)
     if not may.any():
-        return (_nowhere(snapshot, job),)
+        return _nowhere(snapshot, job)
     room = np.where(may & snapshot.ready, draft.free, 0)
     shunned = [r for r in draft.shunned(job) if may[r]]
     room[shunned] = 0
@@ -56,7 +69,7 @@ def lacking(draft: Draft, job: Job) -> tuple[Reason, ...]:
         detail += f"; {unready} nodes are lost, cordoned or draining"
     if shunned:
         detail += f"; {len(shunned)} nodes hold others of its group {spec.topology.apart}"
-    return (Reason("capacity", detail),)
+    return Reason("capacity", detail)
 
 
 def _nowhere(snapshot: Snapshot, job: Job) -> Reason:

@@ -12,6 +12,7 @@ from typing import Protocol
 from singularity.primitives.drains import Drain
 from singularity.primitives.messages import Envelope, Register, Report
 from singularity.primitives.model import Duty, Intent, Job, JobId, Node, NodeId, Scope
+from singularity.primitives.projects import Project
 
 from .plan import Plan
 from .snapshot import Snapshot
@@ -65,6 +66,15 @@ class Ledger(Protocol):
 
     def drains(self) -> list[Drain]:
         """Those in force."""
+        ...
+
+    def set_project(self, project: Project, now_s: float) -> Project:
+        """Make it so, and keep what it has used. Raises NotFound where its parent is unknown, and
+        InvalidSpec where its guarantees cannot be kept (primitives.projects.admitted)."""
+        ...
+
+    def projects(self) -> list[Project]:
+        """All that ever had a job or were set, by id."""
         ...
 
     def intend(self, job: JobId, intent: Intent, now_s: float) -> Job: ...

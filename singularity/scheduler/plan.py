@@ -26,11 +26,13 @@ from singularity.primitives.model import (
     NodeId,
     Placement,
 )
+from singularity.primitives.projects import claim
 from singularity.primitives.resizing import is_in_place
 from singularity.primitives.service import charge
 from singularity.primitives.verbs import Step
 
-from .snapshot import Flags, Snapshot
+from .quota import UNBOUND, Bound, Quota
+from .snapshot import Flags, Ints, Snapshot
 
 
 class Verb(StrEnum):
@@ -88,7 +90,7 @@ class Draft:
     `free` is what may be given away, and `fleet` finds it where nodes are ready; `coming` what
     earlier decisions, carried out or not, will free on each node, so that nothing is reclaimed
     twice; `promised` what of both is meant for jobs that wait, so that no two count on the same
-    devices.
+    devices. `quota` keeps the same of projects.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -97,6 +99,7 @@ class Draft:
         self.fleet = snapshot.fleet.copy()
         self.coming = np.zeros_like(self.free)
         self.promised = np.zeros_like(self.free)
+        self.quota = Quota(snapshot.projects, snapshot.jobs)
         self._actions: dict[JobId, Action] = {}
         self._pending: dict[JobId, tuple[Reason, ...]] = {}
         self._evicted = len(recently_evicted(snapshot))
@@ -107,7 +110,7 @@ class Draft:
             if job.spec.topology.apart:
                 self._groups.setdefault(_group(job), []).append(job)
             if job.state in (JobState.SUSPENDING, JobState.STOPPING) or job.resizing:
-                self._expect(job.placement, job.target)
+                self._expect(job, job.target)
 
     def touched(self, job: Job) -> bool:
         return job.id in self._actions
@@ -158,9 +161,10 @@ class Draft:
             held = holdings(job)
             for shard in action.placement:
                 self._give(shard.node, max(0, shard.devices - held[shard.node]))
+            self.quota.take(job, grows(job, action))
         leaves = action.verb not in (Verb.RESUME, Verb.CHECKPOINT)
         if leaves and job.state in (JobState.STARTING, JobState.RUNNING):
-            self._expect(job.placement, action.placement)
+            self._expect(job, action.placement)
 
     @property
     def preemptions(self) -> int:
@@ -174,9 +178,29 @@ class Draft:
         told = [a for a in self._actions.values() if a.price is not None]
         return self._evicted + sum(evicts(self.snapshot.by_id[a.job], a) for a in told)
 
-    def promise(self, placement: Placement) -> None:
+    def promise(self, job: Job, placement: Placement) -> None:
         for shard in placement:
             self.promised[self.snapshot.row[shard.node]] += shard.devices
+        self.quota.promise(job, sum(s.devices for s in placement) - claim(job))
+
+    def bound(self, job: Job) -> Bound | None:
+        """The quota that binds the job most now; None where nothing does."""
+        if not self.quota.governs:
+            return None
+        return self.quota.bound(job, self.idle(job.spec.device, self.free))
+
+    def most(self, job: Job) -> int:
+        """Devices that the job may hold now by all quotas."""
+        bound = self.bound(job)
+        return UNBOUND if bound is None else claim(job) + max(0, bound.room)
+
+    def idle(self, kind: str, free: Ints) -> int:
+        """Of `free` int64[N], devices of that kind where nodes are ready."""
+        snapshot = self.snapshot
+        if kind not in snapshot.device_names:
+            return 0
+        mine = snapshot.ready & (snapshot.device == snapshot.device_names.index(kind))
+        return int(free[mine].sum())
 
     def explain(self, job: Job, reasons: tuple[Reason, ...]) -> None:
         self._pending[job.id] = reasons
@@ -191,11 +215,13 @@ class Draft:
         if self.snapshot.ready[row]:
             self.fleet.take([(row, devices)])
 
-    def _expect(self, leaving: Placement, target: Placement) -> None:
+    def _expect(self, job: Job, target: Placement) -> None:
+        """The job leaves its devices but for those of `target`."""
         kept = Counter({s.node: s.devices for s in target})
-        for shard in leaving:
+        for shard in job.placement:
             freed = max(0, shard.devices - kept[shard.node])
             self.coming[self.snapshot.row[shard.node]] += freed
+        self.quota.expect(job, max(0, job.held - sum(kept.values())))
 
 
 def _group(job: Job) -> tuple[str, str]:
@@ -207,6 +233,13 @@ def recently_evicted(snapshot: Snapshot) -> list[Job]:
     acknowledged that."""
     since_s = max(snapshot.now_s - MINUTE_S, snapshot.acknowledged_s)
     return [j for j in snapshot.jobs if j.taken and (j.taken.evicted_at_s or 0.0) > since_s]
+
+
+def grows(job: Job, action: Action) -> int:
+    """Devices more that count against the job's project while the action is carried out."""
+    if job.spec.aside is not None:
+        return 0
+    return max(0, sum(s.devices for s in action.placement) - claim(job))
 
 
 def evicts(job: Job, action: Action) -> bool:
@@ -222,9 +255,13 @@ def check(snapshot: Snapshot, plan: Plan) -> list[str]:
     for job_id, times in Counter(a.job for a in plan.actions).items():
         if times > 1:
             faults.append(f"{job_id}: {times} actions in one plan")
-    free = snapshot.free.copy()
+    free, quota = snapshot.free.copy(), Quota(snapshot.projects, snapshot.jobs)
     for action in plan.actions:
-        held = holdings(snapshot.by_id[action.job])
+        job = snapshot.by_id[action.job]
+        held = holdings(job)
+        if above := quota.refuses(job, grows(job, action)):
+            faults.append(f"{job.id}: {above}")
+        quota.take(job, grows(job, action))
         clusters = {snapshot.nodes[snapshot.row[s.node]].cluster for s in action.placement}
         if len(clusters) > 1:
             faults.append(f"{action.job}: gang across clusters {sorted(clusters)}")

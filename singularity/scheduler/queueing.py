@@ -11,12 +11,21 @@ from .snapshot import Snapshot
 
 def queue(snapshot: Snapshot) -> list[Job]:
     """Jobs that want devices: most urgent tier first, then those furthest from what the tier
-    promises, then the longest waiting. After an hour without devices none is further than another,
-    so whoever came first is before all who came later. Those that verify others do not queue."""
+    promises, then those whose project has used least by its weight, then the longest waiting.
+    What was used is worth half after a day, so nobody is behind for long. Those that verify others
+    do not queue."""
+    used = {p.id: p.share(snapshot.now_s) for p in snapshot.projects}
     waiting = [j for j in snapshot.jobs if j.state in WAITING and j.intent is Intent.RUN]
     waiting = [j for j in waiting if j.spec.aside is None]
     return sorted(
-        waiting, key=lambda j: (j.tier, _served(j, snapshot.now_s), j.submitted_at_s, j.id)
+        waiting,
+        key=lambda j: (
+            j.tier,
+            _served(j, snapshot.now_s),
+            used.get(j.spec.project, 0.0),
+            j.submitted_at_s,
+            j.id,
+        ),
     )
 
 

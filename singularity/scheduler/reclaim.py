@@ -10,7 +10,9 @@ import numpy as np
 
 from singularity.primitives.engines import keeps_nothing, loss
 from singularity.primitives.model import Job, JobState, NodeId, Placement
+from singularity.primitives.projects import claim
 from singularity.primitives.resizing import is_in_place
+from singularity.primitives.sla import near_promise
 
 from .placement import feasible, find, pack, sizes, stay
 from .plan import Action, Draft, Verb
@@ -25,7 +27,8 @@ _BLOCKS_TRIED = 8  # where others are moved away from; the next best are hardly 
 class Offer:
     """Devices one victim could give, and what that costs. `target` () means all of them. `live`:
     no cut is needed. `ruinous`: the work done since its last checkpoint goes with them. `moves`:
-    `target` is elsewhere, and the job goes on there."""
+    `target` is elsewhere, and the job goes on there. `borrowed`: they are not guaranteed to it.
+    `near`: it was given hardly more than what its tier promises."""
 
     job: Job
     target: Placement
@@ -33,6 +36,8 @@ class Offer:
     live: bool = False
     ruinous: bool = False
     moves: bool = False
+    borrowed: bool = True
+    near: bool = False
 
     @property
     def freed(self) -> Counter[NodeId]:
@@ -43,9 +48,11 @@ class Offer:
 
 def offer(job: Job, target: Placement, now_s: float, policy: Policy) -> Offer:
     """What going to `target`, on nodes of its own, or off its devices costs."""
+    near = near_promise(job, now_s)
     if bool(target) and is_in_place(job, target) and not job.resize_refused:
-        return Offer(job, target, of_sharing(job, policy), live=True)
-    return Offer(job, target, of_leaving(job, now_s, policy), ruinous=keeps_nothing(job))
+        return Offer(job, target, of_sharing(job, policy), live=True, near=near)
+    ruinous = keeps_nothing(job)
+    return Offer(job, target, of_leaving(job, now_s, policy), ruinous=ruinous, near=near)
 
 
 def reclaim(draft: Draft, blocked: Job, policy: Policy) -> str:
@@ -54,10 +61,13 @@ def reclaim(draft: Draft, blocked: Job, policy: Policy) -> str:
     is counted and not asked for again. Where nobody can be made to give, its equals may be moved
     out of its way. A plan stops a bounded number of jobs; the next goes on."""
     wanted = sizes(blocked)
-    attempts = list(dict.fromkeys((*wanted[:1], *wanted[-1:])))
+    if draft.quota.hopeless(blocked, min(wanted, default=blocked.devices)):
+        return "nothing less urgent of its project could make room"
+    within = draft.quota.claimable(blocked, wanted)
+    attempts = list(dict.fromkeys((*wanted[:1], *within, *wanted[-1:])))
     for devices in attempts:
         if there := _room(draft, blocked, devices, []):
-            draft.promise(there)
+            draft.promise(blocked, there)
             return "devices are being freed for it"
         if chosen := _cheapest(draft, blocked, devices, policy):
             return _carry_out(draft, blocked, devices, chosen, policy)
@@ -79,22 +89,22 @@ def _cheapest(draft: Draft, blocked: Job, devices: int, policy: Policy) -> list[
     per_cluster = np.bincount(snapshot.cluster, weights=room, minlength=len(snapshot.cluster_names))
     victims: dict[int, list[Job]] = {}
     for job in draft.untouched(JobState.RUNNING):
-        if job.tier > blocked.tier and draft.can_cut(job):
+        if draft.quota.may_take(blocked, devices, job) and draft.can_cut(job):
             rows = [snapshot.row[n] for n in sorted(job.nodes)]
             if may[rows].any():
                 victims.setdefault(int(snapshot.cluster[rows[0]]), []).append(job)
-    found = []
+    found = list[tuple[tuple[float, ...], list[Offer]]]()
     for cluster, jobs in sorted(victims.items()):
         short = devices - int(per_cluster[cluster])
         if sum(j.held for j in jobs) < short:
             continue
         offers = _offers(draft, jobs, max(1, short), policy)
+        offers = [replace(o, borrowed=draft.quota.borrows(o.job, blocked)) for o in offers]
         for order in (_cheapest_first, _cheapest_by_device):
-            if chosen := _choose(draft, blocked, devices, sorted(offers, key=order)):
-                dearest, cost = min(o.job.tier for o in chosen), _total(chosen)
-                ruined = sum(o.ruinous for o in chosen)
-                found.append((ruined, -dearest, cost, len(chosen), cluster, chosen))
-    return min(found, key=lambda f: f[:-1])[-1] if found else []
+            chosen = _choose(draft, blocked, devices, sorted(offers, key=order))
+            if chosen and draft.quota.spares(blocked, devices, _given(chosen)):
+                found.append(((*_weight(chosen), cluster), chosen))
+    return min(found, key=lambda f: f[0])[1] if found else []
 
 
 def _offers(draft: Draft, jobs: list[Job], short: int, policy: Policy) -> list[Offer]:
@@ -106,18 +116,31 @@ def _offers(draft: Draft, jobs: list[Job], short: int, policy: Policy) -> list[O
     return found
 
 
+def _weight(chosen: list[Offer]) -> tuple[float, ...]:
+    """Of two ways to make room the lighter is taken."""
+    owned, ruined = sum(not o.borrowed for o in chosen), sum(o.ruinous for o in chosen)
+    dearest, near = min(o.job.tier for o in chosen), sum(o.near for o in chosen)
+    return (owned, ruined, -dearest, near, _total(chosen), len(chosen))
+
+
+def _given(offers: list[Offer]) -> list[tuple[Job, int]]:
+    """Devices that jobs give up, and do not have elsewhere."""
+    return [(o.job, sum(o.freed.values())) for o in offers if not o.moves]
+
+
 def _cheapest_first(found: Offer) -> tuple[object, ...]:
-    """What loses no work first; shrinking first, then suspending; each of the least urgent tier
-    first, then by price."""
+    """What was borrowed first, what loses no work first; shrinking first, then suspending; each of
+    the least urgent tier first, who has more than was promised before who has not, by price."""
     job = found.job
-    return (found.ruinous, not found.target, -job.tier, found.price.device_s, job.id)
+    first = (not found.borrowed, found.ruinous, not found.target, -job.tier, found.near)
+    return (*first, found.price.device_s, job.id)
 
 
 def _cheapest_by_device(found: Offer) -> tuple[object, ...]:
     """The same for whoever needs many: one large job may be cheaper than many small ones."""
     given = max(1, sum(found.freed.values()))
-    ruinous, suspends, tier, price, name = _cheapest_first(found)
-    return (ruinous, suspends, tier, found.price.device_s / given, -given, price, name)
+    *first, price, name = _cheapest_first(found)
+    return (*first, found.price.device_s / given, -given, price, name)
 
 
 def _choose(draft: Draft, blocked: Job, devices: int, offers: list[Offer]) -> list[Offer]:
@@ -145,8 +168,8 @@ def _smaller(draft: Draft, job: Job, wanted: int) -> Placement:
 
 
 def _needed(draft: Draft, blocked: Job, devices: int, chosen: list[Offer]) -> list[Offer]:
-    """Drop what turned out not to be needed: what loses work first, of the more urgent first,
-    suspending before shrinking, the dearest first. Of one job at most one offer is kept."""
+    """Drop what turned out not to be needed: what is its owner's and loses work first, of the more
+    urgent first, suspending before shrinking, the dearest first. Of one job one offer is kept."""
     kept = list(chosen)
     for each in sorted(chosen, key=_spared_first):
         rest = [o for o in kept if o is not each]
@@ -157,7 +180,8 @@ def _needed(draft: Draft, blocked: Job, devices: int, chosen: list[Offer]) -> li
 
 
 def _spared_first(found: Offer) -> tuple[object, ...]:
-    return (not found.ruinous, found.job.tier, bool(found.target), -found.price.device_s)
+    first = (found.borrowed, not found.ruinous, found.job.tier, not found.near)
+    return (*first, bool(found.target), -found.price.device_s)
 
 
 # -- equals move out of the way --------------------------------------------------------------------
@@ -234,8 +258,11 @@ def _unclaimed(draft: Draft) -> Ints:
 
 
 def _room(draft: Draft, blocked: Job, devices: int, offers: list[Offer]) -> Placement:
-    """Where the blocked job would fit if the offers were taken; () if nowhere."""
+    """Where the blocked job would fit if the offers were taken; () if nowhere, or if its quota
+    would still not admit it."""
     room = _unclaimed(draft)
+    if draft.quota.governs and not _admitted(draft, blocked, devices, offers):
+        return ()
     given: dict[str, Counter[NodeId]] = {}
     for each in offers:  # a suspend gives what a shrink of the same job gave, and the rest
         given[each.job.id] = given.get(each.job.id, Counter()) | each.freed
@@ -247,6 +274,15 @@ def _room(draft: Draft, blocked: Job, devices: int, offers: list[Offer]) -> Plac
         for node, more in sorted(freed.items()):
             room[draft.snapshot.row[node]] += more
     return find(draft, blocked, devices, free=room)
+
+
+def _admitted(draft: Draft, blocked: Job, devices: int, offers: list[Offer]) -> bool:
+    most: dict[str, tuple[Job, int]] = {}
+    for job, count in _given(offers):
+        most[job.id] = (job, max(count, most.get(job.id, (job, 0))[1]))
+    idle = draft.idle(blocked.spec.device, _unclaimed(draft)) + sum(n for _, n in most.values())
+    bound = draft.quota.bound_later(blocked, idle, most.values())
+    return bound is None or bound.room >= devices - claim(blocked)
 
 
 def _carry_out(
@@ -261,7 +297,7 @@ def _carry_out(
         done.append(each)
     if not done:
         return bound
-    draft.promise(there)
+    draft.promise(blocked, there)
     what = "moved out of its way" if chosen[0].moves else "reclaimed for it"
     jobs = "1 job" if len(chosen) == 1 else f"{len(chosen)} jobs"
     return f"devices are being {what}: {jobs}, {spoken(_total(chosen))} device-seconds"

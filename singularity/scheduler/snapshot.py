@@ -8,7 +8,8 @@ ready            bool[N]    new work may be placed there
 lost, draining   bool[N]
 fleet            `free` of the nodes that are ready, indexed by domain; copy it to change it
 
-`acknowledged_s` is when an operator last approved of the evictions until then.
+`acknowledged_s` is when an operator last approved of the evictions until then. Whoever builds one
+adds the `projects` that there are, by id.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy.typing as npt
 from singularity.primitives.drains import Drain
 from singularity.primitives.holdings import holdings
 from singularity.primitives.model import Duty, Job, JobId, Node, NodeId
+from singularity.primitives.projects import Project
 
 from .fleet.gangs import Fleet
 from .fleet.layout import lay_out
@@ -57,6 +59,7 @@ class Snapshot:
     by_id: Mapping[JobId, Job]
     drains: tuple[Drain, ...]
     acknowledged_s: float = 0.0
+    projects: tuple[Project, ...] = ()
 
     @classmethod
     def build(

@@ -47,6 +47,7 @@ from singularity.primitives.model import (
     Unable,
 )
 from singularity.primitives.model import Engine as Chain
+from singularity.primitives.projects import Allotment, Project, claim
 from singularity.scheduler.decide import decide
 from singularity.scheduler.ledger import Ledger
 from singularity.scheduler.plan import Plan
@@ -79,6 +80,7 @@ CHAINS = (
     (Chain.TRANSPARENT, Chain.COOPERATIVE),
 )
 POLICY = Policy()
+PROJECTS = ["p0", "p1", "team", "unknown"]
 FOUND = Certificate(Finding.DIFFERS, "differs", facts=(("engine", "none"),))
 
 
@@ -111,6 +113,7 @@ class Ledgers(RuleBasedStateMachine):
                 devices_min=1 if elastic else devices,
                 devices_max=devices,
                 tier=tier,
+                project=PROJECTS[JOBS.index(job) % 2],
                 after=(JOBS[0],) if after and job != JOBS[0] else (),
                 checkpoint_every_s=30.0 if elastic else None,
                 retry_infra=2,
@@ -155,6 +158,7 @@ class Ledgers(RuleBasedStateMachine):
         nodes = [[replace(n, heard_s=0.0) for n in one.nodes] for one in seen]
         assert nodes[0] == nodes[1], "of heartbeats the one that follows is not told"
         assert seen[0].acknowledged_s == seen[1].acknowledged_s
+        assert seen[0].projects == seen[1].projects
         plan = decide(self.memory.snapshot(self.now_s), POLICY)
         now, self.stale = (self.stale, plan) if late else (plan, None)
         if now is not None:
@@ -276,6 +280,26 @@ class Ledgers(RuleBasedStateMachine):
     def request_checkpoint(self, i: int) -> None:
         self.same(lambda x: x.request_checkpoint(JOBS[i], self.now_s))
 
+    @rule(
+        which=st.integers(0, 2),
+        parent=st.sampled_from(["", "", "team", "p0", "unknown"]),
+        weight=st.sampled_from([1.0, 2.5, 0.0]),
+        said=st.lists(
+            st.builds(
+                Allotment,
+                st.sampled_from(["cpu", "cpu", "gpu"]),
+                st.integers(-1, 8),
+                st.sampled_from([None, 0, 3]),
+                st.sampled_from([None, 0, 3]),
+            ),
+            max_size=2,
+            unique_by=lambda a: a.kind,
+        ),
+    )
+    def set_project(self, which: int, parent: str, weight: float, said: list[Allotment]) -> None:
+        made = Project(PROJECTS[which], parent, weight, tuple(said))
+        self.same(lambda x: x.set_project(made, self.now_s))
+
     @rule()
     def acknowledge(self) -> None:
         self.same(lambda x: x.acknowledge("ada", self.now_s))
@@ -306,7 +330,12 @@ class Ledgers(RuleBasedStateMachine):
     @invariant()
     def equal(self) -> None:
         if hasattr(self, "memory"):
-            for read in (lambda x: x.jobs(), lambda x: x.nodes(), lambda x: x.unsent()):
+            for read in (
+                lambda x: x.jobs(),
+                lambda x: x.nodes(),
+                lambda x: x.unsent(),
+                lambda x: x.projects(),
+            ):
                 self.same(read)
 
     def teardown(self) -> None:
@@ -317,6 +346,9 @@ class Ledgers(RuleBasedStateMachine):
         """What only the database keeps: events without gaps that fold into the state, shards
         that are the holdings, an outbox that is the log, checkpoints that are the job's."""
         jobs = self.memory.jobs()
+        for project in self.memory.projects():
+            held = [claim(j) for j in jobs.values() if j.spec.project == project.id]
+            assert project.usage.devices == sum(held)
         with self.engine.connect() as db:
             for job in jobs.values():
                 mine = select(t.event).where(t.event.c.job == job.id).order_by(t.event.c.seq)

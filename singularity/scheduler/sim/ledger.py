@@ -25,8 +25,10 @@ from singularity.primitives.model import (
     Scope,
     reborn,
 )
+from singularity.primitives.projects import Project, admitted, capacity, claim
 from singularity.primitives.sla import accounted
-from singularity.scheduler.plan import Plan, admissible, perform
+from singularity.scheduler.plan import Plan, admissible, grows, perform
+from singularity.scheduler.quota import Quota
 from singularity.scheduler.snapshot import Snapshot
 
 
@@ -39,30 +41,35 @@ class MemoryLedger:
         self._log: list[Envelope] = []
         self._drains: dict[str, Drain] = {}
         self._acknowledged_s = 0.0
+        self._projects: dict[str, Project] = {}
 
     def submit(self, job: Job) -> None:
         assert job.id not in self._jobs, job.id
         self._jobs[job.id] = job
+        self._projects.setdefault(job.spec.project, Project(job.spec.project))
 
     def snapshot(self, now_s: float) -> Snapshot:
         jobs = {j.id: j for j in self._jobs.values() if j.state not in TERMINAL}
         for job in list(jobs.values()):
             jobs |= {a: self._jobs[a] for a in job.spec.named if a in self._jobs}
-        return Snapshot.build(
+        found = Snapshot.build(
             self._nodes.values(),
             jobs.values(),
             now_s,
             self._drains.values(),
             self._acknowledged_s,
         )
+        return replace(found, projects=tuple(self.projects()))
 
     def commit(self, plan: Plan, now_s: float) -> dict[JobId, str]:
-        rejected = {}
+        rejected, quota = {}, Quota(self._projects.values())
         for action in sorted(plan.actions, key=lambda a: a.job):
             job = self._jobs[action.job]
-            if why_not := admissible(job, action, self._nodes):
+            more = grows(job, action)
+            if why_not := admissible(job, action, self._nodes) or quota.refuses(job, more):
                 rejected[job.id] = why_not
             else:
+                quota.take(job, more)
                 self._write(job, perform(job, action, now_s), now_s)
         return rejected
 
@@ -166,6 +173,14 @@ class MemoryLedger:
     def acknowledge(self, actor: str, now_s: float) -> None:
         self._acknowledged_s = max(self._acknowledged_s, now_s)
 
+    def set_project(self, project: Project, now_s: float) -> Project:
+        known = admitted(self._projects.values(), project, capacity(self._nodes.values()))
+        self._projects = known
+        return known[project.id]
+
+    def projects(self) -> list[Project]:
+        return [self._projects[p] for p in sorted(self._projects)]
+
     def retire(self, jobs: Collection[JobId], now_s: float) -> None:
         for job in sorted(jobs):
             if (found := self._jobs.get(job)) is not None and found.state in TERMINAL:
@@ -201,6 +216,10 @@ class MemoryLedger:
 
     def _write(self, before: Job, step: verbs.Step, now_s: float) -> None:
         self._jobs[step.job.id] = accounted(before, step.job, now_s)
+        if more := claim(step.job) - claim(before):
+            mine = self._projects[before.spec.project]
+            usage = mine.usage.changed(before.spec.device, more, now_s)
+            self._projects[mine.id] = replace(mine, usage=usage)
         aside = step.job.spec.aside
         if aside is not None and asides.certifies(before, step.job) and aside.of in self._jobs:
             subject = self._jobs[aside.of]

@@ -35,8 +35,10 @@ from singularity.scheduler.decide import decide
 from singularity.scheduler.ledger import Ledger
 from singularity.scheduler.plan import Plan, check
 from singularity.scheduler.policy import Policy
+from singularity.scheduler.quota import Quota
 from singularity.scheduler.vigil import Vigil, observe, silent
 
+from . import quotas
 from .hands import Machine
 from .physics import Physics
 
@@ -178,7 +180,9 @@ class World:
             self.after(self.costs.plan_s, partial(self._commit, plan))
 
     def _commit(self, plan: Plan) -> None:
+        before = Quota(self.ledger.projects())
         rejected = self.ledger.commit(plan, self.now_s)
+        assert not (above := quotas.exceeded(self, before)), above
         jobs = self.ledger.jobs()
         for action in plan.actions:
             verb = "rejected" if action.job in rejected else action.verb
