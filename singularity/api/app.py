@@ -13,7 +13,18 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import problems
-from .routes import agents, drains, fleet, history, jobs, projects, shares, tokens, verifications
+from .routes import (
+    agents,
+    drains,
+    fleet,
+    history,
+    jobs,
+    plans,
+    projects,
+    shares,
+    tokens,
+    verifications,
+)
 from .services import Overseer, Services, Serving, Viewer
 from .settings import Settings
 from .telemetry import Meter
@@ -71,7 +82,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.services = serving
     app.add_middleware(Gate, meter=meter)
     problems.install(app)
-    routers = (jobs, verifications, history, fleet, drains, shares, projects, tokens, agents)
+    routers = (jobs, verifications, history, fleet, drains, shares, projects, plans, tokens, agents)
     for module in routers:
         app.include_router(module.router)
 

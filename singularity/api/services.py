@@ -16,6 +16,7 @@ from singularity.store.imagestore import ImageStore
 from .applier import SqlLedger
 from .auth import Caller, Role, Tokens, check_origin
 from .database import make_engine
+from .estimates import Estimates
 from .intake import Gauge, Intake, Waker
 from .inventory import Inventory
 from .settings import Settings
@@ -30,6 +31,7 @@ class Services:
     clock: Clock
     ledger: SqlLedger
     inventory: Inventory
+    estimates: Estimates
     store: Store
     images: ImageStore
     tokens: Tokens
@@ -51,6 +53,7 @@ class Services:
             clock=clock,
             ledger=ledger,
             inventory=Inventory(engine),
+            estimates=Estimates(engine),
             store=store,
             images=ImageStore(settings.blobs()),
             tokens=Tokens(engine, settings.join_token),

@@ -278,6 +278,30 @@ acknowledgement = Table(
     _time("at_s"),
 )
 
+# When a life of a job was expected to begin.
+estimate = Table(
+    "estimate",
+    metadata,
+    Column("job", ForeignKey("job.id"), primary_key=True),
+    Column("incarnation", Integer, primary_key=True),
+    _time("made_at_s"),
+    _time("p50_at_s"),
+    _time("p90_at_s"),
+    Index(None, "made_at_s"),
+)
+
+# Of one device for an hour: money, and grams of carbon dioxide.
+tariff = Table(
+    "tariff",
+    metadata,
+    Column("scope_kind", Text, primary_key=True),
+    Column("scope", Text, primary_key=True),
+    Column("cost", Double, nullable=False),
+    Column("carbon_g", Double, nullable=False),
+    CheckConstraint("scope_kind IN ('region', 'cluster')", "scope_kind"),
+    CheckConstraint("cost >= 0 AND carbon_g >= 0", "amounts"),
+)
+
 lease = Table(
     "lease",
     metadata,

@@ -7,7 +7,7 @@ from typing import Final
 
 import typer
 
-from . import drains, host, jobs, places, quotas, shares, submit
+from . import drains, host, jobs, places, plans, quotas, shares, submit
 from .checkpoints import ckpt
 from .frame import CONTEXT, Commands
 
@@ -23,6 +23,7 @@ GROUPS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
     "Planet": (host.up, host.login, host.doctor),
     "Jobs": (
         submit.run,
+        plans.plan,
         jobs.ps,
         jobs.describe,
         jobs.why,

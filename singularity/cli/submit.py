@@ -87,6 +87,11 @@ def _read(what: list[str]) -> tuple[Json, bool]:
     first = what[0]
     if len(what) > 1 or not (first == "-" or first.endswith(SPEC_SUFFIXES)):
         return {"run": what}, True
+    return read_spec(first), False
+
+
+def read_spec(first: str) -> Json:
+    """The job document in a file, or on stdin for `-`."""
     try:
         text = sys.stdin.read() if first == "-" else Path(first).read_text(encoding="utf-8")
         spec = yaml.safe_load(text)
@@ -96,7 +101,7 @@ def _read(what: list[str]) -> tuple[Json, bool]:
         raise InvalidSpec(f"{first} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(spec, dict):
         raise InvalidSpec(f"{first} must be a mapping of keys, as in `run: python train.py`")
-    return spec, False
+    return spec
 
 
 def _name_of(command: list[str], key: str) -> str:

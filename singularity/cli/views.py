@@ -122,11 +122,27 @@ class ReasonView(View):
     detail: str
 
 
+class ChangeView(View):
+    text: str
+
+
+class EtaView(View):
+    p50_s: float | None = None
+    p90_s: float | None = None
+
+
+class CalibrationView(View):
+    made: int = 0
+    p90_held: int = 0
+
+
 class WhyView(View):
     state: str
     reasons: tuple[ReasonView, ...] = ()
-    changes: tuple[str, ...] = ()
+    changes: tuple[ChangeView, ...] = ()
     placed: bool = False
+    eta: EtaView | None = None
+    calibration: CalibrationView | None = None
 
 
 class NodeView(View):
@@ -281,6 +297,35 @@ class UsageView(View):
     borrowed: int = 0
     device_h: float = 0.0
     share: float = 0.0
+
+
+class EffectView(View):
+    job: str
+    name: str = ""
+    tier: str = ""
+    what: str = ""
+    before: str = ""
+    after: str = ""
+    reason: str = ""
+
+
+class ScoreView(View):
+    devices: int = 0
+    utilisation: float = 0.0
+    running: int = 0
+    waiting: int = 0
+    waiting_devices: int = 0
+    short: dict[str, int] = {}
+
+
+class PlanView(View):
+    """What changes would lead to; `short` are devices that tiers promise and jobs do not hold."""
+
+    changed: bool
+    others: int = 0
+    before: ScoreView
+    after: ScoreView
+    paid_device_s: float = 0.0
 
 
 class EvictionView(View):

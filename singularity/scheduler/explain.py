@@ -1,13 +1,14 @@
-"""Why a job waits: every binding reason with its numbers, and what would change that."""
+"""Why a job waits: every binding reason with its numbers."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from singularity.primitives import engines
-from singularity.primitives.model import ACTIVE, TERMINAL, Intent, Job, Scope, ScopeKind
+from singularity.primitives.model import ACTIVE, TERMINAL, WAITING, Intent, Job
 from singularity.primitives.projects import claim
 
 from . import price
@@ -15,15 +16,15 @@ from .interval import cadence, spoken
 from .placement import allowed, feasible, find, sizes
 from .plan import Draft, Plan, Reason
 from .policy import Policy
+from .queueing import queue
 from .snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """`changes` are single changes, smallest first, each of which would let the job start now."""
+    """All that binds a job; what would change that is in advice.py."""
 
     reasons: tuple[Reason, ...]
-    changes: tuple[str, ...]
 
 
 def lacking(draft: Draft, job: Job) -> tuple[Reason, ...]:
@@ -86,17 +87,16 @@ def _nowhere(snapshot: Snapshot, job: Job) -> Reason:
 
 
 def explain(snapshot: Snapshot, plan: Plan, job: Job, policy: Policy) -> Why:
-    """Why `job` is where it is, given what was just decided for it."""
+    """Why `job` is where it is, given what was just decided for it: all that binds it."""
     if job.state in TERMINAL:
-        return Why((Reason("ended", f"{job.state}: {job.message or 'done'}"),), ())
+        return Why((Reason("ended", f"{job.state}: {job.message or 'done'}"),))
     planned = [a for a in plan.actions if a.job == job.id]
     if planned:
-        return Why((Reason("planned", f"{planned[0].verb} now: {planned[0].reason}"),), ())
+        return Why((Reason("planned", f"{planned[0].verb} now: {planned[0].reason}"),))
     if job.intent is Intent.HOLD:
-        reason = Reason("held", "its owner suspended it")
-        return Why((reason,), (f"singularity resume {job.spec.name}",))
+        return Why((Reason("held", "its owner suspended it"),))
     if reasons := plan.pending.get(job.id):
-        return Why((*reasons, *_taken(job, snapshot.now_s)), _changes(snapshot, job))
+        return Why((*reasons, *_more(snapshot, job, reasons), *_taken(job, snapshot.now_s)))
     if job.state in ACTIVE:
         where = ", ".join(f"{s.devices} on {s.node}" for s in job.placement)
         placed = Reason("placed", f"{job.state} with {job.held} devices: {where}")
@@ -104,8 +104,26 @@ def explain(snapshot: Snapshot, plan: Plan, job: Job, policy: Policy) -> Why:
         found = cadence(job, nodes, snapshot.now_s, policy)
         often = Reason("checkpoint", f"{found.text}: {found.origin}")
         how = Reason("engine", engines.label(job))
-        return Why((placed, often, how, *_taken(job, snapshot.now_s)), ())
-    return Why((Reason("queued", "will be looked at in the next round"),), ())
+        return Why((placed, often, how, *_taken(job, snapshot.now_s)))
+    return Why((Reason("queued", "will be looked at in the next round"),))
+
+
+def _more(snapshot: Snapshot, job: Job, known: tuple[Reason, ...]) -> Iterator[Reason]:
+    """What binds it too, and is not looked for in every round."""
+    if job.state not in WAITING or any(r.kind in ("dependency", "backoff") for r in known):
+        return
+    kinds, draft = {r.kind for r in known}, Draft(snapshot)
+    if "order" in kinds and not find(draft, job, min(sizes(job), default=job.devices)):
+        yield from (r for r in lacking(draft, job) if r.kind not in kinds)
+    before = [j.id for j in queue(snapshot)]
+    if job.id in before and (number := before.index(job.id)):
+        yield Reason("queue", f"{number} of {len(before)} that wait are before it")
+    spec = job.spec
+    if (spec.regions or spec.avoid) and "policy" not in kinds:
+        anywhere = allowed(snapshot, replace(spec, regions=(), avoid=()))
+        here = int((allowed(snapshot, spec) & anywhere).sum())
+        said = f"regions: {list(spec.regions)} not: {list(spec.avoid)}"
+        yield Reason("policy", f"{said} leave {here} of {int(anywhere.sum())} nodes")
 
 
 def _taken(job: Job, now_s: float) -> tuple[Reason, ...]:
@@ -116,24 +134,3 @@ def _taken(job: Job, now_s: float) -> tuple[Reason, ...]:
     if last.times > 1:
         detail += f"; {last.times} times in all, for {price.spoken(last.paid)} device-seconds"
     return (Reason("taken", detail),)
-
-
-def _changes(snapshot: Snapshot, job: Job) -> tuple[str, ...]:
-    """Single changes tried on a copy: fewer devices, anywhere else, another time."""
-    draft = Draft(snapshot)
-    found = []
-    for devices in range(min(sizes(job), default=job.devices) - 1, 0, -1):
-        if find(draft, job, devices):
-            found.append(f"devices {devices}: fits now")
-            break
-    if job.confine is not None and find(draft, replace(job, confine=None), job.devices):
-        found.append(f"singularity move {job.spec.name} --to anywhere: fits now")
-    for name in snapshot.region_names:
-        free = replace(job.spec, regions=(), avoid=())
-        there = replace(job, spec=free, confine=Scope(ScopeKind.REGION, name))
-        if not find(draft, job, job.devices) and find(draft, there, job.devices):
-            found.append(f"allow region {name}: fits now")
-    freed = draft.free + draft.coming
-    if find(draft, job, min(sizes(job), default=job.devices), free=freed):
-        found.append("wait: devices are being freed")
-    return tuple(found)

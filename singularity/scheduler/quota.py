@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,6 +60,13 @@ class Quota:
                     self.use[key] += devices
                     for tier in range(job.tier):
                         self._less_urgent[(*key, tier)] += devices
+
+    def copy(self) -> Quota:
+        """One of which the counts can be changed apart."""
+        found = copy(self)
+        found.use, found.coming = Counter(self.use), Counter(self.coming)
+        found.promised = Counter(self.promised)
+        return found
 
     # -- what changes ----------------------------------------------------------------------------
 

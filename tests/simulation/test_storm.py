@@ -44,5 +44,16 @@ def test_the_storms_are_not_empty() -> None:
         survive(world)
         seen |= world.counts.keys()
     verbs = {"resume", "checkpoint", "suspend", "migrate", "scale", "failover"}
-    faults = {"crash", "restart", "isolate", "drain", "killed", "frozen", "lost", "hang", "hung", "quota"}
+    faults = {
+        "crash",
+        "restart",
+        "isolate",
+        "drain",
+        "killed",
+        "frozen",
+        "lost",
+        "hang",
+        "hung",
+        "quota",
+    }
     assert verbs | faults <= seen, verbs | faults - seen
