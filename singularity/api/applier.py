@@ -50,6 +50,7 @@ from .books import (
 from .drains import SqlDrains, set_duty
 from .following import Follower
 from .projects import SqlProjects, lock_governed, open_projects
+from .tariffs import SqlTariffs
 
 _NOT_ENDED = t.job_state.c.state.not_in([str(s) for s in TERMINAL])
 
@@ -62,7 +63,7 @@ class Submission:
     digest: str | None = None
 
 
-class SqlLedger(SqlDrains, SqlProjects):
+class SqlLedger(SqlDrains, SqlProjects, SqlTariffs):
     """scheduler.ledger.Ledger on Postgres. `guard` is asked inside the transaction of every
     commit whether its author still leads, and raises NotLeader."""
 

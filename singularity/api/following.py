@@ -22,6 +22,7 @@ from . import tables as t
 from .books import load_jobs, load_nodes
 from .drains import in_force
 from .projects import load_projects
+from .tariffs import load_tariffs
 
 _LIVES = t.job_state.c.state.not_in([str(s) for s in TERMINAL])
 _NOW = text(
@@ -60,7 +61,8 @@ class Follower:
             self._resident.apply((), load_jobs(db, _among(missing)))
         acknowledged_s = db.execute(select(func.max(t.acknowledgement.c.at_s))).scalar()
         found = self._resident.snapshot(now_s, in_force(db), float(acknowledged_s or 0.0))
-        return replace(found, projects=tuple(load_projects(db)))
+        projects, tariffs = tuple(load_projects(db)), tuple(load_tariffs(db))
+        return replace(found, projects=projects, tariffs=tariffs)
 
 
 def _changed(what: str, since: str) -> ColumnElement[str]:

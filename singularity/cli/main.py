@@ -34,7 +34,6 @@ GROUPS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
     ),
     "Steering": (jobs.suspend, jobs.resume, jobs.move, jobs.resize, jobs.cancel),
     "Fleet": (
-        places.regions,
         places.clusters,
         places.nodes,
         places.devices,
@@ -51,6 +50,7 @@ for panel, commands in GROUPS.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
 app.add_typer(ckpt, name="ckpt", rich_help_panel="Jobs")
+app.add_typer(places.regions, name="regions", rich_help_panel="Fleet")
 app.add_typer(quotas.quota, name="quota", rich_help_panel="Fleet")
 
 

@@ -193,6 +193,8 @@ class AreaView(View):
     ready: int = 0
     lost: int = 0
     draining: int = 0
+    cost: float | None = None
+    carbon_g: float | None = None
 
 
 class WaitingView(View):

@@ -312,6 +312,7 @@ class JobSpec:
     cooperation: Cooperation | None = None
     aside: Aside | None = None
     topology: Topology = Topology()
+    data: tuple[str, ...] = ()  # regions where what it reads lies; globs; () is anywhere
 
     @property
     def named(self) -> tuple[JobId, ...]:

@@ -48,7 +48,7 @@ class _Trial:
 
     def __init__(self, snapshot: Snapshot, plan: Plan, job: Job, policy: Policy) -> None:
         self.snapshot, self.job, self.policy = snapshot, job, policy
-        self.draft = Draft(snapshot)
+        self.draft = Draft(snapshot, policy)
         self.least = min(sizes(job), default=job.devices)
         self._others = {a.job for a in plan.actions if a.price is not None}
 

@@ -25,7 +25,7 @@ from .snapshot import Snapshot
 
 
 def decide(snapshot: Snapshot, policy: Policy) -> Plan:
-    draft = Draft(snapshot)
+    draft = Draft(snapshot, policy)
     evacuate.failover(draft)
     overdue(draft, policy)
     obey(draft)

@@ -96,7 +96,7 @@ def explain(snapshot: Snapshot, plan: Plan, job: Job, policy: Policy) -> Why:
     if job.intent is Intent.HOLD:
         return Why((Reason("held", "its owner suspended it"),))
     if reasons := plan.pending.get(job.id):
-        return Why((*reasons, *_more(snapshot, job, reasons), *_taken(job, snapshot.now_s)))
+        return Why((*reasons, *_more(snapshot, job, reasons, policy), *_taken(job, snapshot.now_s)))
     if job.state in ACTIVE:
         where = ", ".join(f"{s.devices} on {s.node}" for s in job.placement)
         placed = Reason("placed", f"{job.state} with {job.held} devices: {where}")
@@ -108,11 +108,13 @@ def explain(snapshot: Snapshot, plan: Plan, job: Job, policy: Policy) -> Why:
     return Why((Reason("queued", "will be looked at in the next round"),))
 
 
-def _more(snapshot: Snapshot, job: Job, known: tuple[Reason, ...]) -> Iterator[Reason]:
+def _more(
+    snapshot: Snapshot, job: Job, known: tuple[Reason, ...], policy: Policy
+) -> Iterator[Reason]:
     """What binds it too, and is not looked for in every round."""
     if job.state not in WAITING or any(r.kind in ("dependency", "backoff") for r in known):
         return
-    kinds, draft = {r.kind for r in known}, Draft(snapshot)
+    kinds, draft = {r.kind for r in known}, Draft(snapshot, policy)
     if "order" in kinds and not find(draft, job, min(sizes(job), default=job.devices)):
         yield from (r for r in lacking(draft, job) if r.kind not in kinds)
     before = [j.id for j in queue(snapshot)]

@@ -13,6 +13,7 @@ from singularity.primitives.drains import Drain
 from singularity.primitives.messages import Envelope, Register, Report
 from singularity.primitives.model import Duty, Intent, Job, JobId, Node, NodeId, Scope
 from singularity.primitives.projects import Project
+from singularity.primitives.tariffs import Tariff
 
 from .plan import Plan
 from .snapshot import Snapshot
@@ -76,6 +77,12 @@ class Ledger(Protocol):
     def projects(self) -> list[Project]:
         """All that ever had a job or were set, by id."""
         ...
+
+    def set_tariff(self, tariff: Tariff) -> None:
+        """In place of the one that was. Raises InvalidSpec (primitives.tariffs.checked)."""
+        ...
+
+    def tariffs(self) -> list[Tariff]: ...
 
     def intend(self, job: JobId, intent: Intent, now_s: float) -> Job: ...
 

@@ -31,6 +31,7 @@ from singularity.primitives.resizing import is_in_place
 from singularity.primitives.service import charge
 from singularity.primitives.verbs import Step
 
+from .policy import Policy
 from .quota import UNBOUND, Bound, Quota
 from .snapshot import Flags, Ints, Snapshot
 
@@ -93,8 +94,8 @@ class Draft:
     devices. `quota` keeps the same of projects.
     """
 
-    def __init__(self, snapshot: Snapshot) -> None:
-        self.snapshot = snapshot
+    def __init__(self, snapshot: Snapshot, policy: Policy = Policy()) -> None:
+        self.snapshot, self.policy = snapshot, policy
         self.free = snapshot.free.copy()
         self.fleet = snapshot.fleet.copy()
         self.coming = np.zeros_like(self.free)

@@ -17,7 +17,7 @@ from singularity.primitives.sla import near_promise
 from .placement import feasible, find, pack, sizes, stay
 from .plan import Action, Draft, Verb
 from .policy import Policy
-from .price import Price, of_leaving, of_sharing, spoken
+from .price import Price, of_leaving, of_moving, of_sharing, spoken
 from .snapshot import Flags, Ints
 
 _BLOCKS_TRIED = 8  # where others are moved away from; the next best are hardly ever better
@@ -232,16 +232,22 @@ def _moves(
     jobs = {job.id: job for job in of_block}.values()
     elsewhere = np.where(inside, 0, np.maximum(draft.free - draft.promised, 0))
     chosen: list[Offer] = []
-    priced = [(of_leaving(job, draft.snapshot.now_s, policy), job) for job in jobs]
-    for price, job in sorted(priced, key=lambda p: (p[0].device_s, p[1].id)):
+    priced = [(of_leaving(job, draft.snapshot.now_s, policy).device_s, job) for job in jobs]
+    for _, job in sorted(priced, key=lambda p: (p[0], p[1].id)):
         homeless = replace(job, placement=(), target=())  # its own devices are no place to go
         if target := find(draft, homeless, job.held, free=elsewhere):
             for shard in target:
                 elsewhere[draft.snapshot.row[shard.node]] -= shard.devices
+            far = _region(draft, target) != _region(draft, job.placement)
+            price = of_moving(job, draft.snapshot.now_s, policy, far=far)
             chosen.append(Offer(job, target, price, moves=True))
             if _room(draft, blocked, devices, chosen):
                 return _needed(draft, blocked, devices, chosen)
     return []
+
+
+def _region(draft: Draft, placement: Placement) -> int:
+    return int(draft.snapshot.region[draft.snapshot.row[placement[0].node]])
 
 
 # -- what comes of it ------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ def _with(snapshot: Snapshot, changed: Mapping[JobId, Job], now_s: float) -> Sna
         kept.update(holdings(job))
     nodes = [n if n.used == kept[n.id] else replace(n, used=kept[n.id]) for n in snapshot.nodes]
     found = Snapshot.build(nodes, jobs, now_s, snapshot.drains, snapshot.acknowledged_s)
-    return replace(found, projects=snapshot.projects)
+    return replace(found, projects=snapshot.projects, tariffs=snapshot.tariffs)
 
 
 def _obeyed(job: Job, now_s: float) -> Job:

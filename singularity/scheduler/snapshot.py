@@ -9,7 +9,7 @@ lost, draining   bool[N]
 fleet            `free` of the nodes that are ready, indexed by domain; copy it to change it
 
 `acknowledged_s` is when an operator last approved of the evictions until then. Whoever builds one
-adds the `projects` that there are, by id.
+adds the `projects` that there are, by id, and the `tariffs`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from singularity.primitives.drains import Drain
 from singularity.primitives.holdings import holdings
 from singularity.primitives.model import Duty, Job, JobId, Node, NodeId
 from singularity.primitives.projects import Project
+from singularity.primitives.tariffs import Tariff
 
 from .fleet.gangs import Fleet
 from .fleet.layout import lay_out
@@ -60,6 +61,7 @@ class Snapshot:
     drains: tuple[Drain, ...]
     acknowledged_s: float = 0.0
     projects: tuple[Project, ...] = ()
+    tariffs: tuple[Tariff, ...] = ()
 
     @classmethod
     def build(

@@ -118,7 +118,8 @@ def changed(snapshot: Snapshot, changes: Changes) -> Snapshot:
     there = capacity(n for n in nodes if not _gone(n, changes.without))
     for name, text in changes.quotas:
         projects = admitted(projects.values(), _raised(projects, name, text), there)
-    return replace(found, projects=tuple(projects[p] for p in sorted(projects)))
+    named = tuple(projects[p] for p in sorted(projects))
+    return replace(found, projects=named, tariffs=snapshot.tariffs)
 
 
 def _gone(node: Node, without: Sequence[Scope]) -> bool:

@@ -48,6 +48,7 @@ from singularity.primitives.model import (
 )
 from singularity.primitives.model import Engine as Chain
 from singularity.primitives.projects import Allotment, Project, claim
+from singularity.primitives.tariffs import Tariff
 from singularity.scheduler.decide import decide
 from singularity.scheduler.ledger import Ledger
 from singularity.scheduler.plan import Plan
@@ -159,6 +160,7 @@ class Ledgers(RuleBasedStateMachine):
         assert nodes[0] == nodes[1], "of heartbeats the one that follows is not told"
         assert seen[0].acknowledged_s == seen[1].acknowledged_s
         assert seen[0].projects == seen[1].projects
+        assert seen[0].tariffs == seen[1].tariffs
         plan = decide(self.memory.snapshot(self.now_s), POLICY)
         now, self.stale = (self.stale, plan) if late else (plan, None)
         if now is not None:
@@ -299,6 +301,11 @@ class Ledgers(RuleBasedStateMachine):
     def set_project(self, which: int, parent: str, weight: float, said: list[Allotment]) -> None:
         made = Project(PROJECTS[which], parent, weight, tuple(said))
         self.same(lambda x: x.set_project(made, self.now_s))
+
+    @rule(scope=st.sampled_from(SCOPES), cost=st.sampled_from([0.5, 2.0, -1.0]))
+    def set_tariff(self, scope: Scope, cost: float) -> None:
+        self.same(lambda x: x.set_tariff(Tariff(scope, cost, 2 * cost)))
+        self.same(lambda x: x.tariffs())
 
     @rule()
     def acknowledge(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from singularity.primitives.errors import InvalidSpec, NotFound
-from singularity.primitives.model import JobState, Tier
+from singularity.primitives.model import Intent, JobId, JobState, Tier
 from singularity.primitives.projects import HALF_LIFE_S, Allotment, Project, Usage, admitted
 from singularity.scheduler.queueing import queue
 from tests.unit.fleets import Planet, verbs
@@ -20,7 +20,7 @@ def project(name: str, guaranteed: int = 0, parent: str = "", **said: Any) -> Pr
 
 
 def kinds(planet: Planet, job: str) -> dict[str, str]:
-    return {r.kind: r.detail for r in planet.plan().pending[job]}  # type: ignore[index]
+    return {r.kind: r.detail for r in planet.plan().pending[JobId(job)]}
 
 
 # ---------------------------------------------------------------- what may not be promised
@@ -142,8 +142,8 @@ def test_a_lender_takes_back_from_who_is_as_urgent_or_more() -> None:
     assert list(verbs(plan).values()) == ["suspend"]
     assert "gives 4 devices to mine (basic) for" in plan.actions[0].reason
     planet.obey()
-    planet.run("mine")  # type: ignore[arg-type]
-    assert planet.job("mine").state is JobState.RUNNING  # type: ignore[arg-type]
+    planet.run(JobId("mine"))
+    assert planet.job(JobId("mine")).state is JobState.RUNNING
     assert verbs(planet.tick()) == {}, "who gave back asks for nothing that is not its own"
 
 
@@ -170,9 +170,9 @@ def test_what_is_guaranteed_is_not_for_those_who_borrow_however_urgent() -> None
     planet.submit("urgent", 8, project="guests", tier=Tier.PREMIUM)
     assert verbs(planet.plan()) == {}
     planet.submit("urgent-small", 4, project="guests", tier=Tier.PREMIUM)
-    planet.ledger.intend("urgent", "cancel", planet.now_s)  # type: ignore[arg-type]
+    planet.ledger.intend(JobId("urgent"), Intent.CANCEL, planet.now_s)
     planet.tick()
-    assert verbs(planet.plan()) == {} and planet.job("theirs").state is JobState.SUSPENDING  # type: ignore[arg-type]
+    assert verbs(planet.plan()) == {} and planet.job(JobId("theirs")).state is JobState.SUSPENDING
 
 
 def test_borrowed_devices_are_taken_before_less_urgent_ones() -> None:

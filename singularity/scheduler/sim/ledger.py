@@ -27,6 +27,7 @@ from singularity.primitives.model import (
 )
 from singularity.primitives.projects import Project, admitted, capacity, claim
 from singularity.primitives.sla import accounted
+from singularity.primitives.tariffs import Tariff, checked
 from singularity.scheduler.plan import Plan, admissible, grows, perform
 from singularity.scheduler.quota import Quota
 from singularity.scheduler.snapshot import Snapshot
@@ -42,6 +43,7 @@ class MemoryLedger:
         self._drains: dict[str, Drain] = {}
         self._acknowledged_s = 0.0
         self._projects: dict[str, Project] = {}
+        self._tariffs: dict[Scope, Tariff] = {}
 
     def submit(self, job: Job) -> None:
         assert job.id not in self._jobs, job.id
@@ -59,7 +61,7 @@ class MemoryLedger:
             self._drains.values(),
             self._acknowledged_s,
         )
-        return replace(found, projects=tuple(self.projects()))
+        return replace(found, projects=tuple(self.projects()), tariffs=tuple(self.tariffs()))
 
     def commit(self, plan: Plan, now_s: float) -> dict[JobId, str]:
         rejected, quota = {}, Quota(self._projects.values())
@@ -180,6 +182,12 @@ class MemoryLedger:
 
     def projects(self) -> list[Project]:
         return [self._projects[p] for p in sorted(self._projects)]
+
+    def set_tariff(self, tariff: Tariff) -> None:
+        self._tariffs[tariff.scope] = checked(tariff)
+
+    def tariffs(self) -> list[Tariff]:
+        return sorted(self._tariffs.values())
 
     def retire(self, jobs: Collection[JobId], now_s: float) -> None:
         for job in sorted(jobs):

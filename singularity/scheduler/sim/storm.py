@@ -24,6 +24,7 @@ _FAULTS = (
     ("crash", 6),
     ("restart", 20),
     ("isolate", 4),
+    ("cut off", 1),
     ("drain", 3),
     ("kill", 4),
     ("hang", 6),
@@ -154,6 +155,8 @@ def _fault(world: World, what: str) -> None:
             world.restart(node, seconds / 25)
         case "verify":
             asides.ask(world)
+        case "cut off":
+            world.cut_off(world.machines[node].node.region, seconds)
         case "isolate":
             world.isolate(node, seconds)
         case "drain":

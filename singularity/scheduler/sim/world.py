@@ -282,6 +282,12 @@ class World:
             self.unreachable.add(node)
             self.after(seconds, partial(self.unreachable.discard, node))
 
+    def cut_off(self, region: str, seconds: float) -> None:
+        """Isolate a whole region."""
+        for node, machine in self.machines.items():
+            if machine.node.region == region:
+                self.isolate(node, seconds)
+
     def drain(self, node: NodeId, seconds: float) -> None:
         """For so long, in one of the ways that there are; a while of it paused, perhaps."""
         scope = Scope(ScopeKind.NODE, node)
