@@ -29,6 +29,7 @@ from singularity.primitives.model import (
 from singularity.primitives.projects import claim
 from singularity.primitives.resizing import is_in_place
 from singularity.primitives.service import charge
+from singularity.primitives.sla import near_promise
 from singularity.primitives.verbs import Step
 
 from .policy import Policy
@@ -106,6 +107,7 @@ class Draft:
         self._evicted = len(recently_evicted(snapshot))
         self._in: dict[JobState, list[Job]] = {}
         self._groups: dict[tuple[str, str], list[Job]] = {}
+        self._near: dict[JobId, bool] = {}
         for job in snapshot.jobs:
             self._in.setdefault(job.state, []).append(job)
             if job.spec.topology.apart:
@@ -183,6 +185,12 @@ class Draft:
         for shard in placement:
             self.promised[self.snapshot.row[shard.node]] += shard.devices
         self.quota.promise(job, sum(s.devices for s in placement) - claim(job))
+
+    def near_promise(self, job: Job) -> bool:
+        """sla.near_promise, asked once."""
+        if job.id not in self._near:
+            self._near[job.id] = near_promise(job, self.snapshot.now_s)
+        return self._near[job.id]
 
     def bound(self, job: Job) -> Bound | None:
         """The quota that binds the job most now; None where nothing does."""

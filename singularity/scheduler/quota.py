@@ -8,7 +8,7 @@ back what was borrowed from it, whatever the tier of the borrower. Mutable, like
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from copy import copy
 from dataclasses import dataclass
 from typing import Final
@@ -18,6 +18,7 @@ from singularity.primitives.projects import Allotment, Project, claim, lineage, 
 
 UNBOUND: Final = 1 << 40  # more devices than there are
 _Key = tuple[str, str]  # project and kind of device
+_Use = Callable[[_Key], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,24 +93,22 @@ class Quota:
     def bound(self, job: Job, free: int) -> Bound | None:
         """What keeps the job from more devices now, `free` of its kind being idle; None if nothing
         does."""
-        return self._bound(job, self.use, free) if self.governs else None
+        return self._bound(job, self._now, free) if self.governs else None
 
     def bound_later(self, job: Job, free: int, freed: Iterable[tuple[Job, int]]) -> Bound | None:
         """The same, when all that is coming has come and jobs have given `freed` devices as well.
         `free` counts those."""
         if not self.governs:
             return None
-        later = Counter(self.use)
-        later.subtract(self.coming)
-        later.update(self.promised)
+        less = Counter[_Key]()
         for other, devices in freed:
             for key in self._keys(other):
-                later[key] -= devices
-        return self._bound(job, later, free)
+                less[key] += devices
+        return self._bound(job, lambda key: self._then(key) - less[key], free)
 
     def refuses(self, job: Job, more: int) -> str:
         """Which limit of its projects would be exceeded by so many devices; "" if none."""
-        found = self._bound(job, self.use, UNBOUND) if self.governs and more else None
+        found = self._bound(job, self._now, UNBOUND) if self.governs and more else None
         return found.text if found and found.room < more else ""
 
     def hopeless(self, job: Job, devices: int) -> bool:
@@ -121,27 +120,27 @@ class Quota:
                 return True
         return False
 
-    def _bound(self, job: Job, use: Mapping[_Key, int], free: int) -> Bound | None:
+    def _bound(self, job: Job, use: _Use, free: int) -> Bound | None:
         kind, found = job.spec.device, list[Bound]()
         for key in self._keys(job):
             if (most := self._most(key)) is not None:
                 said = self._said(key)
                 assert said is not None
-                detail = f"{key[0]} is at {use[key]} of {most} {kind}"
+                detail = f"{key[0]} is at {use(key)} of {most} {kind}"
                 detail += f" ({said.guaranteed} guaranteed, {said.borrow} borrowed at most)"
-                found.append(Bound(key[0], most - use[key], detail))
+                found.append(Bound(key[0], most - use(key), detail))
         if (kept := self._kept_from(job, use)) > 0:
             room = max(free - kept, self._within(job, use))
             detail = f"{kept} of {free} idle {kind} are not lent by those whose they are"
             found.append(Bound("", room, detail))
         return min(found, key=lambda b: b.room) if found else None
 
-    def _within(self, job: Job, use: Mapping[_Key, int]) -> int:
+    def _within(self, job: Job, use: _Use) -> int:
         """Devices more that its project's own guarantee covers."""
         key = job.spec.project, job.spec.device
-        return self._owns(key) - use[key]
+        return self._owns(key) - use(key)
 
-    def _kept_from(self, job: Job, use: Mapping[_Key, int]) -> int:
+    def _kept_from(self, job: Job, use: _Use) -> int:
         """Idle devices that others do not lend, down the branches that the job is not in."""
         if job.spec.device not in self._kinds_kept:
             return 0
@@ -153,10 +152,10 @@ class Quota:
             if part not in path
         )
 
-    def _kept(self, key: _Key, use: Mapping[_Key, int]) -> int:
+    def _kept(self, key: _Key, use: _Use) -> int:
         said = self._said(key)
         parts = sum(self._kept((part, key[1]), use) for part in self._parts.get(key[0], ()))
-        return max(parts, (said.kept if said else 0) - use[key])
+        return max(parts, (said.kept if said else 0) - use(key))
 
     # -- who gives back --------------------------------------------------------------------------
 
@@ -244,6 +243,9 @@ class Quota:
         if key not in self._own:
             self._own[key] = own(self._projects, *key)
         return self._own[key]
+
+    def _now(self, key: _Key) -> int:
+        return self.use[key]
 
     def _then(self, key: _Key) -> int:
         """Devices in use when what is coming has come, and what was promised is taken."""

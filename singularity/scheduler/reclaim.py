@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from singularity.primitives.engines import keeps_nothing, loss
-from singularity.primitives.model import Job, JobState, NodeId, Placement
+from singularity.primitives.model import Job, JobState, NodeId, Placement, Tier
 from singularity.primitives.projects import claim
 from singularity.primitives.resizing import is_in_place
-from singularity.primitives.sla import near_promise
 
 from .placement import feasible, find, pack, sizes, stay
 from .plan import Action, Draft, Verb
@@ -48,11 +47,9 @@ class Offer:
 
 def offer(job: Job, target: Placement, now_s: float, policy: Policy) -> Offer:
     """What going to `target`, on nodes of its own, or off its devices costs."""
-    near = near_promise(job, now_s)
     if bool(target) and is_in_place(job, target) and not job.resize_refused:
-        return Offer(job, target, of_sharing(job, policy), live=True, near=near)
-    ruinous = keeps_nothing(job)
-    return Offer(job, target, of_leaving(job, now_s, policy), ruinous=ruinous, near=near)
+        return Offer(job, target, of_sharing(job, policy), live=True)
+    return Offer(job, target, of_leaving(job, now_s, policy), ruinous=keeps_nothing(job))
 
 
 def reclaim(draft: Draft, blocked: Job, policy: Policy) -> str:
@@ -87,9 +84,12 @@ def _cheapest(draft: Draft, blocked: Job, devices: int, policy: Policy) -> list[
     may = feasible(snapshot, blocked) & snapshot.ready
     room = np.where(may, _unclaimed(draft), 0)
     per_cluster = np.bincount(snapshot.cluster, weights=room, minlength=len(snapshot.cluster_names))
-    victims: dict[int, list[Job]] = {}
+    victims, gives = dict[int, list[Job]](), dict[tuple[str, Tier], bool]()
     for job in draft.untouched(JobState.RUNNING):
-        if draft.quota.may_take(blocked, devices, job) and draft.can_cut(job):
+        alike = job.spec.project, job.tier
+        if alike not in gives:
+            gives[alike] = draft.quota.may_take(blocked, devices, job)
+        if gives[alike] and draft.can_cut(job):
             rows = [snapshot.row[n] for n in sorted(job.nodes)]
             if may[rows].any():
                 victims.setdefault(int(snapshot.cluster[rows[0]]), []).append(job)
@@ -98,8 +98,7 @@ def _cheapest(draft: Draft, blocked: Job, devices: int, policy: Policy) -> list[
         short = devices - int(per_cluster[cluster])
         if sum(j.held for j in jobs) < short:
             continue
-        offers = _offers(draft, jobs, max(1, short), policy)
-        offers = [replace(o, borrowed=draft.quota.borrows(o.job, blocked)) for o in offers]
+        offers = _offers(draft, blocked, jobs, max(1, short), policy)
         for order in (_cheapest_first, _cheapest_by_device):
             chosen = _choose(draft, blocked, devices, sorted(offers, key=order))
             if chosen and draft.quota.spares(blocked, devices, _given(chosen)):
@@ -107,12 +106,15 @@ def _cheapest(draft: Draft, blocked: Job, devices: int, policy: Policy) -> list[
     return min(found, key=lambda f: f[0])[1] if found else []
 
 
-def _offers(draft: Draft, jobs: list[Job], short: int, policy: Policy) -> list[Offer]:
-    now_s, found = draft.snapshot.now_s, []
+def _offers(draft: Draft, blocked: Job, jobs: list[Job], short: int, policy: Policy) -> list[Offer]:
+    now_s, found, borrows = draft.snapshot.now_s, list[Offer](), dict[str, bool]()
     for job in jobs:
-        if target := _smaller(draft, job, short):
-            found.append(offer(job, target, now_s, policy))
-        found.append(offer(job, (), now_s, policy))
+        if job.spec.project not in borrows:
+            borrows[job.spec.project] = draft.quota.borrows(job, blocked)
+        borrowed, near = borrows[job.spec.project], draft.near_promise(job)
+        for target in dict.fromkeys((_smaller(draft, job, short), ())):
+            made = offer(job, target, now_s, policy)
+            found.append(replace(made, borrowed=borrowed, near=near))
     return found
 
 
