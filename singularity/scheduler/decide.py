@@ -5,7 +5,7 @@ Passes run in a fixed order, each seeing what the earlier ones took.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from singularity.primitives import engines
@@ -109,17 +109,16 @@ def place(draft: Draft, policy: Policy) -> list[Job]:
     reclaimed for it. Among equals the smaller may pass. Those within the guarantee of their
     project come before all who would have to borrow, in each project in their order.
     """
-    waiting, borrowers, first = _Waiting(), list[Job](), dict[str, Tier]()
-    for job in queue(draft.snapshot):
-        if draft.touched(job):
-            continue
+    order = [job for job in queue(draft.snapshot) if not draft.touched(job)]
+    waiting, borrowers, first = _Waiting.of(order), list[Job](), dict[tuple[str, str], Tier]()
+    for job in order:
+        of = job.spec.project, job.spec.device
         if reasons := not_yet(draft.snapshot, job):
             draft.explain(job, reasons)
         elif draft.quota.governs and (
-            first.get(job.spec.project, job.tier) < job.tier
-            or not draft.quota.claims(job, _least(job))
+            first.get(of, job.tier) < job.tier or not draft.quota.claims(job, _least(job))
         ):
-            first.setdefault(job.spec.project, job.tier)
+            first.setdefault(of, job.tier)
             borrowers.append(job)
         else:
             waiting.within.add(job.id)
@@ -132,21 +131,35 @@ def place(draft: Draft, policy: Policy) -> list[Job]:
 @dataclass(slots=True)
 class _Waiting:
     """Jobs that could not be placed: for want of devices, or by a quota. `within` are those, placed
-    or not, that do not have to borrow."""
+    or not, that do not have to borrow; `contested` kinds of device are wanted by many projects."""
 
+    contested: frozenset[str]
     blocked: list[Job] = field(default_factory=list)
     bound: list[tuple[Job, Bound]] = field(default_factory=list)
     within: set[JobId] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, order: Iterable[Job]) -> _Waiting:
+        wanting: dict[str, set[str]] = {}
+        for job in order:
+            wanting.setdefault(job.spec.device, set()).add(job.spec.project)
+        return cls(frozenset(kind for kind, by in wanting.items() if len(by) > 1))
 
     def before(self, other: Job, job: Job) -> bool:
         claims = other.id in self.within and job.id not in self.within
         return other.tier < job.tier or claims
 
+    def most(self, draft: Draft, job: Job) -> int:
+        """Who is within a guarantee takes no more than that while others want their own."""
+        if draft.quota.governs and job.id in self.within and job.spec.device in self.contested:
+            return min(draft.most(job), *draft.quota.claimable(job, sizes(job)))
+        return draft.most(job)
+
 
 def _try(draft: Draft, job: Job, waiting: _Waiting, policy: Policy) -> None:
     """Place the job, or add it to those that wait and make room for it."""
     ahead = _ahead(draft, job, waiting)
-    if ahead is None and _place(draft, job):
+    if ahead is None and _place(draft, job, waiting.most(draft, job)):
         return
     limit = draft.bound(job)
     if limit is not None and limit.room < _least(job) - claim(job):
@@ -170,7 +183,9 @@ def _ahead(draft: Draft, job: Job, waiting: _Waiting) -> Job | None:
         same = other.spec.device == job.spec.device and draft.quota.binds(limit, job)
         if same and waiting.before(other, job):
             return other
-    if not (ahead := [other for other in waiting.blocked if waiting.before(other, job)]):
+    tier, borrows, within = job.tier, job.id not in waiting.within, waiting.within
+    ahead = [o for o in waiting.blocked if o.tier < tier or (borrows and o.id in within)]
+    if not ahead:
         return None
     mine = feasible(draft.snapshot, job)
     for other in ahead:
@@ -179,8 +194,8 @@ def _ahead(draft: Draft, job: Job, waiting: _Waiting) -> Job | None:
     return None
 
 
-def _place(draft: Draft, job: Job) -> bool:
-    for devices in sizes(job, most=draft.most(job)):
+def _place(draft: Draft, job: Job, most: int) -> bool:
+    for devices in sizes(job, most=most):
         if placement := find(draft, job, devices):
             last = job.origin
             what = f"resumes from step {last.step}" if last else "starts"

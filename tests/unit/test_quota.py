@@ -198,6 +198,18 @@ def test_who_lends_within_a_team_takes_from_the_team_first() -> None:
     assert len(verbs(planet.plan())) == 1
 
 
+def test_an_elastic_job_takes_its_own_and_borrows_only_where_nobody_else_wants() -> None:
+    planet = Planet(nodes=1, devices=8, regions=("us",))
+    planet.project("one", 2)
+    planet.project("two", 6)
+    planet.submit("elastic", 8, devices_min=1, project="one")
+    (alone,) = planet.plan().actions
+    assert sum(s.devices for s in alone.placement) == 8
+    planet.submit("rigid", 6, project="two")
+    held = {a.job: sum(s.devices for s in a.placement) for a in planet.plan().actions}
+    assert held == {"elastic": 2, "rigid": 6}
+
+
 # ---------------------------------------------------------------- fair share
 def test_what_was_used_is_worth_half_after_a_half_life() -> None:
     used = Usage().changed("cpu", 10, 0.0).changed("cpu", -10, 60.0)
