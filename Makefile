@@ -74,10 +74,12 @@ bench-checkpoint: $(STAMP) criu  ## what a cut, a move and shared devices cost
 	  echo "== bench/$$figure"; set -- $$figure; script=$$1; shift; \
 	  $(BIN)/python bench/$$script.py "$$@" || exit 1; done
 
-bench-scheduler: $(STAMP)  ## what decisions cost; and with DATA=dir of openb, how tightly shares are packed
+bench-scheduler: $(STAMP)  ## what decisions and questions cost; with DATA=dir of openb, how tightly shares are packed
 	$(BIN)/python bench/scale.py
 	$(BIN)/python bench/resident.py
 	$(BIN)/python bench/following.py
+	$(BIN)/python bench/eta.py --days 2 --seeds 3
+	$(BIN)/python bench/whatif.py
 	@test -z "$(DATA)" || $(BIN)/python bench/openb.py --data "$(DATA)"
 
 bench-device: $(STAMP)  ## preemption inside a device, modelled and real

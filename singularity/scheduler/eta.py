@@ -27,7 +27,7 @@ from .quota import Quota
 from .snapshot import Ints, Snapshot
 
 _REPLAYS: Final = 40
-_QUEUE_MOST: Final = 200  # behind more than that nobody is told a time
+_QUEUE_MOST: Final = 100  # behind more than that nobody is told a time
 _HORIZON_S: Final = 90 * 86400.0
 
 
@@ -151,8 +151,11 @@ class _Replay:
         self._scene, self._number = scene, number
         self._quota = scene.quota.copy()
         self._free = list(scene.free)
+        self._queues = {area: list(waiting) for area, waiting in scene.by_area.items()}
         self._heap: list[tuple[float, JobId]] = []
         self._held: dict[JobId, tuple[Job, int, int]] = {}
+        self._inside: dict[int, dict[JobId, Job]] = {}
+        self._by_tier: Counter[tuple[int, Tier]] = Counter()
         self._started: dict[JobId, tuple[float, JobId | None]] = {}
         for job, area, lasts_s in scene.ends:
             self._hold(job, area, job.held, float(lasts_s[number]))
@@ -165,8 +168,7 @@ class _Replay:
             now_s, ended = heapq.heappop(self._heap)
             if ended not in self._held or now_s > _HORIZON_S:
                 continue
-            self._release(ended)
-            self._start(self._last_area, now_s, ended)
+            self._start(self._release(ended), now_s, ended)
             if of in self._started:
                 break
         return self._started
@@ -191,19 +193,22 @@ class _Replay:
                 behind |= {a: min(behind.get(a, each.job.tier), each.job.tier) for a in each.where}
 
     def _start(self, area: int, now_s: float, ended: JobId) -> None:
-        """What has room in `area` now."""
-        first: Tier | None = None
-        for each in self._scene.by_area.get(area, ()):
+        """What has room in `area` now; nobody passes a more urgent one that has not."""
+        left, first = list[_Waiting](), None
+        queue = self._queues.get(area, [])
+        for at, each in enumerate(queue):
+            if first is not None and (each.job.tier > first or not self._free[area]):
+                left += queue[at:]
+                break
             if each.job.id in self._started:
                 continue
-            if first is not None and each.job.tier > first:
-                return
-            if self._quota.refuses(each.job, each.need):
-                continue
-            if self._free[area] >= each.need:
+            fits = self._free[area] >= each.need
+            if fits and not self._quota.refuses(each.job, each.need):
                 self._place(each, area, now_s, ended)
-            else:
-                first = each.job.tier if first is None else first
+                continue
+            left.append(each)
+            first = each.job.tier if first is None and not fits else first
+        self._queues[area] = left
 
     def _place(self, each: _Waiting, area: int, now_s: float, ended: JobId | None) -> None:
         self._free[area] -= each.need
@@ -214,11 +219,14 @@ class _Replay:
     def _make_room(self, asker: _Waiting, area: int) -> float | None:
         """Take what is short from those who must give way to it, the least urgent first; how long
         they need to leave, and None where that would not be enough."""
-        short = asker.need - self._free[area]
+        short, mine = asker.need - self._free[area], asker.job.tier
+        governs = self._quota.governs
+        if short > sum(self._by_tier[area, t] for t in Tier if governs or t > mine):
+            return None
         givers = [
-            (-job.tier, job.id)
-            for job, where, _ in self._held.values()
-            if where == area and self._quota.may_take(asker.job, asker.need, job)
+            (-job.tier, name)
+            for name, job in self._inside.get(area, {}).items()
+            if self._quota.may_take(asker.job, asker.need, job)
         ]
         if sum(self._held[name][2] for _, name in givers) < short:
             return None
@@ -233,9 +241,15 @@ class _Replay:
 
     def _hold(self, job: Job, area: int, devices: int, ends_s: float) -> None:
         self._held[job.id] = (job, area, devices)
+        self._inside.setdefault(area, {})[job.id] = job
+        self._by_tier[area, job.tier] += devices
         heapq.heappush(self._heap, (ends_s, job.id))
 
-    def _release(self, name: JobId) -> None:
-        job, self._last_area, devices = self._held.pop(name)
-        self._free[self._last_area] += devices
+    def _release(self, name: JobId) -> int:
+        """It gives back what it holds; the area where that is."""
+        job, area, devices = self._held.pop(name)
+        del self._inside[area][name]
+        self._by_tier[area, job.tier] -= devices
+        self._free[area] += devices
         self._quota.take(job, -devices)
+        return area

@@ -27,28 +27,20 @@ _STAY_H: Final = 1.0
 def distance(snapshot: Snapshot, job: Job, policy: Policy) -> Ranks:
     """uint8[D] by domain: 1 where it is nearest, then the others in the order of what they cost;
     differences of less than a second are none."""
-    toll, region = _by_region(snapshot, job, policy), snapshot.fleet.layout.region
-    if not snapshot.tariffs:
-        return _ranked(toll)[region]  # the same for all of a region
-    return _ranked(toll[region] + _tariffs(snapshot, policy))
-
-
-def _ranked(toll: Floats) -> Ranks:
-    _, found = np.unique(np.round(toll), return_inverse=True)
-    ranks: Ranks = np.minimum(found + 1, _FARTHEST).astype(np.uint8)
-    return ranks
-
-
-def _by_region(snapshot: Snapshot, job: Job, policy: Policy) -> Floats:
-    """float64[R]: for its images, and for its data."""
-    names = snapshot.region_names
-    home = home_of(snapshot, job)
-    away = ~np.isin(np.arange(len(names)), home) if len(home) else np.zeros(len(names), np.bool_)
-    found: Floats = np.where(away, max(1.0, transfer_s(job, policy)), 0.0)
+    names, region = snapshot.region_names, snapshot.fleet.layout.region
+    away, home = np.zeros(len(names), dtype=np.bool_), home_of(snapshot, job)
+    if len(home):
+        away[:] = True
+        away[home] = False
+    if not (snapshot.tariffs or job.spec.data):  # nearly always
+        return (away + np.uint8(1))[region]
+    toll = np.where(away, max(1.0, transfer_s(job, policy)), 0.0)
     if job.spec.data:
         here = [any(fnmatchcase(name, glob) for glob in job.spec.data) for name in names]
-        found += np.where(here, 0.0, policy.data_away_slows * _STAY_H * 3600.0)
-    return found
+        toll += np.where(here, 0.0, policy.data_away_slows * _STAY_H * 3600.0)
+    _, found = np.unique(np.round(toll[region] + _tariffs(snapshot, policy)), return_inverse=True)
+    ranks: Ranks = np.minimum(found + 1, _FARTHEST).astype(np.uint8)
+    return ranks
 
 
 def _tariffs(snapshot: Snapshot, policy: Policy) -> Floats:

@@ -43,7 +43,6 @@ def rehearse(snapshot: Snapshot, policy: Policy) -> tuple[Snapshot, tuple[Action
         preemptions_per_tick_max=_ENOUGH,
         evictions_per_minute_max=_ENOUGH,
         migrations_per_tick_max=_ENOUGH,
-        quantum_s=0.0,
     )
     done, plan = list[Action](), Plan()
     snapshot = _with(snapshot, {}, snapshot.now_s)
