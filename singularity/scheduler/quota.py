@@ -209,6 +209,11 @@ class Quota:
                 given.update({(p, victim.spec.device): count for p in apart})
         return all(self._then(key) - count >= self._owns(key) for key, count in given.items())
 
+    def same(self, one: Job, other: Job) -> bool:
+        """Do both use the quotas of some project?"""
+        kind = one.spec.device == other.spec.device
+        return kind and not set(self._path(one)).isdisjoint(self._path(other))
+
     def binds(self, bound: Bound, job: Job) -> bool:
         """Is the job one of those that this limit is for?"""
         return bound.project in (*self._path(job), "")

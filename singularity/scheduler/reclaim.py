@@ -19,6 +19,7 @@ from .policy import Policy
 from .price import Price, of_leaving, of_moving, of_sharing, spoken
 from .snapshot import Flags, Ints
 
+_ANYWHERE = -1  # in place of a cluster: whoever uses the quota that the blocked job needs
 _BLOCKS_TRIED = 8  # where others are moved away from; the next best are hardly ever better
 
 
@@ -69,6 +70,8 @@ def reclaim(draft: Draft, blocked: Job, policy: Policy) -> str:
         if chosen := _cheapest(draft, blocked, devices, policy):
             return _carry_out(draft, blocked, devices, chosen, policy)
     for devices in attempts:
+        if _lacks(draft, blocked, devices, []) > 0:
+            continue  # to move others gives no quota
         if chosen := _out_of_the_way(draft, blocked, devices, policy):
             return _carry_out(draft, blocked, devices, chosen, policy)
     return "no less urgent job could make room"
@@ -84,6 +87,7 @@ def _cheapest(draft: Draft, blocked: Job, devices: int, policy: Policy) -> list[
     may = feasible(snapshot, blocked) & snapshot.ready
     room = np.where(may, _unclaimed(draft), 0)
     per_cluster = np.bincount(snapshot.cluster, weights=room, minlength=len(snapshot.cluster_names))
+    lacks = _lacks(draft, blocked, devices, [])
     victims, gives = dict[int, list[Job]](), dict[tuple[str, Tier], bool]()
     for job in draft.untouched(JobState.RUNNING):
         alike = job.spec.project, job.tier
@@ -93,9 +97,11 @@ def _cheapest(draft: Draft, blocked: Job, devices: int, policy: Policy) -> list[
             rows = [snapshot.row[n] for n in sorted(job.nodes)]
             if may[rows].any():
                 victims.setdefault(int(snapshot.cluster[rows[0]]), []).append(job)
+            if lacks > 0 and draft.quota.same(job, blocked):
+                victims.setdefault(_ANYWHERE, []).append(job)
     found = list[tuple[tuple[float, ...], list[Offer]]]()
     for cluster, jobs in sorted(victims.items()):
-        short = devices - int(per_cluster[cluster])
+        short = max(lacks, devices - int(per_cluster[cluster]) if cluster != _ANYWHERE else 0)
         if sum(j.held for j in jobs) < short:
             continue
         offers = _offers(draft, blocked, jobs, max(1, short), policy)
@@ -269,7 +275,7 @@ def _room(draft: Draft, blocked: Job, devices: int, offers: list[Offer]) -> Plac
     """Where the blocked job would fit if the offers were taken; () if nowhere, or if its quota
     would still not admit it."""
     room = _unclaimed(draft)
-    if draft.quota.governs and not _admitted(draft, blocked, devices, offers):
+    if _lacks(draft, blocked, devices, offers) > 0:
         return ()
     given: dict[str, Counter[NodeId]] = {}
     for each in offers:  # a suspend gives what a shrink of the same job gave, and the rest
@@ -284,13 +290,16 @@ def _room(draft: Draft, blocked: Job, devices: int, offers: list[Offer]) -> Plac
     return find(draft, blocked, devices, free=room)
 
 
-def _admitted(draft: Draft, blocked: Job, devices: int, offers: list[Offer]) -> bool:
+def _lacks(draft: Draft, blocked: Job, devices: int, offers: list[Offer]) -> int:
+    """Devices that its quota would still not admit if the offers were taken."""
+    if not draft.quota.governs:
+        return 0
     most: dict[str, tuple[Job, int]] = {}
     for job, count in _given(offers):
         most[job.id] = (job, max(count, most.get(job.id, (job, 0))[1]))
     idle = draft.idle(blocked.spec.device, _unclaimed(draft)) + sum(n for _, n in most.values())
     bound = draft.quota.bound_later(blocked, idle, most.values())
-    return bound is None or bound.room >= devices - claim(blocked)
+    return 0 if bound is None else devices - claim(blocked) - bound.room
 
 
 def _carry_out(

@@ -115,6 +115,21 @@ def test_within_a_project_the_more_urgent_takes_what_the_quota_allows() -> None:
     assert verbs(planet.plan()) == {"low": "suspend", "others": "resume"}
 
 
+def test_who_gives_quota_may_run_where_the_other_may_not() -> None:
+    planet = Planet(nodes=1, devices=4)
+    planet.project("a", 4, borrow=0)
+    planet.run(planet.submit("low", 4, project="a", tier=Tier.BASIC, regions=("us",)))
+    planet.submit("high", 2, project="a", tier=Tier.PREMIUM, regions=("eu",))
+    assert verbs(planet.plan()) == {"low": "suspend"}
+    planet = Planet(nodes=1, devices=4)
+    planet.project("a", 4, borrow=0)
+    shrinks = {"devices_min": 1, "tier": Tier.BASIC, "regions": ("us",)}
+    planet.run(planet.submit("low", 4, project="a", **shrinks))
+    planet.submit("high", 2, project="a", tier=Tier.PREMIUM, regions=("eu",))
+    (action,) = planet.plan().actions
+    assert (action.verb, sum(s.devices for s in action.placement)) == ("scale", 2)
+
+
 def test_behind_a_limit_only_those_that_it_is_for_wait() -> None:
     planet = Planet(nodes=1, devices=8, regions=("us",))
     planet.project("a", 2, borrow=0)
