@@ -82,8 +82,7 @@ def _as_drained(snapshot: Snapshot, order: Drain) -> Snapshot:
     nodes = [replace(n, duty=Duty.DRAINING) if order.scope.holds(n) else n for n in snapshot.nodes]
     others = [d for d in snapshot.drains if d.id != order.id]
     drains = (*others, order)
-    found = Snapshot.build(nodes, snapshot.jobs, snapshot.now_s, drains, snapshot.acknowledged_s)
-    return replace(found, projects=snapshot.projects, tariffs=snapshot.tariffs)
+    return snapshot.anew(nodes, snapshot.jobs, drains=drains)
 
 
 def _concerned(draft: Draft) -> Iterator[Job]:

@@ -66,8 +66,7 @@ def _with(snapshot: Snapshot, changed: Mapping[JobId, Job], now_s: float) -> Sna
     for job in jobs:
         kept.update(holdings(job))
     nodes = [n if n.used == kept[n.id] else replace(n, used=kept[n.id]) for n in snapshot.nodes]
-    found = Snapshot.build(nodes, jobs, now_s, snapshot.drains, snapshot.acknowledged_s)
-    return replace(found, projects=snapshot.projects, tariffs=snapshot.tariffs)
+    return snapshot.anew(nodes, jobs, now_s)
 
 
 def _obeyed(job: Job, now_s: float) -> Job:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -111,6 +111,19 @@ class Snapshot:
             drains=tuple(sorted(drains, key=lambda d: d.id)),
             acknowledged_s=acknowledged_s,
         )
+
+    def anew(
+        self,
+        nodes: Iterable[Node],
+        jobs: Iterable[Job],
+        now_s: float | None = None,
+        drains: Iterable[Drain] | None = None,
+    ) -> Snapshot:
+        """Of other rows, with all else that operators said."""
+        when_s = self.now_s if now_s is None else now_s
+        orders = self.drains if drains is None else drains
+        found = Snapshot.build(nodes, jobs, when_s, orders, self.acknowledged_s)
+        return replace(found, projects=self.projects, tariffs=self.tariffs)
 
 
 def _codes(names: list[str]) -> tuple[tuple[str, ...], Codes]:

@@ -113,13 +113,13 @@ def changed(snapshot: Snapshot, changes: Changes) -> Snapshot:
     for number, text in enumerate(changes.devices):
         nodes += _more_nodes(snapshot.nodes, text, f"new-{number}")
     jobs = (*snapshot.jobs, *changes.jobs)
-    found = Snapshot.build(nodes, jobs, snapshot.now_s, snapshot.drains, snapshot.acknowledged_s)
+    found = snapshot.anew(nodes, jobs)
     projects = {p.id: p for p in snapshot.projects}
     there = capacity(n for n in nodes if not _gone(n, changes.without))
     for name, text in changes.quotas:
         projects = admitted(projects.values(), _raised(projects, name, text), there)
     named = tuple(projects[p] for p in sorted(projects))
-    return replace(found, projects=named, tariffs=snapshot.tariffs)
+    return replace(found, projects=named)
 
 
 def _gone(node: Node, without: Sequence[Scope]) -> bool:
