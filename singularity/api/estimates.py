@@ -38,7 +38,7 @@ class Calibration:
 
 
 class Estimates:
-    """One reader and writer of them; not to be shared by threads that write."""
+    """Threads may share one; what two read at once is read twice."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated
 from urllib.parse import quote
 
 import typer
@@ -27,7 +28,7 @@ def _number(value: int | None) -> str:
     return "no limit" if value is None else str(value)
 
 
-def _said(name: str) -> Any:
+def _said(name: str) -> Callable[[QuotaView], str]:
     return lambda q: _number(getattr(q.said, name)) if q.said else "-"
 
 

@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from singularity.primitives.model import Job, JobState, Kind
+from singularity.primitives.model import TERMINAL, Job, Kind
 
 Floats = npt.NDArray[np.float64]
 _LEAST: Final = (3, 8, 20)  # jobs that must have ended to be believed: of one name, project, kind
@@ -98,8 +98,7 @@ def running(jobs: Iterable[Job], now_s: float) -> list[Ran]:
     return [
         Ran(j.spec.project, j.spec.name, str(j.spec.kind), ran_s(j, now_s), ended=False)
         for j in jobs
-        if j.started_at_s is not None and j.state is not JobState.CANCELLED
-        if j.spec.kind is not Kind.VERIFY
+        if j.started_at_s is not None and j.state not in TERMINAL and j.spec.kind is not Kind.VERIFY
     ]
 
 
