@@ -278,6 +278,7 @@ class JobSpec:
     aside: Aside | None = None
     topology: Topology = Topology()
     serving: Serving | None = None
+    data: tuple[str, ...] = ()  # regions where what it reads lies; globs; () is anywhere
 
     @property
     def named(self) -> tuple[JobId, ...]:
