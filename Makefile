@@ -80,11 +80,13 @@ bench-checkpoint: $(STAMP) criu  ## what a cut, a move and shared devices cost
 	  echo "== bench/$$figure"; set -- $$figure; script=$$1; shift; \
 	  $(BIN)/python bench/$$script.py "$$@" || exit 1; done
 
-bench-scheduler: $(STAMP)  ## what decisions cost; with DATA=dir that holds openb and pollux, their traces too
+bench-scheduler: $(STAMP)  ## what decisions and questions cost; with DATA=dir that holds openb and pollux, their traces too
 	$(BIN)/python bench/scale.py
 	$(BIN)/python bench/resident.py
 	$(BIN)/python bench/following.py
 	$(BIN)/python bench/goodput.py
+	$(BIN)/python bench/eta.py --days 2 --seeds 3
+	$(BIN)/python bench/whatif.py
 	@for dir in "$(DATA)" "$(DATA)/openb"; do \
 	  test ! -f "$$dir/openb_node_list_gpu_node.csv" || $(BIN)/python bench/openb.py --data "$$dir" || exit 1; done
 	@for dir in "$(DATA)" "$(DATA)/pollux"; do \

@@ -21,6 +21,8 @@ from .routes import (
     jobs,
     maintenance,
     operations,
+    plans,
+    projects,
     rebalance,
     routers,
     services,
@@ -86,7 +88,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.services = serving
     app.add_middleware(Gate, meter=meter)
     problems.install(app)
-    operating = (fleet, drains, maintenance, operations, rebalance, shares)
+    operating = (fleet, drains, maintenance, operations, rebalance, shares, projects, plans)
     doors = (jobs, verifications, history, services, *operating, tokens, agents, routers)
     for module in doors:
         app.include_router(module.router)

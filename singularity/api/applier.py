@@ -32,8 +32,10 @@ from singularity.primitives.model import (
     Scope,
 )
 from singularity.primitives.operations import By
-from singularity.scheduler.plan import Plan, admissible, outdated, perform
+from singularity.scheduler.plan import Plan, grows, perform
+from singularity.scheduler.quota import Quota
 from singularity.scheduler.snapshot import Snapshot
+from singularity.scheduler.standing import admissible, outdated
 
 from . import tables as t
 from .books import (
@@ -50,12 +52,14 @@ from .drains import book
 from .duties import SqlDuties
 from .following import Follower
 from .operations import Deed, note
+from .projects import SqlProjects, lock_governed, open_projects
+from .tariffs import SqlTariffs
 from .traffic import SqlServices, write_changes
 
 _NOT_ENDED = t.job_state.c.state.not_in([str(s) for s in TERMINAL])
 
 
-class SqlLedger(SqlDuties, SqlServices):
+class SqlLedger(SqlDuties, SqlServices, SqlProjects, SqlTariffs):
     """scheduler.ledger.Ledger on Postgres. `guard` is asked inside the transaction of every
     commit whether its author still leads, and raises NotLeader."""
 
@@ -74,9 +78,7 @@ class SqlLedger(SqlDuties, SqlServices):
         Raises IntegrityError when two of the same key race: nothing is inserted, try again.
         """
         with self._engine.begin() as db:
-            projects = sorted({job.spec.project for job, _ in jobs})
-            found = [{"id": p, "created_at_s": jobs[0][0].submitted_at_s} for p in projects]
-            db.execute(upsert(t.project).on_conflict_do_nothing(), found)
+            open_projects(db, {job.spec.project for job, _ in jobs}, jobs[0][0].submitted_at_s)
             known = _known(db, jobs)
             new = [(j, s) for j, s in jobs if (j.spec.project, s.key) not in known]
             insert_jobs(db, new)
@@ -131,13 +133,15 @@ class SqlLedger(SqlDuties, SqlServices):
             jobs = _lock_jobs(db, _with_verified(db, {a.job for a in plan.actions}))
             placed = {s.node for a in plan.actions for s in a.placement}
             nodes = _lock_nodes(db, {n for j in jobs.values() for n in hosts(j)} | placed)
-            books = Books(db, jobs, nodes)
+            books, quota = Books(db, jobs, nodes), Quota(lock_governed(db))
             for action in sorted(plan.actions, key=lambda a: a.job):
                 job = books.jobs[action.job]
+                more = grows(job, action)
                 why_not = admissible(job, action, books.nodes) or outdated(job, action, written)
-                if why_not:
+                if why_not := why_not or quota.refuses(job, more):
                     rejected[job.id] = why_not
                 else:
+                    quota.take(job, more)
                     books.write(job, perform(job, action, now_s), action.reason, now_s)
                     if action.pace_s:
                         book(db, action.drain, action.pace_s, now_s)

@@ -36,10 +36,12 @@ from singularity.primitives.model import (
     Node,
     NodeId,
 )
+from singularity.primitives.projects import claim
 from singularity.primitives.sharing import Part
 from singularity.primitives.sla import accounted
 from singularity.primitives.verbs import Step
 
+from . import projects
 from . import service_tables as st
 from . import tables as t
 from .story import Happening, end_of, resized, tell, with_seconds
@@ -121,6 +123,7 @@ class Books:
         self._letters: list[Envelope] = []
         self._events: list[Json] = []
         self._loans: list[Json] = []
+        self._used: Counter[tuple[str, str]] = Counter()  # more devices by project and kind
         self._due_s = 0.0
 
     def open(self, job: Job) -> None:
@@ -152,6 +155,8 @@ class Books:
         assert after.version > before.version, (before, after)
         self._keep(before, after)
         self._hold(before, after)
+        if more := claim(after) - claim(before):
+            self._used[after.spec.project, after.spec.device] += more
         for command in step.commands:
             target = self.nodes[command.node]
             target = replace(target, seq=target.seq + 1)
@@ -196,8 +201,11 @@ class Books:
             db.execute(insert(t.event), self._events)
         if self._loans:
             db.execute(insert(st.loan), self._loans)
+        if self._used:
+            projects.charge(db, self._used, self._due_s)
         self._before, self._touched, self._new = {}, set(), []
         self._letters, self._events, self._loans = [], [], []
+        self._used = Counter()
 
     # -- collecting ------------------------------------------------------------------------------
 

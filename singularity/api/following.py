@@ -23,7 +23,9 @@ from . import tables as t
 from .books import load_jobs, load_nodes
 from .drains import in_force
 from .maintenance import planned
+from .projects import load_projects
 from .rebalancing import ordered
+from .tariffs import load_tariffs
 from .traffic import traffic
 
 _LIVES = t.job_state.c.state.not_in([str(s) for s in TERMINAL])
@@ -69,6 +71,8 @@ class Follower:
             maintenance=planned(db),
             rebalancing=ordered(db),
             traffic=traffic(db, now_s),
+            projects=tuple(load_projects(db)),
+            tariffs=tuple(load_tariffs(db)),
         )
 
 

@@ -19,12 +19,14 @@ from singularity.primitives.clock import Clock, SystemClock
 from singularity.primitives.errors import BrokerDown, ImageCorrupt, NotLeader
 from singularity.primitives.transport import Letterbox
 from singularity.scheduler.decide import decide
-from singularity.scheduler.plan import check
+from singularity.scheduler.plan import Plan, check
 from singularity.scheduler.policy import Policy
+from singularity.scheduler.snapshot import Snapshot
 from singularity.scheduler.vigil import Vigil, observe, silent
 
 from .applier import SqlLedger
 from .database import Bell, make_engine, wake
+from .estimates import Estimates
 from .lease import Lease
 from .outbox import relay
 from .settings import Settings
@@ -43,12 +45,12 @@ def run_schedule(settings: Settings, stop: threading.Event) -> None:
     engine = make_engine(settings)
     lease = Lease(engine, "schedule", _holder())
     ledger, clock = SqlLedger(engine, lease.guard), SystemClock()
-    policy = settings.policy()
+    policy, estimates = settings.policy(), Estimates(engine)
     bell = Bell(settings, stop)
 
     def tick() -> None:
         began_s = time.monotonic()
-        done = round_of_scheduling(ledger, policy, clock)
+        done = round_of_scheduling(ledger, policy, clock, estimates)
         stop.wait(min(time.monotonic() - began_s, _TICK_S))  # half of a core is for the others
         if done == 0:  # what follows from a decision is decided at once
             bell.wait(_TICK_S)
@@ -56,7 +58,9 @@ def run_schedule(settings: Settings, stop: threading.Event) -> None:
     _lead(lease, tick, stop)
 
 
-def round_of_scheduling(ledger: SqlLedger, policy: Policy, clock: Clock) -> int:
+def round_of_scheduling(
+    ledger: SqlLedger, policy: Policy, clock: Clock, estimates: Estimates | None = None
+) -> int:
     """One round; the number of actions carried out."""
     snapshot = ledger.snapshot(clock.now_s())
     plan = decide(snapshot, policy)
@@ -64,8 +68,13 @@ def round_of_scheduling(ledger: SqlLedger, policy: Policy, clock: Clock) -> int:
         ledger.carry_out(plan.orders, clock.now_s())
         for order in plan.orders:
             log.info("order", extra={"kind": type(order).__name__.lower(), **asdict(order)})
-    if not plan.actions and not plan.changes:
-        return 0
+    done = _commit(ledger, snapshot, plan, clock) if plan.actions or plan.changes else 0
+    if estimates is not None:
+        estimates.note(snapshot, plan, policy)
+    return done
+
+
+def _commit(ledger: SqlLedger, snapshot: Snapshot, plan: Plan, clock: Clock) -> int:
     faults = check(snapshot, plan)
     assert not faults, faults
     rejected = ledger.commit(plan, clock.now_s())

@@ -132,8 +132,11 @@ class Elastic(Document):
 
 
 class Place(Document):
+    """`data` are regions where what the job reads lies: it goes there before elsewhere."""
+
     regions: Globs = ()
     avoid: Globs = Field((), alias="not")
+    data: Globs = ()
     same_node: bool = False
     same_rack: bool = False
     prefer: Near | None = None
@@ -281,6 +284,7 @@ class JobDocument(Document):
             avoid=self.place.avoid,
             same_node=self.place.same_node,
             topology=self.place.topology(),
+            data=self.place.data,
             checkpoint_every_s=self.checkpoint.every,
             checkpoint_keep=self.checkpoint.keep,
             retry_infra=self.retry.infra,

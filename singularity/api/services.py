@@ -16,6 +16,7 @@ from singularity.store.imagestore import ImageStore
 from .applier import SqlLedger
 from .auth import Caller, Role, Tokens, check_origin
 from .database import make_engine
+from .estimates import Estimates
 from .intake import Gauge, Intake, Waker
 from .inventory import Inventory
 from .service_store import ServiceStore
@@ -31,6 +32,7 @@ class Services:
     clock: Clock
     ledger: SqlLedger
     inventory: Inventory
+    estimates: Estimates
     store: Store
     offered: ServiceStore
     images: ImageStore
@@ -53,6 +55,7 @@ class Services:
             clock=clock,
             ledger=ledger,
             inventory=Inventory(engine),
+            estimates=Estimates(engine),
             store=store,
             offered=ServiceStore(engine),
             images=ImageStore(settings.blobs()),

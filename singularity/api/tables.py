@@ -108,7 +108,30 @@ device = Table(
     CheckConstraint('"index" >= 0', "index"),
 )
 
-project = Table("project", metadata, Column("id", Text, primary_key=True), time_("created_at_s"))
+# `held` are its jobs' devices by kind since `at_s`, `device_s` what was used until then (Usage).
+project = Table(
+    "project",
+    metadata,
+    Column("id", Text, primary_key=True),
+    time_("created_at_s"),
+    text_("parent"),
+    Column("weight", Double, nullable=False),
+    Column("held", JSONB, nullable=False),
+    time_("device_s"),
+    time_("at_s"),
+    CheckConstraint("weight > 0", "weight"),
+)
+
+allotment = Table(
+    "allotment",
+    metadata,
+    Column("project", ForeignKey("project.id"), primary_key=True),
+    Column("kind", Text, primary_key=True),
+    int_("guaranteed"),
+    Column("borrow", Integer, nullable=True),
+    Column("lend", Integer, nullable=True),
+    CheckConstraint("guaranteed >= 0 AND borrow >= 0 AND lend BETWEEN 0 AND guaranteed", "counts"),
+)
 
 token = Table(
     "token",
@@ -316,6 +339,30 @@ acknowledgement = Table(
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     text_("actor"),
     time_("at_s"),
+)
+
+# When a life of a job was expected to begin.
+estimate = Table(
+    "estimate",
+    metadata,
+    Column("job", ForeignKey("job.id"), primary_key=True),
+    Column("incarnation", Integer, primary_key=True),
+    time_("made_at_s"),
+    time_("p50_at_s"),
+    time_("p90_at_s"),
+    Index(None, "made_at_s"),
+)
+
+# Of one device for an hour: money, and grams of carbon dioxide.
+tariff = Table(
+    "tariff",
+    metadata,
+    Column("scope_kind", Text, primary_key=True),
+    Column("scope", Text, primary_key=True),
+    Column("cost", Double, nullable=False),
+    Column("carbon_g", Double, nullable=False),
+    CheckConstraint("scope_kind IN ('region', 'cluster')", "scope_kind"),
+    CheckConstraint("cost >= 0 AND carbon_g >= 0", "amounts"),
 )
 
 lease = Table(

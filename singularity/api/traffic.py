@@ -32,8 +32,8 @@ from singularity.scheduler.traffic import (
 )
 
 from . import service_tables as st
-from . import tables as t
 from .books import Json, Submission, insert_jobs
+from .projects import open_projects
 
 MINUTE_S: Final = 60
 _KEPT_MINUTES: Final = 24 * 60
@@ -59,8 +59,7 @@ class SqlServices:
         row = {"idempotency_key": known.key, "body_digest": known.digest}
         try:
             with self._engine.begin() as db:
-                project = {"id": service.project, "created_at_s": service.created_at_s}
-                db.execute(upsert(t.project).values(project).on_conflict_do_nothing())
+                open_projects(db, {service.project}, service.created_at_s)
                 if (found := _submitted(db, service.project, known)) is not None:
                     return found
                 db.execute(insert(st.service).values({**_row(service), **row}))

@@ -100,6 +100,9 @@ class Client:
     def patch(self, path: str, body: Json) -> Json:
         return self._send("PATCH", path, body=body)
 
+    def put(self, path: str, body: Json) -> Json:
+        return self._send("PUT", path, body=body)
+
     def delete(self, path: str) -> Json:
         return self._send("DELETE", path)
 

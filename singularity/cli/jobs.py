@@ -149,7 +149,22 @@ def why(ctx: typer.Context, job: JobName, output: Output = Format.TABLE) -> None
     for number, reason in enumerate(view.reasons, 1):
         put(f"{number:2} {reason.kind:<{wide}}  {reason.detail}\n")
     if view.changes:
-        put("smallest changes: " + " · ".join(view.changes) + "\n")
+        put("smallest changes: " + " · ".join(c.text for c in view.changes) + "\n")
+    if view.eta is not None:
+        put(f"wait → {_eta(view)}\n")
+
+
+def _eta(view: WhyView) -> str:
+    """When it will start, and how far such estimates have been right."""
+    assert view.eta is not None
+    times = {"p50": view.eta.p50_s, "p90": view.eta.p90_s}
+    said = ", ".join(
+        f"{k} {duration(s)}" if s is not None else f"{k} never" for k, s in times.items()
+    )
+    if view.calibration is None or not view.calibration.made:
+        return f"{said} (no estimate was ever put to the test yet)"
+    made, held = view.calibration.made, view.calibration.p90_held
+    return f"{said} (our last {made} estimates: p90 held {held})"
 
 
 def events(

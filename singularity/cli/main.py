@@ -7,7 +7,7 @@ from typing import Final
 
 import typer
 
-from . import drains, host, jobs, places, rebalance, services, shares, submit, top
+from . import drains, host, jobs, places, plans, quotas, rebalance, services, shares, submit, top
 from .checkpoints import ckpt
 from .frame import CONTEXT, Commands
 from .operations import maintenance, operations
@@ -25,6 +25,7 @@ GROUPS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
     "Planet": (host.up, host.login, host.doctor),
     "Jobs": (
         submit.run,
+        plans.plan,
         jobs.ps,
         jobs.describe,
         jobs.why,
@@ -36,7 +37,6 @@ GROUPS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
     "Steering": (jobs.suspend, jobs.resume, jobs.move, jobs.resize, jobs.cancel),
     "Services": (services.services, services.loans),
     "Fleet": (
-        places.regions,
         places.clusters,
         places.devices,
         top.top,
@@ -46,6 +46,7 @@ GROUPS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
         places.uncordon,
         rebalance.rebalance,
         shares.sla,
+        quotas.usage,
         shares.evictions,
     ),
 }
@@ -54,7 +55,9 @@ for panel, commands in GROUPS.items():
         app.command(rich_help_panel=panel)(command)
 app.add_typer(ckpt, name="ckpt", rich_help_panel="Jobs")
 app.add_typer(services.service, name="service", rich_help_panel="Services")
+app.add_typer(places.regions, name="regions", rich_help_panel="Fleet")
 app.add_typer(places.nodes, name="nodes", rich_help_panel="Fleet")
+app.add_typer(quotas.quota, name="quota", rich_help_panel="Fleet")
 app.add_typer(maintenance, name="maintenance", rich_help_panel="Fleet")
 app.add_typer(operations, name="operations", rich_help_panel="Fleet")
 app.add_typer(sim, name="sim", rich_help_panel="Planet")

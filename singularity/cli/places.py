@@ -107,14 +107,42 @@ def _areas(title: str) -> Sheet[AreaView]:
             Column("LOST", lambda a: str(a.lost)),
             Column("DRAINING", lambda a: str(a.draining)),
             Column("QUARANTINED", lambda a: str(a.quarantined)),
+            Column("COST/H", lambda a: "-" if a.cost is None else f"{a.cost:g}"),
+            Column("CO2 G/H", lambda a: "-" if a.carbon_g is None else f"{a.carbon_g:g}"),
         ),
         lambda a: a.id,
     )
 
 
-def regions(ctx: typer.Context, output: Output = Format.TABLE) -> None:
-    """List regions with what they hold and use."""
-    show_list(server(ctx).items("/v1/regions"), _areas("REGION"), output)
+regions = typer.Typer(
+    cls=Commands, context_settings=CONTEXT, help="Regions, and what devices cost there."
+)
+
+
+@regions.callback(invoke_without_command=True)
+def ls(ctx: typer.Context, output: Output = Format.TABLE) -> None:
+    """List regions with what they hold and use, and what devices cost there."""
+    if ctx.invoked_subcommand is None:
+        show_list(server(ctx).items("/v1/regions"), _areas("REGION"), output)
+
+
+@regions.command("price")
+def price(
+    ctx: typer.Context,
+    region: Annotated[str | None, typer.Argument(metavar="REGION")] = None,
+    cluster: Annotated[str | None, typer.Option(help="Of one cluster instead.")] = None,
+    cost: Annotated[float, typer.Option(help="Of a device for an hour, in money.")] = 0.0,
+    carbon: Annotated[float, typer.Option(help="Grams of carbon dioxide, the same.")] = 0.0,
+    output: Output = Format.TABLE,
+) -> None:
+    """Say what a device costs for an hour: of places that a job may go to, it goes to the cheaper,
+    if that outweighs what it takes to get there."""
+    if (region is None) == (cluster is None):
+        raise typer.BadParameter("give a region, or --cluster")
+    kind, name = ("regions", region) if cluster is None else ("clusters", cluster)
+    path = f"/v1/{kind}/{quote(str(name), safe='')}/price"
+    answer = server(ctx).put(path, {"cost": cost, "carbon_g": carbon})
+    show_one(answer, _areas(kind[:-1].upper()), output)
 
 
 def clusters(ctx: typer.Context, output: Output = Format.TABLE) -> None:

@@ -124,11 +124,27 @@ class ReasonView(View):
     detail: str
 
 
+class ChangeView(View):
+    text: str
+
+
+class EtaView(View):
+    p50_s: float | None = None
+    p90_s: float | None = None
+
+
+class CalibrationView(View):
+    made: int = 0
+    p90_held: int = 0
+
+
 class WhyView(View):
     state: str
     reasons: tuple[ReasonView, ...] = ()
-    changes: tuple[str, ...] = ()
+    changes: tuple[ChangeView, ...] = ()
     placed: bool = False
+    eta: EtaView | None = None
+    calibration: CalibrationView | None = None
 
 
 class FaultView(View):
@@ -277,6 +293,8 @@ class AreaView(View):
     lost: int = 0
     draining: int = 0
     quarantined: int = 0
+    cost: float | None = None
+    carbon_g: float | None = None
 
 
 class WaitingView(View):

@@ -290,6 +290,7 @@ class JobSpec:
     topology: Topology = Topology()
     serving: Serving | None = None
     share: DeviceShare | None = None
+    data: tuple[str, ...] = ()  # regions where what it reads lies; globs; () is anywhere
 
     @property
     def fraction(self) -> float:

@@ -17,6 +17,7 @@ SLICE_S: Final = 600.0
 KEPT: Final = 7
 # Of the devices that a job asks for, over an hour (arXiv 2202.07848, tiers); basic has no promise.
 PROMISED: Final[Mapping[Tier, float]] = {Tier.PREMIUM: 0.95, Tier.STANDARD: 0.70}
+_NEAR: Final = 0.02  # about a minute of the hour
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,15 @@ def attained_s(job: Job, now_s: float) -> float:
     """Device-seconds that it was given in its life."""
     account = job.account or Account(job.submitted_at_s)
     return account.given_s + rates(job)[1] * max(0.0, now_s - account.until_s)
+
+
+def near_promise(job: Job, now_s: float) -> bool:
+    """Would the job soon be below what its tier promises, if it gave devices away? Who was given
+    more than that is a donor."""
+    if (promised := PROMISED.get(job.tier)) is None:
+        return False
+    given = share(job, now_s).fraction
+    return given is not None and given < promised + _NEAR
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Sequence
 
-from singularity.primitives.model import Job, JobState, Tier
+from singularity.primitives.model import Job, JobId, JobState, Tier
+from singularity.primitives.projects import claim
 from singularity.primitives.sla import PROMISED
 
 from . import elastic
@@ -13,92 +14,164 @@ from .placement import alike, find, may, sizes
 from .plan import Action, Draft, Reason, Verb
 from .policy import Policy
 from .queueing import level, not_yet, promised, queue
+from .quota import UNBOUND, Bound
 from .reclaim import reclaim
 
 
 class Waiting:
-    """The jobs that this round cannot start, in the order of the queue."""
+    """The jobs that this round cannot start, in the order of the queue. Those that wait for want of
+    a quota are not among `jobs`: devices would not help them.
 
-    def __init__(self) -> None:
+    Where quotas govern, `within` are those, started or not, that are within the guarantee of their
+    project, and so need not borrow; `contested` kinds of device are wanted by more than one."""
+
+    def __init__(self, line: Iterable[Job] = ()) -> None:
         self.jobs: list[Job] = []
+        self.within: set[JobId] = set()
+        wanting: dict[str, set[str]] = {}
+        for job in line:
+            wanting.setdefault(job.spec.device, set()).add(job.spec.project)
+        self.contested = frozenset(kind for kind, by in wanting.items() if len(by) > 1)
         self._kinds: dict[Hashable, Job] = {}  # the first of each tier that is like no other
+        self._bound: dict[Hashable, tuple[Job, Bound]] = {}  # by a quota; the first of each tier
+        self._borrow: dict[tuple[str, str], Tier] = {}  # the first that had to, by project and kind
 
-    def add(self, job: Job) -> None:
-        self.jobs.append(job)
-        self._kinds.setdefault((job.tier, alike(job)), job)
+    def add(self, draft: Draft, job: Job) -> None:
+        limit, claims = draft.bound(job), job.id in self.within
+        if limit is not None and limit.room < _least(job) - claim(job):
+            of = job.tier, claims, job.spec.device, limit.project
+            self._bound.setdefault(of, (job, limit))
+        else:
+            self.jobs.append(job)
+            self._kinds.setdefault((job.tier, claims, alike(job)), job)
 
-    def before(self, draft: Draft, job: Job, tier: Tier) -> Job | None:
-        """One of `tier` or more urgent that could use nodes which `job` could use."""
+    def before(self, draft: Draft, job: Job, tier: int) -> Job | None:
+        """One of `tier` or more urgent, or within its guarantee where `job` is not, that could use
+        nodes, or a quota, which `job` could use."""
+        borrows = job.id not in self.within
+        for other, limit in self._bound.values():
+            first = other.tier <= tier or (borrows and other.id in self.within)
+            same = other.spec.device == job.spec.device and draft.quota.binds(limit, job)
+            if first and same:
+                return other
         for other in self._kinds.values():
-            if other.tier <= tier and (may(draft, job) & may(draft, other)).any():
+            first = other.tier <= tier or (borrows and other.id in self.within)
+            if first and (may(draft, job) & may(draft, other)).any():
                 return other
         return None
+
+    def claims(self, draft: Draft, job: Job) -> bool:
+        """Is it within the guarantee of its project? Not if a more urgent one there is not."""
+        of = job.spec.project, job.spec.device
+        if self._borrow.get(of, job.tier) < job.tier or not draft.quota.claims(job, _least(job)):
+            self._borrow.setdefault(of, job.tier)
+            return False
+        self.within.add(job.id)
+        return True
+
+    def due(self, draft: Draft, job: Job) -> int:
+        """Within a guarantee no more devices than that, while others want theirs."""
+        if job.id in self.within and job.spec.device in self.contested:
+            return min((UNBOUND, *draft.quota.claimable(job, sizes(job))))
+        return UNBOUND
 
 
 def place(draft: Draft, policy: Policy) -> list[Job]:
     """Start what fits, most urgent first; returns what did not.
 
     Nothing less urgent passes a blocked job on nodes that it could use, or it would eat what is
-    reclaimed for it. Among equals the smaller may pass.
+    reclaimed for it. Among equals the smaller may pass. Those within the guarantee of their
+    project come before all who would have to borrow, in each project in their order.
     """
-    waiting, line = Waiting(), queue(draft.snapshot, policy)
+    line = queue(draft.snapshot, policy)
+    waiting = Waiting(job for job in line if not draft.touched(job))
+    if draft.quota.governs:
+        line = _by_tier(draft, line, waiting, policy, guaranteed=True)
+    _by_tier(draft, line, waiting, policy, guaranteed=False)
+    return waiting.jobs
+
+
+def _by_tier(
+    draft: Draft, line: Sequence[Job], waiting: Waiting, policy: Policy, *, guaranteed: bool
+) -> list[Job]:
+    """One pass over all tiers; returns who is not within a guarantee where it is for those only."""
+    left = []
     for tier in Tier:
         for job in line:
-            if job.tier is tier and not draft.touched(job):
+            if job.tier is not tier or draft.touched(job):
+                continue
+            barred = guaranteed and bool(not_yet(draft.snapshot, job))
+            if guaranteed and not barred and not waiting.claims(draft, job):
+                left.append(job)
+            else:
                 _admit(draft, job, waiting, policy)
         if tier in PROMISED:
-            _claim(draft, tier, waiting, policy)
-    return waiting.jobs
+            _claim(draft, tier, waiting, policy, guaranteed=guaranteed)
+    return left
 
 
 def _admit(draft: Draft, job: Job, waiting: Waiting, policy: Policy) -> None:
     if reasons := not_yet(draft.snapshot, job):
         draft.explain(job, reasons)
         return
-    kind = _kind(draft, job, policy)
+    kind = _kind(draft, job, waiting, policy)
     if told := draft.findings.told.get(kind):  # one like it has just been found to wait
         draft.explain(job, told)
-        waiting.jobs.append(job)  # of a kind that is known
+        if not draft.quota.governs:  # else the one like it stands for all
+            waiting.jobs.append(job)
         return
-    ahead = waiting.before(draft, job, Tier(job.tier - 1)) if job.tier else None
-    if ahead is None and _start(draft, job, promised(job)):
+    ahead = waiting.before(draft, job, job.tier - 1)
+    due = waiting.due(draft, job)
+    most = min(draft.most(job), due)
+    if job.spec.share is None:
+        most = min(most, draft.fleet.most)
+    least = min(promised(job), due)
+    if ahead is None and _start(draft, job, least, most):
         return
     if ahead is not None:
         detail = f"{ahead.spec.name} ({ahead.tier.name.lower()}) is before it and waits too"
         told = (Reason("order", detail),)
     else:
-        wide, narrow = _attempts(job, promised(job))
+        lacks, (wide, narrow) = lacking(draft, job), _attempts(draft, job, least)
         made = reclaim(draft, job, wide, policy)
         if narrow and not made.comes:  # then on less than it was promised, for now
-            if _start(draft, job, 0):
+            if _start(draft, job, 0, most):
                 return
             made = reclaim(draft, job, narrow, policy)
-        told = (*lacking(draft, job), Reason("reclaim", made.told))
+        told = (*lacks, Reason("reclaim", made.told))
     draft.explain(job, told)
-    waiting.add(job)
+    waiting.add(draft, job)
     if ahead is not None or not made.comes:
         draft.findings.told[kind] = told
 
 
-def _kind(draft: Draft, job: Job, policy: Policy) -> Hashable:
+def _kind(draft: Draft, job: Job, waiting: Waiting, policy: Policy) -> Hashable:
     """Of two that are the same in this, the second fits nowhere if the first did not, and nobody
     gives way for it."""
     spec, had = job.spec, level(job, draft.snapshot.now_s, policy)
     alone = job.id if spec.topology.apart else ""
-    return alike(job), job.tier, had, job.devices, spec.devices_min, spec.ranks, alone
+    whose = (spec.project, job.id in waiting.within, claim(job)) if draft.quota.governs else ()
+    return alike(job), job.tier, had, job.devices, spec.devices_min, spec.ranks, alone, whose
 
 
-def _attempts(job: Job, least: int) -> tuple[list[int], list[int]]:
-    """Sizes for which room may be made: the largest, and the smallest of at least `least` devices;
-    and where there is no other way, the smallest of all."""
+def _least(job: Job) -> int:
+    return min(sizes(job), default=job.devices)
+
+
+def _attempts(draft: Draft, job: Job, least: int) -> tuple[list[int], list[int]]:
+    """Sizes for which room may be made: the largest, the largest within a guarantee, and the
+    smallest of at least `least` devices; and where there is no other way, the smallest of all."""
     every = sizes(job)
     wide = [devices for devices in every if devices >= least]
-    return list(dict.fromkeys((*wide[:1], *wide[-1:]))), every[len(wide) :][-1:]
+    narrow, claimable = every[len(wide) :], draft.quota.claimable
+    return (
+        list(dict.fromkeys((*wide[:1], *claimable(job, wide), *wide[-1:]))),
+        list(dict.fromkeys((*claimable(job, narrow), *narrow[-1:]))),
+    )
 
 
-def _start(draft: Draft, job: Job, least: int) -> bool:
-    """At the largest size that fits, if that is `least` or more."""
-    most = draft.fleet.most if job.spec.share is None else None
+def _start(draft: Draft, job: Job, least: int, most: int) -> bool:
+    """At the largest size up to `most` that fits, if that is `least` or more."""
     for devices in sizes(job, most):
         if devices < least:
             break
@@ -114,12 +187,19 @@ def _start(draft: Draft, job: Job, least: int) -> bool:
     return False
 
 
-def _claim(draft: Draft, tier: Tier, waiting: Waiting, policy: Policy) -> None:
+def _claim(draft: Draft, tier: Tier, waiting: Waiting, policy: Policy, *, guaranteed: bool) -> None:
     """Whoever runs on less than its tier promises is given the rest, before less urgent jobs are
     placed and, where nothing is idle, at their cost; unless somebody waits for the same nodes."""
     for job in draft.untouched(JobState.RUNNING):
         lacks = job.tier is tier and job.held < promised(job)
-        if not lacks or not elastic.short(draft, job, policy) or waiting.before(draft, job, tier):
+        if not lacks or not elastic.short(draft, job, policy) or job.id in waiting.within:
             continue
-        if not elastic.widen(draft, job, job.devices):
-            reclaim(draft, job, _attempts(job, max(promised(job), job.held + 1))[0], policy)
+        if guaranteed and not draft.quota.claims(job, promised(job)):
+            continue
+        if guaranteed:
+            waiting.within.add(job.id)
+        if waiting.before(draft, job, tier):
+            continue
+        if not elastic.widen(draft, job, min(job.devices, waiting.due(draft, job))):
+            wide, _ = _attempts(draft, job, max(promised(job), job.held + 1))
+            reclaim(draft, job, wide, policy)

@@ -19,7 +19,7 @@ from .snapshot import Snapshot
 
 
 def decide(snapshot: Snapshot, policy: Policy) -> Plan:
-    draft = Draft(snapshot)
+    draft = Draft(snapshot, policy)
     evacuate.failover(draft)
     overdue(draft, policy)
     serve.scale(draft, policy)
@@ -85,7 +85,7 @@ def _move(draft: Draft, job: Job) -> None:
     if waits := draft.why_uncut(job):
         draft.explain(job, (Reason("move", waits),))
         return
-    for devices in sizes(job):
+    for devices in sizes(job, most=max(job.held, draft.most(job))):
         if target := find(draft, job, devices):
             reason = f"its owner moved it to {where}{engines.loss(job, draft.snapshot.now_s)}"
             draft.take(Action(Verb.MIGRATE, job.id, job.version, reason, target))

@@ -54,9 +54,9 @@ def short(draft: Draft, job: Job, policy: Policy) -> bool:
 
 
 def widen(draft: Draft, job: Job, most: int) -> bool:
-    """Scale it to the largest size up to `most` for which there is room. Not at the cost of its
-    work."""
-    for devices in sizes(job, most):
+    """Scale it to the largest size up to `most` for which there is room, and that its quota admits.
+    Not at the cost of its work."""
+    for devices in sizes(job, min(most, draft.most(job))):
         if devices <= job.held:
             break
         find_room = stay if engines.keeps_nothing(job) else resized

@@ -53,7 +53,7 @@ class Exodus:
 def foresee(snapshot: Snapshot, order: Drain, policy: Policy) -> Exodus:
     """As if the drain began now, and nobody else moved."""
     order = replace(order, paused=False)
-    draft = Draft(_as_drained(snapshot, order))
+    draft = Draft(_as_drained(snapshot, order), policy)
     lanes, found, ends_s = _Lanes(snapshot, order, policy), [], [0.0]
     for job in _concerned(draft):
         fate = _fate(draft, job, order, policy)
@@ -108,7 +108,7 @@ def _as_drained(snapshot: Snapshot, order: Drain) -> Snapshot:
     nodes = [replace(n, duty=Duty.DRAINING) if order.scope.holds(n) else n for n in snapshot.nodes]
     others = [d for d in snapshot.drains if d.id != order.id]
     drains = (*others, order)
-    return Snapshot.build(nodes, snapshot.jobs, snapshot.now_s, drains, snapshot.acknowledged_s)
+    return snapshot.anew(nodes, snapshot.jobs, drains=drains)
 
 
 def _concerned(draft: Draft) -> Iterator[Job]:

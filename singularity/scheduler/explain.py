@@ -1,21 +1,15 @@
-"""Why a job waits: every binding reason with its numbers, and what would change that."""
+"""Why a job waits: every binding reason with its numbers."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from singularity.primitives import engines
-from singularity.primitives.model import (
-    ACTIVE,
-    TERMINAL,
-    Intent,
-    Job,
-    JobSpec,
-    Scope,
-    ScopeKind,
-)
+from singularity.primitives.model import ACTIVE, TERMINAL, WAITING, Intent, Job, JobSpec
+from singularity.primitives.projects import claim
 from singularity.primitives.sharing import GIB
 
 from . import price
@@ -24,6 +18,7 @@ from .parts import Parts
 from .placement import alike, allowed, feasible, find, offered, sizes
 from .plan import Draft, Plan, Reason
 from .policy import Policy
+from .queueing import queue
 from .snapshot import Flags, Snapshot
 
 _TOLD = 3  # nodes by name in one reason
@@ -31,28 +26,40 @@ _TOLD = 3  # nodes by name in one reason
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """`changes` are single changes, smallest first, each of which would let the job start now."""
+    """All that binds a job; what would change that is in advice.py."""
 
     reasons: tuple[Reason, ...]
-    changes: tuple[str, ...]
 
 
 def lacking(draft: Draft, job: Job) -> tuple[Reason, ...]:
-    """What is missing for the gang, where it is nearest to fitting. Said once for all alike."""
+    """What binds the gang: its quota, and what is missing where it is nearest to fitting. Said once
+    for all alike."""
     least = min(sizes(job), default=job.devices)
-    kind = (alike(job), least, job.spec.ranks, job.id if job.spec.topology.apart else "")
+    whose = (job.spec.project, claim(job)) if draft.quota.governs else ()
+    kind = (alike(job), least, job.spec.ranks, job.id if job.spec.topology.apart else "", whose)
     if (said := draft.findings.lacks.get(kind)) is None:
         said = draft.findings.lacks[kind] = _lacking(draft, job, least)
     return said
 
 
 def _lacking(draft: Draft, job: Job, least: int) -> tuple[Reason, ...]:
+    bound, reasons = draft.bound(job), list[Reason]()
+    if bound is not None and bound.room < least - claim(job):
+        reasons.append(Reason("quota", f"{bound.text}; {least} more are wanted"))
+        if find(draft, job, least):
+            return tuple(reasons)
+    elif more := draft.quota.above_its_own(job, least):
+        reasons.append(Reason("quota", f"+{least} needs borrowing {more} (allowed)"))
+    return (_capacity(draft, job, least), *reasons)
+
+
+def _capacity(draft: Draft, job: Job, least: int) -> Reason:
     snapshot, spec = draft.snapshot, job.spec
     may = feasible(snapshot, job)
     if not may.any():
-        return (_nowhere(snapshot, job),)
+        return _nowhere(snapshot, job)
     if spec.share is not None:
-        return (_no_share(draft, job, may & snapshot.ready),)
+        return _no_share(draft, job, may & snapshot.ready)
     room = np.where(may & snapshot.ready, draft.free, 0)
     shunned = [r for r in draft.shunned(job) if may[r]]
     room[shunned] = 0
@@ -78,7 +85,7 @@ def _lacking(draft: Draft, job: Job, least: int) -> tuple[Reason, ...]:
         detail += "".join(f"; {told}" for told in _quarantined(snapshot, may))
     if shunned:
         detail += f"; {len(shunned)} nodes hold others of its group {spec.topology.apart}"
-    return (Reason("capacity", detail),)
+    return Reason("capacity", detail)
 
 
 def _no_share(draft: Draft, job: Job, may: Flags) -> Reason:
@@ -145,22 +152,21 @@ def unshared(snapshot: Snapshot, spec: JobSpec) -> str:
 
 
 def explain(snapshot: Snapshot, plan: Plan, job: Job, policy: Policy) -> Why:
-    """Why `job` is where it is, given what was just decided for it."""
+    """Why `job` is where it is, given what was just decided for it: all that binds it."""
     if job.state in TERMINAL:
-        return Why((Reason("ended", f"{job.state}: {job.message or 'done'}"),), ())
+        return Why((Reason("ended", f"{job.state}: {job.message or 'done'}"),))
     planned = [a for a in plan.actions if a.job == job.id]
     if planned:
-        return Why((Reason("planned", f"{planned[0].verb} now: {planned[0].reason}"),), ())
+        return Why((Reason("planned", f"{planned[0].verb} now: {planned[0].reason}"),))
     if job.intent is Intent.HOLD and job.spec.serving is not None:
         leaving = job.leaving_at_s is not None
         detail = "finishes its requests" if leaving else "its service does not need it now"
-        return Why((Reason("rest", detail),), ())
+        return Why((Reason("rest", detail),))
     if job.intent is Intent.HOLD:
-        reason = Reason("held", "its owner suspended it")
-        return Why((reason,), (f"singularity resume {job.spec.name}",))
+        return Why((Reason("held", "its owner suspended it"),))
     if reasons := plan.pending.get(job.id):
-        told = (*reasons, *_taken(job, snapshot.now_s), *_lent(snapshot, job))
-        return Why(told, _changes(snapshot, job))
+        told = (*_taken(job, snapshot.now_s), *_lent(snapshot, job))
+        return Why((*reasons, *_more(snapshot, job, reasons, policy), *told))
     if job.state in ACTIVE:
         placed = Reason("placed", f"{job.state} with {_where(snapshot, job)}")
         nodes = [snapshot.nodes[snapshot.row[n]] for n in sorted(job.nodes)]
@@ -168,8 +174,28 @@ def explain(snapshot: Snapshot, plan: Plan, job: Job, policy: Policy) -> Why:
         often = Reason("checkpoint", f"{found.text}: {found.origin}")
         how = Reason("engine", engines.label(job))
         told = (*_taken(job, snapshot.now_s), *_lent(snapshot, job))
-        return Why((placed, often, how, *told), ())
-    return Why((Reason("queued", "will be looked at in the next round"),), ())
+        return Why((placed, often, how, *told))
+    return Why((Reason("queued", "will be looked at in the next round"),))
+
+
+def _more(
+    snapshot: Snapshot, job: Job, known: tuple[Reason, ...], policy: Policy
+) -> Iterator[Reason]:
+    """What binds it too, and is not looked for in every round."""
+    if job.state not in WAITING or any(r.kind in ("dependency", "backoff") for r in known):
+        return
+    kinds, draft = {r.kind for r in known}, Draft(snapshot, policy)
+    if "order" in kinds and not find(draft, job, min(sizes(job), default=job.devices)):
+        yield from (r for r in lacking(draft, job) if r.kind not in kinds)
+    before = [j.id for j in queue(snapshot, policy)]
+    if job.id in before and (number := before.index(job.id)):
+        yield Reason("queue", f"{number} of {len(before)} that wait are before it")
+    spec = job.spec
+    if (spec.regions or spec.avoid) and "policy" not in kinds:
+        anywhere = allowed(snapshot, replace(spec, regions=(), avoid=()))
+        here = int((allowed(snapshot, spec) & anywhere).sum())
+        said = f"regions: {list(spec.regions)} not: {list(spec.avoid)}"
+        yield Reason("policy", f"{said} leave {here} of {int(anywhere.sum())} nodes")
 
 
 def _where(snapshot: Snapshot, job: Job) -> str:
@@ -208,38 +234,3 @@ def _lent(snapshot: Snapshot, job: Job) -> tuple[Reason, ...]:
         )
         for loan in job.loans
     )
-
-
-def _changes(snapshot: Snapshot, job: Job) -> tuple[str, ...]:
-    """Single changes tried on a copy: fewer devices, anywhere else, another time."""
-    draft = Draft(snapshot)
-    found = []
-    for devices in range(min(sizes(job), default=job.devices) - 1, 0, -1):
-        if find(draft, job, devices):
-            found.append(f"devices {devices}: fits now")
-            break
-    if part := _smaller_share(draft, job):
-        found.append(f"share.compute {part / 10:g}%: fits now")
-    if job.confine is not None and find(draft, replace(job, confine=None), job.devices):
-        found.append(f"singularity move {job.spec.name} --to anywhere: fits now")
-    for name in snapshot.region_names:
-        free = replace(job.spec, regions=(), avoid=())
-        there = replace(job, spec=free, confine=Scope(ScopeKind.REGION, name))
-        if not find(draft, job, job.devices) and find(draft, there, job.devices):
-            found.append(f"allow region {name}: fits now")
-    freed = draft.free + draft.coming
-    if find(draft, job, min(sizes(job), default=job.devices), free=freed):
-        found.append("wait: devices are being freed")
-    return tuple(found)
-
-
-def _smaller_share(draft: Draft, job: Job) -> int:
-    """The largest part of a device, in steps of 50 milli, that would fit; 0 if none."""
-    share = job.spec.share
-    if share is None or find(draft, job, job.devices):
-        return 0
-    for milli in range((share.compute_milli - 1) // 50 * 50, 0, -50):
-        smaller = replace(job.spec, share=replace(share, compute_milli=milli))
-        if find(draft, replace(job, spec=smaller), job.devices):
-            return milli
-    return 0

@@ -26,7 +26,7 @@ Ints = npt.NDArray[np.int64]
 
 PRIOR: Final = 0.9  # the exponent of speed by devices for a job of which no two sizes were seen
 _SAMPLE: Final = 4000  # of more jobs, a part finds the first prices
-_COLD, _AGAIN, _WARM, _FILLS = 60, 6, 3, 4  # corrections of prices, and rounds of filling up
+_COLD, _AGAIN, _WARM = 60, 6, 3  # corrections of prices
 _STEP, _SMALL, _COOLS = 0.5, 0.06, 0.93  # of prices: how far at first, and how much less each time
 
 
@@ -81,10 +81,9 @@ def allot(utility: Floats, sizes: Ints, capacity: Ints, prices: Floats | None = 
     gain, pick = _best(rows, sizes, prices)
     pick = _taken(pick, gain, sizes, capacity)
     left = _left(pick, sizes, capacity)
-    for _ in range(_FILLS):
+    more = True
+    while more:
         pick, left, more = _filled(rows, sizes, pick, left)
-        if not more:
-            break
     held = np.flatnonzero(pick >= 0)
     value = float(rows[pick[held], held].sum())
     kind = np.where(pick >= 0, pick // counts, -1)

@@ -16,9 +16,11 @@ from singularity.primitives.maintenance import Maintenance
 from singularity.primitives.messages import Envelope, Register, Report
 from singularity.primitives.model import Duty, Intent, Job, JobId, Node, NodeId, Scope
 from singularity.primitives.operations import PLANE, By
+from singularity.primitives.projects import Project
 from singularity.primitives.rebalancing import Rebalancing
 from singularity.primitives.routing import Loads
 from singularity.primitives.serving import ServiceId
+from singularity.primitives.tariffs import Tariff
 
 from .orders import Order
 from .plan import Plan
@@ -107,6 +109,21 @@ class Ledger(Protocol):
     def settle_rebalancing(self, rebalancing: str, now_s: float, by: By = PLANE) -> None:
         """End it; moves under way go on. Raises NotFound unless it is in force."""
         ...
+
+    def set_project(self, project: Project, now_s: float) -> Project:
+        """Make it so, and keep what it has used. Raises NotFound where its parent is unknown, and
+        InvalidSpec where its guarantees cannot be kept (primitives.projects.admitted)."""
+        ...
+
+    def projects(self) -> list[Project]:
+        """All that ever had a job or were set, by id."""
+        ...
+
+    def set_tariff(self, tariff: Tariff) -> None:
+        """In place of the one that was. Raises InvalidSpec (primitives.tariffs.checked)."""
+        ...
+
+    def tariffs(self) -> list[Tariff]: ...
 
     def intend(self, job: JobId, intent: Intent, now_s: float) -> Job: ...
 

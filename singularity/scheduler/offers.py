@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from singularity.primitives.engines import keeps_nothing
 from singularity.primitives.model import Job, NodeId, Placement
 from singularity.primitives.resizing import is_in_place
+from singularity.primitives.sla import near_promise
 
 from .plan import Draft
 from .policy import Policy
@@ -20,6 +21,7 @@ class Offer:
     """Devices one victim could give, and what that costs. `target` () means all of them. `level` as
     in queueing: who had most gives first. `live`: no cut is needed. `ruinous`: the work done since
     its last checkpoint goes with them. `moves`: `target` is elsewhere, and the job goes on there.
+    `borrowed`: they are not guaranteed to it. `near`: it was given hardly more than was promised.
     """
 
     job: Job
@@ -29,6 +31,8 @@ class Offer:
     live: bool = False
     ruinous: bool = False
     moves: bool = False
+    borrowed: bool = True
+    near: bool = False
 
     @property
     def freed(self) -> Counter[NodeId]:
@@ -51,3 +55,53 @@ def level_of(draft: Draft, job: Job, policy: Policy) -> int:
     if (found := known.get(job.id)) is None:
         found = known[job.id] = level(job, draft.snapshot.now_s, policy)
     return found
+
+
+def near_of(draft: Draft, job: Job) -> bool:
+    known = draft.findings.near
+    if (found := known.get(job.id)) is None:
+        found = known[job.id] = near_promise(job, draft.snapshot.now_s)
+    return found
+
+
+def given(offers: list[Offer]) -> list[tuple[Job, int]]:
+    """Devices that jobs give up, and do not have elsewhere."""
+    return [(o.job, sum(o.freed.values())) for o in offers if not o.moves]
+
+
+def total(offers: list[Offer]) -> float:
+    return sum(o.price.device_s for o in offers)
+
+
+# -- which come first ------------------------------------------------------------------------------
+
+
+def weight(chosen: list[Offer], blocked: Job) -> tuple[float, ...]:
+    """Of two ways to make room the lighter is taken. For a replica, to suspend weighs more."""
+    owned, ruined = sum(not o.borrowed for o in chosen), sum(o.ruinous for o in chosen)
+    gone = sum(not o.target for o in chosen) if blocked.spec.serving else 0
+    dearest, near = min(o.job.tier for o in chosen), sum(o.near for o in chosen)
+    return (owned, ruined, gone, -dearest, near, total(chosen), len(chosen))
+
+
+def cheapest_first(found: Offer) -> tuple[object, ...]:
+    """What was borrowed first, what loses no work first; shrinking first, then suspending; each of
+    the least urgent tier first, there of who has more than was promised, of who had most, then by
+    price."""
+    job, suspends = found.job, not found.target
+    first = (not found.borrowed, found.ruinous, suspends, -job.tier, found.near, -found.level)
+    return (*first, found.price.device_s, job.id)
+
+
+def cheapest_by_device(found: Offer) -> tuple[object, ...]:
+    """The same for whoever needs many: one large job may be cheaper than many small ones."""
+    gives = max(1, sum(found.freed.values()))
+    *first, price, name = cheapest_first(found)
+    return (*first, found.price.device_s / gives, -gives, price, name)
+
+
+def spared_first(found: Offer) -> tuple[object, ...]:
+    """What is its owner's and loses work first, of the more urgent first, suspending before
+    shrinking, the dearest first."""
+    first = (found.borrowed, not found.ruinous, found.job.tier, not found.near)
+    return (*first, bool(found.target), found.level, -found.price.device_s)

@@ -17,8 +17,10 @@ from singularity.primitives.topology import Near
 from .fleet.gangs import Fleet, Gang
 from .fleet.layout import Level
 from .fleet.reference import Ranks
+from .nearness import distance, home_of
 from .plan import Draft
-from .snapshot import Codes, Flags, Ints, Snapshot, frozen
+from .policy import Policy
+from .snapshot import Flags, Ints, Snapshot, frozen
 
 _LEVELS: Final = {Near.NODE: Level.NODE, Near.RACK: Level.RACK}
 
@@ -97,9 +99,10 @@ def find(
     """Where `devices` of the job fit on nodes that take new work; () if nowhere.
 
     What the job itself holds counts as free to it: its dump frees it before it comes back. Among
-    clusters that fit, its own region comes first, then where it needs the fewest nodes, then the
-    tightest. `free` int64[N] in place of what the draft has left; then what is being given up of
-    shares counts as given up, and so does what jobs that are `leaving` have.
+    clusters that fit, the nearest comes first (nearness.py: its own region, unless prices or data
+    say otherwise), then where it needs the fewest nodes, then the tightest. `free` int64[N] in
+    place of what the draft has left; then what is being given up of shares counts as given up, and
+    so does what jobs that are `leaving` have.
     """
     if job.spec.share is not None:
         return _find_shares(draft, job, free, leaving)
@@ -115,7 +118,7 @@ def find(
         room[snapshot.row[node]] += held
     room = np.where(feasible(snapshot, job) & snapshot.ready, room, 0)
     room[draft.shunned(job)] = 0
-    return pack(snapshot, room, job, devices)
+    return pack(snapshot, room, job, devices, draft.policy)
 
 
 def _first(draft: Draft, job: Job, wanted: Gang) -> Placement:
@@ -124,7 +127,7 @@ def _first(draft: Draft, job: Job, wanted: Gang) -> Placement:
     kind = None if wanted.own or wanted.apart else (alike(job), wanted.unit)
     if kind and wanted.units >= full.get(kind, wanted.units + 1):
         return ()
-    found = _placed(draft.fleet, draft.snapshot, wanted, _ranks(draft.snapshot, job))
+    found = _placed(draft.fleet, draft.snapshot, wanted, _ranks(draft, job))
     if kind and not found:
         full[kind] = wanted.units
     return found
@@ -153,7 +156,7 @@ def _find_shares(
         room[row] += sum(part.holds(share) for part in of_node)
     rows = {snapshot.row[s.node]: s.devices for s in pack(snapshot, room, job, job.spec.ranks)}
     if job.spec.ranks == 1 and rows:
-        home = (room > 0) & np.isin(snapshot.region, _home(snapshot, job))
+        home = (room > 0) & np.isin(snapshot.region, home_of(snapshot, job))
         alike: dict[object, int] = {}  # of nodes that nothing tells apart the first
         for row in np.flatnonzero(home if home.any() else room > 0).tolist():
             size = snapshot.total[row], snapshot.memory[row], whole[row]
@@ -189,12 +192,13 @@ def stay(draft: Draft, job: Job, devices: int) -> Placement:
     return target
 
 
-def pack(snapshot: Snapshot, room: Ints, job: Job, devices: int) -> Placement:
+def pack(
+    snapshot: Snapshot, room: Ints, job: Job, devices: int, policy: Policy = Policy()
+) -> Placement:
     """The gang on the fewest nodes of one cluster with `room` int64[N] devices, which is 0 where
     the job may not go; () if none fits."""
-    fleet, distance = snapshot.fleet.of(room), _distance(snapshot, job)
-    wanted = gang(job.spec, devices)
-    return _placed(fleet, snapshot, wanted, distance) if wanted else ()
+    wanted, near = gang(job.spec, devices), distance(snapshot, job, policy)
+    return _placed(snapshot.fleet.of(room), snapshot, wanted, near) if wanted else ()
 
 
 def gang(
@@ -230,9 +234,10 @@ def _placed(fleet: Fleet, snapshot: Snapshot, wanted: Gang, ranks: Ranks) -> Pla
     return tuple(Shard(snapshot.nodes[row].id, devices) for row, devices in found)
 
 
-def _ranks(snapshot: Snapshot, job: Job) -> Ranks:
-    """_distance, and 0 where the job may not go."""
-    layout, spec = snapshot.fleet.layout, job.spec
+def _ranks(draft: Draft, job: Job) -> Ranks:
+    """How far away places are, and 0 where the job may not go."""
+    snapshot, spec = draft.snapshot, job.spec
+    layout = snapshot.fleet.layout
     regions = np.array([_may(spec, name) for name in snapshot.region_names], dtype=np.bool_)
     kinds = np.array([name == spec.device for name in snapshot.device_names], dtype=np.bool_)
     may = regions[layout.region] & kinds[layout.device]
@@ -241,21 +246,5 @@ def _ranks(snapshot: Snapshot, job: Job) -> Ranks:
         names = snapshot.region_names if by_region else snapshot.cluster_names
         codes = layout.region if by_region else layout.cluster
         may &= codes == (names.index(job.confine.id) if job.confine.id in names else -2)
-    found: Ranks = np.where(may, _distance(snapshot, job), 0).astype(np.uint8)
+    found: Ranks = np.where(may, distance(snapshot, job, draft.policy), 0).astype(np.uint8)
     return found
-
-
-def _distance(snapshot: Snapshot, job: Job) -> Ranks:
-    """uint8[D] by domain: 1 in the region where the job is at home, else 2."""
-    home, regions = _home(snapshot, job), np.arange(len(snapshot.region_names))
-    near = np.isin(regions, home) if len(home) else np.ones_like(regions)
-    found: Ranks = np.where(near, 1, 2).astype(np.uint8)[snapshot.fleet.layout.region]
-    return found
-
-
-def _home(snapshot: Snapshot, job: Job) -> Codes:
-    """The regions where the job runs, or where its last images were made."""
-    last = job.origin
-    nodes = job.nodes or (frozenset(s.node for s in last.shards) if last else frozenset())
-    rows = [snapshot.row[n] for n in sorted(nodes) if n in snapshot.row]
-    return snapshot.region[rows]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
@@ -14,7 +14,6 @@ from singularity.primitives import cuts, replicas, verbs
 from singularity.primitives.holdings import claimed, holdings, hosts, overfull, spots
 from singularity.primitives.model import (
     ACTIVE,
-    TERMINAL,
     WAITING,
     Checkpoint,
     Goal,
@@ -26,6 +25,7 @@ from singularity.primitives.model import (
     NodeId,
     Placement,
 )
+from singularity.primitives.projects import claim
 from singularity.primitives.resizing import is_in_place
 from singularity.primitives.service import Loan, charge
 from singularity.primitives.serving import ServiceId
@@ -33,8 +33,10 @@ from singularity.primitives.verbs import Step
 
 from .orders import Order
 from .parts import Parts
+from .policy import Policy
+from .quota import UNBOUND, Bound, Quota
 from .services import Change
-from .snapshot import Flags, Snapshot
+from .snapshot import Flags, Ints, Snapshot
 
 
 class Verb(StrEnum):
@@ -53,7 +55,7 @@ class Verb(StrEnum):
 
 
 MINUTE_S: Final = 60.0
-_CUTS = frozenset({Verb.CHECKPOINT, Verb.SUSPEND, Verb.MIGRATE, Verb.SCALE})
+CUTS = frozenset({Verb.CHECKPOINT, Verb.SUSPEND, Verb.MIGRATE, Verb.SCALE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,7 @@ class Findings:
     may    nodes that a job may use      full  the fewest units that fit nowhere
     lacks  what such a job lacks         vain  devices and level, for which nobody made room
     level  of a job, as in queueing      told  why one waits, and then all that are like it
+    near   as in sla.near_promise
     """
 
     may: dict[Hashable, Flags] = field(default_factory=dict)
@@ -113,6 +116,7 @@ class Findings:
     vain: dict[Hashable, tuple[int, int]] = field(default_factory=dict)
     level: dict[JobId, int] = field(default_factory=dict)
     told: dict[Hashable, tuple[Reason, ...]] = field(default_factory=dict)
+    near: dict[JobId, bool] = field(default_factory=dict)
 
 
 class Draft:
@@ -122,17 +126,18 @@ class Draft:
     devices that are given out in shares; `coming` what
     earlier decisions, carried out or not, will free on each node, so that nothing is reclaimed
     twice; `promised` what of both is meant for jobs that wait, so that no two count on the same
-    devices.
+    devices. `quota` keeps the same of projects.
     """
 
-    def __init__(self, snapshot: Snapshot) -> None:
-        self.snapshot = snapshot
+    def __init__(self, snapshot: Snapshot, policy: Policy = Policy()) -> None:
+        self.snapshot, self.policy = snapshot, policy
         self.free = snapshot.free.copy()
         self.fleet = snapshot.fleet.copy()
         self.parts = Parts(snapshot)
         self.coming = np.zeros_like(self.free)
         self.promised = np.zeros_like(self.free)
         self.findings = Findings()
+        self.quota = Quota(snapshot.projects, snapshot.jobs)
         self._actions: dict[JobId, Action] = {}
         self._pending: dict[JobId, tuple[Reason, ...]] = {}
         self._changes: list[Change] = []
@@ -195,11 +200,15 @@ class Draft:
     def take(self, action: Action) -> None:
         self.findings.lacks.clear()
         self.findings.told.clear()
+        if self.quota.governs:  # who gives way depends on what projects hold
+            self.findings.vain.clear()
         assert action.job not in self._actions, f"{action.job} already has an action"
         self._actions[action.job] = action
         job = self.snapshot.by_id[action.job]
         for node, devices in self._needed(job, action.placement).items():
             self._give(node, devices)
+        if action.placement:
+            self.quota.take(job, grows(job, action))
         leaves = action.verb not in (Verb.RESUME, Verb.CHECKPOINT, Verb.WAKE, Verb.REST)
         if leaves and job.state in (JobState.STARTING, JobState.RUNNING):
             self._expect(job, action.placement)
@@ -216,7 +225,7 @@ class Draft:
         told = [a for a in self._actions.values() if a.price is not None]
         return self._evicted + sum(evicts(self.snapshot.by_id[a.job], a) for a in told)
 
-    def promise(self, placement: Placement) -> None:
+    def promise(self, job: Job, placement: Placement) -> None:
         """Keep what is free there, and what will be, for a job that waits for the rest of it. Of
         shares only what must become whole for them: for the rest, two may hope for one."""
         for shard in placement:
@@ -224,7 +233,30 @@ class Draft:
             there = {part.index for part in self.snapshot.nodes[row].parts}
             devices = shard.devices - len(there & set(shard.indices))
             self.promised[row] += devices
+            if self.quota.governs:  # it may wait for its quota alone: others take what is spare
+                spare = self.free[row] + self.coming[row] - self.promised[row]
+                devices = min(devices, max(0, int(self.fleet.free[row]) - max(0, int(spare))))
             self._hide(row, devices)
+        self.quota.promise(job, sum(s.devices for s in placement) - claim(job))
+
+    def bound(self, job: Job) -> Bound | None:
+        """The quota that binds the job most now; None where nothing does."""
+        if not self.quota.governs:
+            return None
+        return self.quota.bound(job, self.idle(job.spec.device, self.free))
+
+    def most(self, job: Job) -> int:
+        """Devices that the job may hold now by all quotas."""
+        bound = self.bound(job)
+        return UNBOUND if bound is None else claim(job) + max(0, bound.room)
+
+    def idle(self, kind: str, free: Ints) -> int:
+        """Of `free` int64[N], devices of that kind where nodes are ready."""
+        snapshot = self.snapshot
+        if kind not in snapshot.device_names:
+            return 0
+        mine = snapshot.ready & (snapshot.device == snapshot.device_names.index(kind))
+        return int(free[mine].sum())
 
     def explain(self, job: Job, reasons: tuple[Reason, ...]) -> None:
         self._pending[job.id] = reasons
@@ -254,12 +286,14 @@ class Draft:
         return _devices(placement) - holdings(job)
 
     def _expect(self, job: Job, target: Placement) -> None:
+        """The job leaves its devices but for those of `target`."""
         if job.spec.share is not None:
             freed = self.parts.leave(job, target)
         else:
             freed = _devices(job.placement) - _devices(target)
         for node, devices in freed.items():
             self.coming[self.snapshot.row[node]] += devices
+        self.quota.expect(job, max(0, job.held - sum(s.devices for s in target)))
 
 
 def _devices(placement: Placement) -> Counter[NodeId]:
@@ -277,10 +311,17 @@ def recently_evicted(snapshot: Snapshot) -> list[Job]:
     return [j for j in snapshot.jobs if j.taken and (j.taken.evicted_at_s or 0.0) > since_s]
 
 
+def grows(job: Job, action: Action) -> int:
+    """Devices more that count against the job's project while the action is carried out."""
+    if job.spec.aside is not None:
+        return 0
+    return max(0, sum(s.devices for s in action.placement) - claim(job))
+
+
 def evicts(job: Job, action: Action) -> bool:
     """Does it make the job leave its devices, and not only share them more tightly?"""
     shares = action.verb is Verb.SCALE and is_in_place(job, action.placement)
-    return action.verb in _CUTS - {Verb.CHECKPOINT} and (not shares or job.resize_refused)
+    return action.verb in CUTS - {Verb.CHECKPOINT} and (not shares or job.resize_refused)
 
 
 def check(snapshot: Snapshot, plan: Plan) -> list[str]:
@@ -312,36 +353,17 @@ def check(snapshot: Snapshot, plan: Plan) -> list[str]:
         wants = job.state in WAITING and job.intent is Intent.RUN
         if wants and job.id not in plan.pending and job.id not in acted:
             faults.append(f"{job.id}: waits without a reason")
+    return faults + _above_quota(snapshot, plan)
+
+
+def _above_quota(snapshot: Snapshot, plan: Plan) -> list[str]:
+    faults, quota = [], Quota(snapshot.projects, snapshot.jobs)
+    for action in plan.actions:
+        job = snapshot.by_id[action.job]
+        if above := quota.refuses(job, grows(job, action)):
+            faults.append(f"{job.id}: {above}")
+        quota.take(job, grows(job, action))
     return faults
-
-
-def admissible(job: Job, action: Action, nodes: Mapping[NodeId, Node]) -> str:
-    """Is the action still true now? "" for yes, else why not. Asked with the rows locked."""
-    if job.version != action.seen:
-        return "the job moved on"
-    if job.state in TERMINAL:
-        return f"the job has {job.state}"
-    if action.verb in _CUTS and (job.dumping or job.resizing or job.exited):
-        return "a checkpoint or a resize is in flight, or ranks have ended"
-    held = {*holdings(job), *spots(job)}
-    for shard in action.placement:
-        node = nodes[shard.node]
-        if not node.ready and shard.node not in held:
-            return f"{node.id} takes nothing new"
-        if node.lost:
-            return f"{node.id} is lost"
-        if fault := overfull(claimed(node, job, shard)):
-            return f"{node.id} {fault}"
-    return ""
-
-
-def outdated(job: Job, action: Action, written: Collection[ServiceId]) -> str:
-    """Was a replica woken for a service that somebody else has changed since? "" for no. `written`
-    are those whose changes in the same plan were; a plan that wakes has some."""
-    serving = job.spec.serving
-    if action.verb is Verb.WAKE and serving is not None and serving.service not in written:
-        return "its service has changed meanwhile"
-    return ""
 
 
 def perform(job: Job, action: Action, now_s: float) -> Step:

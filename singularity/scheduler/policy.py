@@ -20,6 +20,10 @@ class Policy:
     drain_notice_s: float = 120.0  # before its deadline the rest is suspended, tier by tier
     grow_after_s: float = 5.0  # quiet time of a shrunk job before it grows: against thrash
     move_cost_s: float = 5.0  # dump + transfer + restore of a job never measured
+    carried_bytes_s: float = 1e8  # images to another region, where a job was never measured
+    data_away_slows: float = 0.1  # part of its speed lost by who reads from another region
+    cost_worth_s: float = 1800.0  # device time for a unit of money: a device costs about 2 an hour
+    carbon_kg_worth_s: float = 180.0  # the same for a kilogram, at 100 a tonne
     relocation_pays_s: float = 600.0  # moving others pays if it costs less than this of the gang's
     quantum_s: float = 600.0  # least time on its devices before an equal may ask for them
     level_first_s: float = 3600.0  # device-seconds until a job leaves the first level of its tier

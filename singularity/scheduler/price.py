@@ -54,6 +54,28 @@ def of_leaving(job: Job, now_s: float, policy: Policy) -> Price:
     return Price(found, f"{spoken(found)} device-seconds ({parts}, × {held:g})")
 
 
+def image_bytes(job: Job) -> int:
+    """Of what it would begin from; 0 for one that has no image yet."""
+    return sum(image.raw_bytes for image in job.origin.shards) if job.origin else 0
+
+
+def transfer_s(job: Job, policy: Policy) -> float:
+    """To carry its images to another region: as long as its last restores took, for they read the
+    same bytes; else as fast as is assumed."""
+    return job.restore_s or image_bytes(job) / policy.carried_bytes_s
+
+
+def of_moving(job: Job, now_s: float, policy: Policy, *, far: bool) -> Price:
+    """Of going on elsewhere; `far` is in another region."""
+    leaving = of_leaving(job, now_s, policy)
+    more_s = transfer_s(job, policy) if far else 0.0
+    if not more_s:
+        return leaving
+    found = leaving.device_s + more_s * job.held
+    carried = f"{image_bytes(job) / 1e9:.3g} GB to another region, {more_s:.3g} s"
+    return Price(found, f"{spoken(found)} device-seconds ({leaving.text}; and {carried})")
+
+
 def of_sharing(job: Job, policy: Policy) -> Price:
     """Of a change of devices with every rank where it is."""
     found = policy.resize_cost_s * job.held

@@ -14,14 +14,19 @@ from .snapshot import Snapshot
 
 def queue(snapshot: Snapshot, policy: Policy) -> list[Job]:
     """Jobs that want devices: most urgent tier first, in each the replicas of services, then those
-    furthest from what the tier promises, then those that had least so far (`level`), then the
-    longest waiting. After an hour without devices none is further than another. Those that verify
-    others do not queue."""
+    furthest from what the tier promises, then those whose project has used least by its weight,
+    then those that had least so far (`level`), then the longest waiting. After an hour without
+    devices none is further than another, and what a project used is worth half after a day. Those
+    that verify others do not queue."""
     now_s = snapshot.now_s
+    used = {p.id: p.share(now_s) for p in snapshot.projects}
     waiting = [j for j in snapshot.jobs if j.state in WAITING and j.intent is Intent.RUN]
     waiting = [j for j in waiting if j.spec.aside is None]
     order = {
-        j.id: (j.tier, j.spec.serving is None, _served(j, now_s), level(j, now_s, policy))
+        j.id: (
+            *(j.tier, j.spec.serving is None, _served(j, now_s)),
+            *(used.get(j.spec.project, 0.0), level(j, now_s, policy)),
+        )
         for j in waiting
     }
     return sorted(waiting, key=lambda j: (*order[j.id], j.submitted_at_s, j.id))

@@ -12,14 +12,26 @@ import numpy as np
 
 from singularity.primitives.engines import keeps_nothing, loss
 from singularity.primitives.model import Job, JobState, NodeId, Placement
+from singularity.primitives.projects import claim
 
-from .lending import beside, shrinking, shrinks_for
-from .offers import Offer, level_of, offer
+from .givers import ANYWHERE, Givers
+from .lending import beside, shrinking
+from .offers import (
+    Offer,
+    cheapest_by_device,
+    cheapest_first,
+    given,
+    level_of,
+    near_of,
+    offer,
+    spared_first,
+    total,
+    weight,
+)
 from .placement import alike, find, may, pack, sizes, stay
 from .plan import Action, Draft, Verb
 from .policy import Policy
-from .price import of_leaving, spoken
-from .queueing import yields
+from .price import of_leaving, of_moving, spoken
 from .sharing import narrowed
 from .snapshot import Flags, Ints
 
@@ -40,11 +52,11 @@ def reclaim(draft: Draft, blocked: Job, attempts: Sequence[int], policy: Policy)
     Where no less urgent job can give, equals share with it, are moved out of its way, and at last
     leave their devices if they had more than it so far. A plan stops a bounded number of jobs; the
     next goes on."""
-    if not attempts or _in_vain(draft, blocked, attempts[-1], policy):
-        return Made(_IN_VAIN, comes=False)
+    if told := _hopeless(draft, blocked, attempts, policy):
+        return Made(told, comes=False)
     for devices in attempts:
         if there := _room(draft, blocked, devices, []):
-            draft.promise(there)
+            draft.promise(blocked, there)
             return Made("devices are being freed for it", comes=True)
         if draft.preemptions >= policy.preemptions_per_tick_max:
             continue
@@ -57,28 +69,39 @@ def reclaim(draft: Draft, blocked: Job, attempts: Sequence[int], policy: Policy)
     if shared := _shared(draft, blocked, policy):
         return shared
     for devices in attempts:
-        if chosen := _out_of_the_way(draft, blocked, devices, policy):
+        lacks = _lacks(draft, blocked, devices, [])  # to move others gives no quota
+        if lacks <= 0 and (chosen := _out_of_the_way(draft, blocked, devices, policy)):
             return _carry_out(draft, blocked, devices, chosen, policy)
         if chosen := _cheapest(draft, blocked, devices, policy, equals=True):
             return _carry_out(draft, blocked, devices, chosen, policy)
-    draft.findings.vain[_kind(blocked, attempts[-1])] = (
+    draft.findings.vain[_kind(draft, blocked, attempts[-1])] = (
         attempts[-1],
         level_of(draft, blocked, policy),
     )
     return Made(_IN_VAIN, comes=False)
 
 
+def _hopeless(draft: Draft, blocked: Job, attempts: Sequence[int], policy: Policy) -> str:
+    """What is known without looking for anybody to give; "" for nothing."""
+    if not attempts or _in_vain(draft, blocked, attempts[-1], policy):
+        return _IN_VAIN
+    if draft.quota.hopeless(blocked, attempts[-1]):
+        return "nothing less urgent of its project could make room"
+    return ""
+
+
 def _in_vain(draft: Draft, blocked: Job, least: int, policy: Policy) -> bool:
     """Did nobody give for another of its kind that wanted no more, and had had no more?"""
-    found = draft.findings.vain.get(_kind(blocked, least))
+    found = draft.findings.vain.get(_kind(draft, blocked, least))
     if blocked.held:
         return False
     return found is not None and found[0] <= least and found[1] <= level_of(draft, blocked, policy)
 
 
-def _kind(blocked: Job, least: int) -> Hashable:
-    unit = max(1, least // blocked.spec.ranks)
-    return alike(blocked), blocked.tier, unit, blocked.id if blocked.spec.topology.apart else ""
+def _kind(draft: Draft, blocked: Job, least: int) -> Hashable:
+    unit, project = max(1, least // blocked.spec.ranks), blocked.spec.project
+    alone = blocked.id if blocked.spec.topology.apart else ""
+    return alike(blocked), blocked.tier, unit, alone, project if draft.quota.governs else ""
 
 
 # -- those less urgent give ----------------------------------------------------------------------
@@ -87,67 +110,38 @@ def _kind(blocked: Job, least: int) -> Hashable:
 def _cheapest(
     draft: Draft, blocked: Job, devices: int, policy: Policy, *, equals: bool = False
 ) -> list[Offer]:
-    """What makes room in one cluster: sparing work that would be lost first, then the more urgent,
-    then by price; [] if none. `equals`: who had more than it so far gives as well. To a replica its
-    equals that train give whatever they can without leaving, and whoever can shrink does so before
-    anybody is suspended."""
-    snapshot = draft.snapshot
-    there = may(draft, blocked) & snapshot.ready
+    """What makes room in one cluster: what was borrowed first, sparing work that would be lost,
+    then the more urgent, then by price; [] if none. `equals`: who had more than it so far gives as
+    well. To a replica its equals that train give whatever they can without leaving, and whoever can
+    shrink does so before anybody is suspended."""
     per_cluster, more = _per_cluster(draft, blocked), beside(draft, blocked)
-    victims: dict[int, list[Job]] = {}
-    for job in draft.untouched(JobState.RUNNING):
-        gives = job.tier > blocked.tier or shrinks_for(job, blocked)
-        if (
-            equals
-            and blocked.spec.serving is None
-            and job.tier == blocked.tier
-            and not keeps_nothing(job)
-        ):
-            had_more = level_of(draft, job, policy) > level_of(draft, blocked, policy)
-            gives = had_more and yields(job, snapshot.now_s, policy)
-        if gives and draft.can_cut(job):
-            rows = [snapshot.row[n] for n in sorted(job.nodes)]
-            if there[rows].any():
-                victims.setdefault(int(snapshot.cluster[rows[0]]), []).append(job)
-    found = []
-    for cluster, jobs in sorted(victims.items()):
-        short = devices - blocked.held - per_cluster.get(cluster, 0)
+    lacks, givers = _lacks(draft, blocked, devices, []), Givers(draft, blocked, devices, policy)
+    found = list[tuple[tuple[float, ...], list[Offer]]]()
+    for cluster, jobs in sorted(givers.by_cluster(equals, lacks > 0).items()):
+        free = blocked.held + per_cluster.get(cluster, 0)
+        short = max(lacks, 0 if cluster == ANYWHERE else devices - free)
         if sum(j.held for j in jobs) < short and blocked.spec.share is None:
             continue
-        offers = _offers(draft, jobs, max(1, short) + more, policy)
-        offers = [o for o in offers if o.target or not shrinks_for(o.job, blocked)]
-        for order in (_cheapest_first, _cheapest_by_device):
-            least = _least(short, sorted(offers, key=order))
-            if chosen := _choose(draft, blocked, devices, sorted(offers, key=order), least):
-                dearest, cost = min(o.job.tier for o in chosen), _total(chosen)
-                ruined = sum(o.ruinous for o in chosen)
-                gone = sum(not o.target for o in chosen) if blocked.spec.serving else 0
-                found.append((ruined, gone, -dearest, cost, len(chosen), cluster, chosen))
-    return min(found, key=lambda f: f[:-1])[-1] if found else []
+        offers = _offers(draft, blocked, jobs, max(1, short) + more, policy)
+        offers = [o for o in offers if o.target or givers.may_leave(o.job)]
+        for order in (cheapest_first, cheapest_by_device):
+            offers.sort(key=order)
+            chosen = _choose(draft, blocked, devices, offers, _least(short, offers))
+            if chosen and draft.quota.spares(blocked, devices, given(chosen)):
+                found.append(((*weight(chosen, blocked), cluster), chosen))
+    return min(found, key=lambda f: f[0])[1] if found else []
 
 
-def _offers(draft: Draft, jobs: list[Job], short: int, policy: Policy) -> list[Offer]:
-    found = []
+def _offers(draft: Draft, blocked: Job, jobs: list[Job], short: int, policy: Policy) -> list[Offer]:
+    found, borrows = list[Offer](), dict[str, bool]()
     for job in jobs:
-        if target := _smaller(draft, job, short):
-            found.append(offer(draft, job, target, policy))
-        found.append(offer(draft, job, (), policy))
+        if job.spec.project not in borrows:
+            borrows[job.spec.project] = draft.quota.borrows(job, blocked)
+        borrowed, near = borrows[job.spec.project], near_of(draft, job)
+        for target in dict.fromkeys((_smaller(draft, job, short), ())):
+            made = offer(draft, job, target, policy)
+            found.append(replace(made, borrowed=borrowed, near=near))
     return found
-
-
-def _cheapest_first(found: Offer) -> tuple[object, ...]:
-    """What loses no work first; shrinking first, then suspending; each of the least urgent tier
-    first, there of who had most, then by price."""
-    job = found.job
-    suspends = not found.target
-    return (found.ruinous, suspends, -job.tier, -found.level, found.price.device_s, job.id)
-
-
-def _cheapest_by_device(found: Offer) -> tuple[object, ...]:
-    """The same for whoever needs many: one large job may be cheaper than many small ones."""
-    given = max(1, sum(found.freed.values()))
-    ruinous, suspends, tier, had, price, name = _cheapest_first(found)
-    return (ruinous, suspends, tier, had, found.price.device_s / given, -given, price, name)
 
 
 def _least(short: int, offers: list[Offer]) -> int:
@@ -189,20 +183,14 @@ def _smaller(draft: Draft, job: Job, wanted: int) -> Placement:
 
 
 def _needed(draft: Draft, blocked: Job, devices: int, chosen: list[Offer]) -> list[Offer]:
-    """Drop what turned out not to be needed: what loses work first, of the more urgent first,
-    suspending before shrinking, the dearest first. Of one job at most one offer is kept."""
+    """Drop what turned out not to be needed. Of one job at most one offer is kept."""
     kept = list(chosen)
-    for each in sorted(chosen, key=_spared_first):
+    for each in sorted(chosen, key=spared_first):
         rest = [o for o in kept if o is not each]
         if _room(draft, blocked, devices, rest):
             kept = rest
     suspended = {o.job.id for o in kept if not o.target}
     return [o for o in kept if not o.target or o.job.id not in suspended]
-
-
-def _spared_first(found: Offer) -> tuple[object, ...]:
-    job, shrinks = found.job, bool(found.target)
-    return (not found.ruinous, job.tier, shrinks, found.level, -found.price.device_s)
 
 
 # -- equals share ----------------------------------------------------------------------------------
@@ -215,7 +203,8 @@ def _shared(draft: Draft, blocked: Job, policy: Policy) -> Made | None:
     for devices, narrow in narrowed(draft, blocked, _per_cluster(draft, blocked), policy):
         jobs = [(draft.snapshot.by_id[job], to) for job, to in sorted(narrow.items())]
         offers = [offer(draft, job, stay(draft, job, to), policy) for job, to in jobs]
-        if chosen := _choose(draft, blocked, devices, sorted(offers, key=_cheapest_first), 0):
+        chosen = _choose(draft, blocked, devices, sorted(offers, key=cheapest_first), 0)
+        if chosen and draft.quota.spares(blocked, devices, given(chosen)):
             return _carry_out(draft, blocked, devices, chosen, policy)
     return None
 
@@ -260,8 +249,8 @@ def _out_of_the_way(draft: Draft, blocked: Job, devices: int, policy: Policy) ->
     found = []
     for block in enough[:_BLOCKS_TRIED]:
         moves = _moves(draft, blocked, devices, (movers[block], blocks == block), policy)
-        if moves and _total(moves) <= policy.relocation_pays_s * devices:
-            found.append((_total(moves), block, moves))
+        if moves and total(moves) <= policy.relocation_pays_s * devices:
+            found.append((total(moves), block, moves))
     return min(found, key=lambda f: f[:-1])[-1] if found else []
 
 
@@ -284,23 +273,25 @@ def _moves(
     jobs = {job.id: job for job in of_block}.values()
     elsewhere = np.where(inside, 0, np.maximum(draft.free - draft.promised, 0))
     chosen: list[Offer] = []
-    priced = [(of_leaving(job, draft.snapshot.now_s, policy), job) for job in jobs]
-    for price, job in sorted(priced, key=lambda p: (p[0].device_s, p[1].id)):
+    priced = [(of_leaving(job, draft.snapshot.now_s, policy).device_s, job) for job in jobs]
+    for _, job in sorted(priced, key=lambda p: (p[0], p[1].id)):
         homeless = replace(job, placement=(), target=())  # its own devices are no place to go
         if target := find(draft, homeless, job.held, free=elsewhere):
             for shard in target:
                 elsewhere[draft.snapshot.row[shard.node]] -= shard.devices
+            far = _region(draft, target) != _region(draft, job.placement)
+            price = of_moving(job, draft.snapshot.now_s, policy, far=far)
             chosen.append(Offer(job, target, price, moves=True))
             if _room(draft, blocked, devices, chosen):
                 return _needed(draft, blocked, devices, chosen)
     return []
 
 
+def _region(draft: Draft, placement: Placement) -> int:
+    return int(draft.snapshot.region[draft.snapshot.row[placement[0].node]])
+
+
 # -- what comes of it ------------------------------------------------------------------------------
-
-
-def _total(offers: list[Offer]) -> float:
-    return sum(o.price.device_s for o in offers)
 
 
 def _unclaimed(draft: Draft) -> Ints:
@@ -310,22 +301,37 @@ def _unclaimed(draft: Draft) -> Ints:
 
 
 def _room(draft: Draft, blocked: Job, devices: int, offers: list[Offer]) -> Placement:
-    """Where the blocked job would fit if the offers were taken; () if nowhere."""
+    """Where the blocked job would fit if the offers were taken; () if nowhere, or if its quota
+    would still not admit it."""
+    if _lacks(draft, blocked, devices, offers) > 0:
+        return ()
     room = _unclaimed(draft)
-    given: dict[str, Counter[NodeId]] = {}
+    freed: dict[str, Counter[NodeId]] = {}
     shared = {o.job.id for o in offers if o.job.spec.share is not None}
-    given["shares"] = draft.parts.emptied(shared, soon=True) - draft.parts.emptied((), soon=True)
+    freed["shares"] = draft.parts.emptied(shared, soon=True) - draft.parts.emptied((), soon=True)
     # A suspend gives what a shrink of the same job gave, and the rest.
     for each in (o for o in offers if o.job.id not in shared):
-        given[each.job.id] = given.get(each.job.id, Counter()) | each.freed
+        freed[each.job.id] = freed.get(each.job.id, Counter()) | each.freed
         if each.moves:
             for shard in each.target:
                 row = draft.snapshot.row[shard.node]
                 room[row] = max(0, int(room[row]) - shard.devices)
-    for freed in given.values():
-        for node, more in sorted(freed.items()):
+    for gives in freed.values():
+        for node, more in sorted(gives.items()):
             room[draft.snapshot.row[node]] += more
     return find(draft, blocked, devices, free=room, leaving=shared)
+
+
+def _lacks(draft: Draft, blocked: Job, devices: int, offers: list[Offer]) -> int:
+    """Devices that its quota would still not admit if the offers were taken."""
+    if not draft.quota.governs:
+        return 0
+    most: dict[str, tuple[Job, int]] = {}
+    for job, count in given(offers):
+        most[job.id] = (job, max(count, most.get(job.id, (job, 0))[1]))
+    idle = draft.idle(blocked.spec.device, _unclaimed(draft)) + sum(n for _, n in most.values())
+    bound = draft.quota.bound_later(blocked, idle, most.values())
+    return 0 if bound is None else devices - claim(blocked) - bound.room
 
 
 def _carry_out(
@@ -340,10 +346,10 @@ def _carry_out(
         done.append(each)
     if not done:
         return Made(bound, comes=False)
-    draft.promise(there)
+    draft.promise(blocked, there)
     what = "moved out of its way" if chosen[0].moves else "reclaimed for it"
     jobs = "1 job" if len(chosen) == 1 else f"{len(chosen)} jobs"
-    told = f"devices are being {what}: {jobs}, {spoken(_total(chosen))} device-seconds"
+    told = f"devices are being {what}: {jobs}, {spoken(total(chosen))} device-seconds"
     return Made(told, comes=True)
 
 
@@ -373,8 +379,9 @@ def _take(draft: Draft, blocked: Job, taken: Offer) -> None:
         verb = Verb.SCALE if taken.target else Verb.SUSPEND
         what = "its shares" if job.spec.share else f"{sum(taken.freed.values())} devices"
         reason = f"gives {what} to {whom}"
-    serving = blocked.spec.serving
-    if job.tier == blocked.tier and not taken.moves and serving is None:
+    serving, at_home = blocked.spec.serving, job.spec.project == blocked.spec.project
+    equal = job.tier == blocked.tier and (at_home or not draft.quota.governs)
+    if equal and not taken.moves and serving is None:
         reason += ", to which they are worth more," if taken.target else ", which had less so far,"
     reason += f" for {taken.price.text}"
     reason += loss(job, now_s) if taken.ruinous else ""

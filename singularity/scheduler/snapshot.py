@@ -14,13 +14,14 @@ fleet            `free` of the nodes that are ready and give out whole devices, 
                  copy it to change it
 
 `traffic` is what services there are and how they are loaded.
-`acknowledged_s` is when an operator last approved of the evictions until then.
+`acknowledged_s` is when an operator last approved of the evictions until then. Whoever builds one
+adds the `projects` that there are, by id, and the `tariffs`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -31,7 +32,9 @@ from singularity.primitives.health import WELL
 from singularity.primitives.holdings import Tally
 from singularity.primitives.maintenance import Maintenance
 from singularity.primitives.model import Job, JobId, Node, NodeId, Scope, ScopeKind
+from singularity.primitives.projects import Project
 from singularity.primitives.rebalancing import Rebalancing
+from singularity.primitives.tariffs import Tariff
 
 from .fleet.gangs import Fleet
 from .fleet.layout import lay_out
@@ -73,6 +76,8 @@ class Snapshot:
     maintenance: tuple[Maintenance, ...] = ()
     rebalancing: Rebalancing | None = None
     traffic: Traffic = Traffic()
+    projects: tuple[Project, ...] = ()
+    tariffs: tuple[Tariff, ...] = ()
 
     @classmethod
     def build(
@@ -126,6 +131,26 @@ class Snapshot:
             by_id={j.id: j for j in todo},
             drains=tuple(sorted(drains, key=lambda d: d.id)),
             acknowledged_s=acknowledged_s,
+        )
+
+    def anew(
+        self,
+        nodes: Iterable[Node],
+        jobs: Iterable[Job],
+        now_s: float | None = None,
+        drains: Iterable[Drain] | None = None,
+    ) -> Snapshot:
+        """Of other rows, with all else that operators said."""
+        when_s = self.now_s if now_s is None else now_s
+        orders = self.drains if drains is None else drains
+        found = Snapshot.build(nodes, jobs, when_s, orders, self.acknowledged_s)
+        return replace(
+            found,
+            maintenance=self.maintenance,
+            rebalancing=self.rebalancing,
+            traffic=self.traffic,
+            projects=self.projects,
+            tariffs=self.tariffs,
         )
 
     def inside(self, scope: Scope) -> Flags:

@@ -48,10 +48,12 @@ from singularity.primitives.model import (
     Unable,
 )
 from singularity.primitives.model import Engine as Chain
+from singularity.primitives.projects import Allotment, Project, claim
 from singularity.primitives.rebalancing import Rebalancing
 from singularity.primitives.routing import NONE, LoadNote, Loads
 from singularity.primitives.serving import ServiceId
 from singularity.primitives.sharing import DeviceShare, Precedence
+from singularity.primitives.tariffs import Tariff
 from singularity.scheduler.decide import decide
 from singularity.scheduler.ledger import Ledger
 from singularity.scheduler.plan import Plan
@@ -102,6 +104,7 @@ CHAINS = (
     (Chain.TRANSPARENT, Chain.COOPERATIVE),
 )
 POLICY = Policy()
+PROJECTS = ["p0", "p1", "team", "unknown"]
 FOUND = Certificate(Finding.DIFFERS, "differs", facts=(("engine", "none"),))
 
 
@@ -135,6 +138,7 @@ class Ledgers(RuleBasedStateMachine):
                 devices_min=1 if elastic and not share else devices,
                 devices_max=devices,
                 tier=tier,
+                project=PROJECTS[JOBS.index(job) % 2],
                 after=(JOBS[0],) if after and job != JOBS[0] else (),
                 checkpoint_every_s=30.0 if elastic else None,
                 retry_infra=2,
@@ -182,7 +186,10 @@ class Ledgers(RuleBasedStateMachine):
         assert seen[0].jobs == seen[1].jobs
         nodes = [[replace(n, heard_s=0.0) for n in one.nodes] for one in seen]
         assert nodes[0] == nodes[1], "of heartbeats the one that follows is not told"
-        for name in ("acknowledged_s", "drains", "maintenance", "rebalancing", "traffic"):
+        for name in (
+            *("acknowledged_s", "drains", "maintenance", "rebalancing", "traffic"),
+            *("projects", "tariffs"),
+        ):
             assert getattr(seen[0], name) == getattr(seen[1], name)
         plan = decide(self.memory.snapshot(self.now_s), POLICY)
         now, self.stale = (self.stale, plan) if late else (plan, None)
@@ -409,6 +416,31 @@ class Ledgers(RuleBasedStateMachine):
     def request_checkpoint(self, i: int) -> None:
         self.same(lambda x: x.request_checkpoint(JOBS[i], self.now_s))
 
+    @rule(
+        which=st.integers(0, 2),
+        parent=st.sampled_from(["", "", "team", "p0", "unknown"]),
+        weight=st.sampled_from([1.0, 2.5, 0.0]),
+        said=st.lists(
+            st.builds(
+                Allotment,
+                st.sampled_from(["cpu", "cpu", "gpu"]),
+                st.integers(-1, 8),
+                st.sampled_from([None, 0, 3]),
+                st.sampled_from([None, 0, 3]),
+            ),
+            max_size=2,
+            unique_by=lambda a: a.kind,
+        ),
+    )
+    def set_project(self, which: int, parent: str, weight: float, said: list[Allotment]) -> None:
+        made = Project(PROJECTS[which], parent, weight, tuple(said))
+        self.same(lambda x: x.set_project(made, self.now_s))
+
+    @rule(scope=st.sampled_from(SCOPES), cost=st.sampled_from([0.5, 2.0, -1.0]))
+    def set_tariff(self, scope: Scope, cost: float) -> None:
+        self.same(lambda x: x.set_tariff(Tariff(scope, cost, 2 * cost)))
+        self.same(lambda x: x.tariffs())
+
     @rule()
     def acknowledge(self) -> None:
         self.same(lambda x: x.acknowledge("ada", self.now_s))
@@ -439,7 +471,7 @@ class Ledgers(RuleBasedStateMachine):
     @invariant()
     def equal(self) -> None:
         if hasattr(self, "memory"):
-            for read in ("jobs", "nodes", "unsent", "services", "loans"):
+            for read in ("jobs", "nodes", "unsent", "services", "loans", "projects"):
                 self.same(methodcaller(read))
 
     def teardown(self) -> None:
@@ -450,6 +482,9 @@ class Ledgers(RuleBasedStateMachine):
         """What only the database keeps: events without gaps that fold into the state, shards
         that are the holdings, an outbox that is the log, checkpoints that are the job's."""
         jobs = self.memory.jobs()
+        for project in self.memory.projects():
+            held = [claim(j) for j in jobs.values() if j.spec.project == project.id]
+            assert project.usage.devices == sum(held)
         with self.engine.connect() as db:
             for job in jobs.values():
                 mine = select(t.event).where(t.event.c.job == job.id).order_by(t.event.c.seq)

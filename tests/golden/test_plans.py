@@ -25,6 +25,7 @@ from singularity.primitives.model import (
     ScopeKind,
     Tier,
 )
+from singularity.primitives.projects import Allotment, Project
 from singularity.primitives.sharing import GIB, DeviceShare, Precedence
 from singularity.scheduler.decide import decide
 from singularity.scheduler.plan import Plan, Verb, check
@@ -173,6 +174,22 @@ def shares_find_their_devices() -> Scene:
     return scene
 
 
+def the_lender_takes_back() -> Scene:
+    """The owners lent most of 24 devices; borrowers are urgent, small or elastic."""
+    scene = Scene()
+    guaranteed = Allotment("h200", 24, borrow=8)
+    scene.ledger.set_project(Project("owners", allotments=(guaranteed,)), scene.now_s)
+    for name, devices, tier in (("urgent", 16, Tier.PREMIUM), ("plain", 8, Tier.STANDARD)):
+        scene.submit(replace(spec(name, devices, tier), project="guests"))
+    scene.submit(replace(spec("elastic", 16, Tier.PREMIUM, least=4), project="guests"))
+    scene.submit(replace(spec("own-basic", 8, Tier.BASIC), project="owners"))
+    scene.settle()
+    scene.submit(replace(spec("own-next", 16, Tier.BASIC), project="owners"))
+    scene.submit(replace(spec("own-more", 8, Tier.BASIC), project="owners"))
+    scene.submit(replace(spec("guest-next", 8, Tier.PREMIUM), project="guests"))
+    return scene
+
+
 SCENES: list[Callable[[], Scene | ServiceScene]] = [
     urgent_work_arrives,
     a_cluster_is_drained,
@@ -181,6 +198,7 @@ SCENES: list[Callable[[], Scene | ServiceScene]] = [
     load_rises,
     load_falls,
     shares_find_their_devices,
+    the_lender_takes_back,
 ]
 
 

@@ -173,7 +173,8 @@ def test_why_tells_what_keeps_a_job_and_what_would_change_it(api: Api, fleet: li
     turn(api, fleet)
     found = api.ok("GET", "/v1/jobs/waits/why")
     assert found["state"] == "pending" and not found["placed"]
-    assert found["reasons"] and found["changes"] == ["allow region us-east: fits now"]
+    changes = {c["kind"]: c["text"] for c in found["changes"]}
+    assert found["reasons"] and changes["place"] == "allow region us-east: fits now"
     assert api.ok("GET", "/v1/jobs/digits/why")["placed"]
 
 

@@ -9,6 +9,7 @@ from sqlalchemy.exc import IntegrityError
 
 from singularity.api import tables
 from singularity.api.books import load_nodes
+from singularity.api.projects import load_projects
 from singularity.api.schema import migrate
 from singularity.api.tables import metadata
 from singularity.cli.servers import Postgres
@@ -69,6 +70,30 @@ def test_a_database_of_the_first_version_comes_up_to_date(postgres: Postgres) ->
         node = load_nodes(db, select(tables.node))[0]
     assert (node.id, node.failures) == ("n", 0)
     assert node.known_s > node.heard_s, "watched since it was migrated"
+    engine.dispose()
+
+
+def test_what_projects_hold_is_counted_when_it_is_first_asked(postgres: Postgres) -> None:
+    with psycopg.connect(postgres.url, autocommit=True) as db:
+        db.execute("CREATE DATABASE before_projects")
+    engine = create_engine(
+        make_url(postgres.url).set(database="before_projects", drivername="postgresql+psycopg")
+    )
+    migrate(engine, "0007")
+    with engine.begin() as db:
+        for line in (
+            "region VALUES ('r')",
+            "cluster VALUES ('c', 'r')",
+            "node VALUES ('n', 'r', 'c', 'cpu', 8, 3, 0, false, 5, 1, 0, '', 0, 0, '')",
+            "project VALUES ('idle', 1.0), ('busy', 1.0)",
+            """job VALUES ('j', 'busy', 'j', 'train', 1, '{"device": "cpu"}', 1.0, NULL, NULL)""",
+            "shard VALUES ('j', 'n', 3)",
+        ):
+            db.exec_driver_sql(f"INSERT INTO {line}")
+    migrate(engine)
+    with engine.connect() as db:
+        held = {p.id: p.usage.held for p in load_projects(db)}
+    assert held == {"idle": (), "busy": (("cpu", 3),)}
     engine.dispose()
 
 

@@ -52,7 +52,7 @@ def test_the_storms_are_not_empty() -> None:
         seen |= world.counts.keys()
     verbs = {"resume", "checkpoint", "suspend", "migrate", "scale", "failover"}
     faults = {"crash", "restart", "isolate", "drain", "killed", "frozen", "lost", "hang", "hung"}
-    orders = {"rebalance", "order-settle"}
+    orders = {"rebalance", "order-settle", "quota"}
     services = {"wake", "rest", "scaled", "promoted", "reverted", "ended"}
     wanted = verbs | faults | orders | services
     assert wanted <= seen, wanted - seen

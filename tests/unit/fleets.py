@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from singularity.primitives.messages import Register, Report
-from singularity.primitives.model import Job, JobId, JobSpec, NodeId, ShardImage, Tier
+from singularity.primitives.model import Job, JobId, JobSpec, JobState, NodeId, ShardImage, Tier
+from singularity.primitives.projects import Allotment, Project
 from singularity.primitives.sharing import DeviceShare, Precedence
 from singularity.scheduler.decide import decide
 from singularity.scheduler.plan import Plan, check
@@ -62,6 +63,26 @@ class Planet:
         job = Job(JobId(name), found, devices, submitted_at_s=self.now_s + self._number)
         self.ledger.submit(job)
         return job.id
+
+    def project(self, name: str, guaranteed: int | None = None, **said: Any) -> None:
+        """A project with an allotment of cpu devices, or none."""
+        placed = {k: said.pop(k) for k in ("parent", "weight") if k in said}
+        kind = said.pop("kind", "cpu")
+        allotments = () if guaranteed is None else (Allotment(kind, guaranteed, **said),)
+        self.ledger.set_project(Project(name, allotments=allotments, **placed), self.now_s)
+
+    def obey(self) -> None:
+        """Agents do what was decided, all of it, at once."""
+        for job in list(self.ledger.jobs().values()):
+            match job.state:
+                case JobState.STARTING:
+                    self.report(job.id, "running")
+                case JobState.SUSPENDING:
+                    self.report(job.id, "dumped")
+                case JobState.STOPPING:
+                    self.report(job.id, "stopped")
+                case JobState.RUNNING if job.resizing:
+                    self.follow(job.id)
 
     def plan(self) -> Plan:
         snapshot = self.ledger.snapshot(self.now_s)

@@ -220,14 +220,17 @@ def test_why_lists_every_reason_and_the_smallest_changes() -> None:
     body = {
         "state": "pending",
         "reasons": [{"kind": "capacity", "detail": "no room"}, {"kind": "policy", "detail": "eu"}],
-        "changes": ["devices 4 → 2", "allow us-east"],
+        "changes": [{"text": "devices 2: fits now"}, {"text": "allow region us-east: ~9 s"}],
         "placed": False,
+        "eta": {"p50_s": 6600.0, "p90_s": None},
+        "calibration": {"made": 100, "p50_held": 52, "p90_held": 91},
     }
     planet = Planet({"GET /v1/jobs/a/why": httpx.Response(200, json=body)})
     assert planet.run("why", "a").stdout.splitlines() == [
         " 1 capacity  no room",
         " 2 policy    eu",
-        "smallest changes: devices 4 → 2 · allow us-east",
+        "smallest changes: devices 2: fits now · allow region us-east: ~9 s",
+        "wait → p50 1h50m, p90 never (our last 100 estimates: p90 held 91)",
     ]
 
 

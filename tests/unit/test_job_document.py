@@ -167,9 +167,8 @@ def test_sizes_know_both_thousands(count: int) -> None:
 def test_the_published_schema_has_the_written_names() -> None:
     found = schema()
     assert set(found["required"]) == {"name", "run"}
-    assert {"regions", "not", "same_node", "same_rack", "prefer", "spread", "apart"} == set(
-        found["$defs"]["Place"]["properties"]
-    )
+    near = {"same_node", "same_rack", "prefer", "spread", "apart"}
+    assert {"regions", "not", "data", *near} == set(found["$defs"]["Place"]["properties"])
     assert found["additionalProperties"] is False
 
 

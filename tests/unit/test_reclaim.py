@@ -5,6 +5,8 @@ from __future__ import annotations
 from fleets import POLICY, Planet, verbs
 
 from singularity.primitives.model import Goal, Intent, JobId, JobState, Tier
+from singularity.primitives.service import Account, Slice
+from singularity.primitives.sla import SLICE_S, near_promise
 from singularity.scheduler.decide import decide
 from singularity.scheduler.explain import lacking
 from singularity.scheduler.plan import Draft
@@ -144,3 +146,21 @@ def test_the_exit_code_of_an_earlier_life_is_not_the_cause_of_a_later_end() -> N
     assert verbs(planet.tick(2_000.0)) == {"long": "expire"}
     planet.report(job, "lost")  # a node may break while it is being stopped
     assert planet.job(job).state is JobState.FAILED, "its time is up all the same"
+
+
+def test_who_has_more_than_was_promised_gives_before_who_has_hardly_that() -> None:
+    """The donor is dearer, and gives all the same: the other would fall below its promise."""
+    planet = Planet(nodes=1, devices=4, regions=("us",))
+    donor = planet.submit("donor", 2, checkpoint_every_s=0.0)
+    near = planet.submit("near", 2, checkpoint_every_s=0.0)
+    planet.run(donor, near)
+    planet.now_s += 3_600.0
+    planet.change(donor, pause_s=9.0)
+    planet.change(near, pause_s=1.0)
+    planet.submit("urgent", 2, tier=Tier.PREMIUM)
+    assert verbs(planet.plan()) == {near: "suspend"}, "both have all they asked for"
+    slices = (Slice(int(planet.now_s // SLICE_S), 1e9, 0.71e9),)
+    planet.change(near, account=Account(planet.now_s, slices))
+    assert near_promise(planet.job(near), planet.now_s)
+    assert not near_promise(planet.job(donor), planet.now_s)
+    assert verbs(planet.plan()) == {donor: "suspend"}

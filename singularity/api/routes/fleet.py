@@ -13,6 +13,7 @@ from singularity.primitives.errors import Conflict
 from singularity.primitives.health import Quarantine
 from singularity.primitives.model import Duty, NodeId, Scope, ScopeKind
 from singularity.primitives.operations import By
+from singularity.primitives.tariffs import Tariff
 
 router = APIRouter(prefix="/v1", tags=["fleet"])
 
@@ -29,14 +30,50 @@ class QuarantineRequest(Reasoned):
     drain: bool = False
 
 
+class Price(Document):
+    """Of one device for an hour: `cost` in money, `carbon_g` in grams of carbon dioxide."""
+
+    cost: float = 0.0
+    carbon_g: float = 0.0
+
+
 @router.get("/regions")
 def regions(_: Viewer, serving: Serving) -> Json:
-    return {"items": areas(serving.store.fleet(), "region"), "next": None}
+    return _priced(serving, ScopeKind.REGION)
 
 
 @router.get("/clusters")
 def clusters(_: Viewer, serving: Serving) -> Json:
-    return {"items": areas(serving.store.fleet(), "cluster"), "next": None}
+    return _priced(serving, ScopeKind.CLUSTER)
+
+
+@router.put("/regions/{region}/price")
+def price_region(region: str, body: Price, _: Operator, serving: Serving) -> Json:
+    """What is said of the region's clusters themselves stands."""
+    return _set_price(serving, f"region/{region}", body)
+
+
+@router.put("/clusters/{cluster}/price")
+def price_cluster(cluster: str, body: Price, _: Operator, serving: Serving) -> Json:
+    return _set_price(serving, f"cluster/{cluster}", body)
+
+
+def _set_price(serving: Services, place: str, body: Price) -> Json:
+    scope = serving.store.scope(place)
+    serving.ledger.set_tariff(Tariff(scope, body.cost, body.carbon_g))
+    serving.waker.wake()
+    return next(a for a in _priced(serving, scope.kind)["items"] if a["id"] == scope.id)
+
+
+def _priced(serving: Services, kind: ScopeKind) -> Json:
+    said = {t.scope.id: t for t in serving.ledger.tariffs() if t.scope.kind is kind}
+    found = areas(serving.store.fleet(), str(kind))
+    items = [a | _amounts(said.get(a["id"])) for a in found]
+    return {"items": items, "next": None}
+
+
+def _amounts(tariff: Tariff | None) -> Json:
+    return {"cost": tariff.cost, "carbon_g": tariff.carbon_g} if tariff else {}
 
 
 @router.get("/devices")

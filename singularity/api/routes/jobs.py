@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Query
@@ -15,7 +16,17 @@ from singularity.api.store import Filter
 from singularity.api.views import Json, sharing_reasons
 from singularity.primitives import engines
 from singularity.primitives.errors import Forbidden, IllegalTransition, InvalidSpec, NotFound
-from singularity.primitives.model import ACTIVE, TERMINAL, Engine, Intent, Job, JobId, JobState
+from singularity.primitives.model import (
+    ACTIVE,
+    TERMINAL,
+    WAITING,
+    Engine,
+    Intent,
+    Job,
+    JobId,
+    JobState,
+)
+from singularity.scheduler.advice import advise
 from singularity.scheduler.decide import decide
 from singularity.scheduler.explain import explain
 
@@ -103,15 +114,20 @@ def why(job: str, who: Viewer, serving: Serving) -> Json:
     found = serving.store.find(who, job)
     snapshot, policy = serving.ledger.snapshot(serving.clock.now_s()), serving.settings.policy()
     found = snapshot.by_id.get(found.id, found)
-    answer = explain(snapshot, decide(snapshot, policy), found, policy)
+    plan, eta = decide(snapshot, policy), None
+    if found.state in WAITING:
+        eta = serving.estimates.of(snapshot, found.id, policy)
+    reasons = explain(snapshot, plan, found, policy).reasons
     return {
         "state": str(found.state),
         "placed": found.state in ACTIVE,
         "reasons": [
-            *({"kind": r.kind, "detail": r.detail} for r in answer.reasons),
+            *({"kind": r.kind, "detail": r.detail} for r in reasons),
             *sharing_reasons(serving.inventory.sharing(found)),
         ],
-        "changes": list(answer.changes),
+        "changes": [asdict(c) for c in advise(snapshot, plan, found, policy, eta)],
+        "eta": asdict(eta) if eta else None,
+        "calibration": asdict(serving.estimates.calibration(snapshot.now_s)) if eta else None,
     }
 
 

@@ -31,12 +31,16 @@ from singularity.primitives.model import (
     ScopeKind,
 )
 from singularity.primitives.operations import PLANE, By
+from singularity.primitives.projects import Project, admitted, capacity, claim
 from singularity.primitives.rebalancing import Rebalancing, need_none
 from singularity.primitives.sla import accounted
+from singularity.primitives.tariffs import Tariff, checked
 from singularity.scheduler.orders import Close, Isolate, Open, Order, Readmit, Settle, judged
-from singularity.scheduler.plan import Plan, admissible, outdated, perform
+from singularity.scheduler.plan import Plan, grows, perform
+from singularity.scheduler.quota import Quota
 from singularity.scheduler.resident import Resident
 from singularity.scheduler.snapshot import Snapshot
+from singularity.scheduler.standing import admissible, outdated
 
 from .services import MemoryServices
 
@@ -78,10 +82,13 @@ class MemoryLedger(MemoryServices):
         self._maintenance: dict[str, Maintenance] = {}
         self._rebalancing: Rebalancing | None = None
         self._acknowledged_s = 0.0
+        self._projects: dict[str, Project] = {}
+        self._tariffs: dict[Scope, Tariff] = {}
 
     def submit(self, job: Job) -> None:
         assert job.id not in self._jobs, job.id
         self._jobs[job.id] = job
+        self._projects.setdefault(job.spec.project, Project(job.spec.project))
 
     def snapshot(self, now_s: float) -> Snapshot:
         self._resident.apply(self._nodes.fresh(), self._jobs.fresh())
@@ -94,17 +101,21 @@ class MemoryLedger(MemoryServices):
             maintenance=tuple(planned),
             rebalancing=self._rebalancing,
             traffic=self.traffic(now_s),
+            projects=tuple(self.projects()),
+            tariffs=tuple(self.tariffs()),
         )
 
     def commit(self, plan: Plan, now_s: float) -> dict[JobId, str]:
-        rejected = {}
+        rejected, quota = {}, Quota(self._projects.values())
         written = self._change(plan.changes)
         for action in sorted(plan.actions, key=lambda a: a.job):
             job = self._jobs[action.job]
+            more = grows(job, action)
             why_not = admissible(job, action, self._nodes) or outdated(job, action, written)
-            if why_not:
+            if why_not := why_not or quota.refuses(job, more):
                 rejected[job.id] = why_not
             else:
+                quota.take(job, more)
                 self._write(job, perform(job, action, now_s), now_s)
                 if action.pace_s and (order := self._drains.get(action.drain)):
                     self._drains[order.id] = booked(order, action.pace_s, now_s)
@@ -264,6 +275,20 @@ class MemoryLedger(MemoryServices):
     def acknowledge(self, actor: str, now_s: float) -> None:
         self._acknowledged_s = max(self._acknowledged_s, now_s)
 
+    def set_project(self, project: Project, now_s: float) -> Project:
+        known = admitted(self._projects.values(), project, capacity(self._nodes.values()))
+        self._projects = known
+        return known[project.id]
+
+    def projects(self) -> list[Project]:
+        return [self._projects[p] for p in sorted(self._projects)]
+
+    def set_tariff(self, tariff: Tariff) -> None:
+        self._tariffs[tariff.scope] = checked(tariff)
+
+    def tariffs(self) -> list[Tariff]:
+        return sorted(self._tariffs.values())
+
     def retire(self, jobs: Collection[JobId], now_s: float) -> None:
         for job in sorted(jobs):
             if (found := self._jobs.get(job)) is not None and found.state in TERMINAL:
@@ -307,6 +332,10 @@ class MemoryLedger(MemoryServices):
 
     def _write(self, before: Job, step: verbs.Step, now_s: float) -> None:
         self._keep(before, step.job, now_s)
+        if more := claim(step.job) - claim(before):
+            mine = self._projects[before.spec.project]
+            usage = mine.usage.changed(before.spec.device, more, now_s)
+            self._projects[mine.id] = replace(mine, usage=usage)
         aside = step.job.spec.aside
         if aside is not None and asides.certifies(before, step.job) and aside.of in self._jobs:
             subject = self._jobs[aside.of]

@@ -11,7 +11,7 @@ from singularity.primitives.sharing import GIB, DeviceShare, Precedence
 from singularity.scheduler.ledger import Ledger
 from singularity.scheduler.policy import Policy
 
-from . import asides
+from . import asides, quotas
 from .ledger import MemoryLedger
 from .physics import Program
 from .requests import Requests, balanced
@@ -27,6 +27,7 @@ _FAULTS = (
     ("crash", 6),
     ("restart", 20),
     ("isolate", 4),
+    ("cut off", 1),
     ("drain", 3),
     ("rebalance", 4),
     ("kill", 4),
@@ -55,6 +56,9 @@ def storm(seed: int, ledger: Ledger | None = None) -> World:
     )
     for i in range(JOBS):
         world.at(float(rng.uniform(0, 2_000)), partial(world.submit, _job(rng, i)))
+    if seed % 2:
+        for at_s in (1.0, *rng.uniform(0, FAULTS_UNTIL_S, 6)):
+            world.at(float(at_s), partial(quotas.rethink, world))
     for what, times in _FAULTS:
         for _ in range(times):
             world.at(float(rng.uniform(0, FAULTS_UNTIL_S)), partial(_fault, world, what))
@@ -123,6 +127,7 @@ def _job(rng: np.random.Generator, number: int) -> Job:
         devices_min=1 if rng.random() < 0.5 and ranks > 1 and share is None else devices,
         devices_max=devices,
         tier=Tier(int(rng.integers(3))),
+        project=quotas.PROJECTS[number % 4],
         checkpoint_every_s=[None, 120.0, 600.0][int(rng.integers(3))],
         hang_after_s=[None, 300.0][int(rng.integers(2))],
         retry_infra=10_000,
@@ -171,6 +176,8 @@ def _fault(world: World, what: str) -> None:
             world.restart(node, seconds / 25)
         case "verify":
             asides.ask(world)
+        case "cut off":
+            world.cut_off(world.machines[node].node.region, seconds)
         case "isolate":
             world.isolate(node, seconds)
         case "rebalance":

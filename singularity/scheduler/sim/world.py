@@ -40,9 +40,11 @@ from singularity.scheduler.decide import decide
 from singularity.scheduler.ledger import Ledger
 from singularity.scheduler.plan import Plan, check
 from singularity.scheduler.policy import Policy
+from singularity.scheduler.quota import Quota
 from singularity.scheduler.services import Amended, Service
 from singularity.scheduler.vigil import Vigil, observe, silent
 
+from . import quotas
 from .hands import Machine
 from .physics import Physics
 
@@ -200,7 +202,9 @@ class World:
 
     def _commit(self, plan: Plan) -> None:
         versions = {service.id: service.version for service in self.ledger.services()}
+        before = Quota(self.ledger.projects())
         rejected = self.ledger.commit(plan, self.now_s)
+        assert not (above := quotas.exceeded(self, before)), above
         for change in plan.changes:
             after = change.service
             if versions.get(after.id) == after.version - 1:
@@ -304,6 +308,12 @@ class World:
             self.note("isolate", node)
             self.unreachable.add(node)
             self.after(seconds, partial(self.unreachable.discard, node))
+
+    def cut_off(self, region: str, seconds: float) -> None:
+        """Isolate a whole region."""
+        for node, machine in self.machines.items():
+            if machine.node.region == region:
+                self.isolate(node, seconds)
 
     def drain(self, node: NodeId, seconds: float) -> None:
         """For so long, in one of the ways that there are; a while of it paused, perhaps."""
