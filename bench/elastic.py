@@ -24,7 +24,7 @@ from singularity.agent.barrier import CutState, Dumped, Order, View, react
 from singularity.agent.cutting import CutLoop
 from singularity.agent.interposer.inject import prepare
 from singularity.agent.interposer.page import State
-from singularity.primitives.model import NodeId
+from singularity.primitives.nodes import NodeId
 
 RANKS = 4
 SLOTS = (4, 2, 1)

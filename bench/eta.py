@@ -13,15 +13,8 @@ from collections import defaultdict
 import numpy as np
 
 from singularity.primitives.messages import Register, Report
-from singularity.primitives.model import (
-    TERMINAL,
-    Job,
-    JobId,
-    JobSpec,
-    JobState,
-    NodeId,
-    Tier,
-)
+from singularity.primitives.model import TERMINAL, Job, JobId, JobSpec, JobState, Tier
+from singularity.primitives.nodes import NodeId
 from singularity.scheduler.decide import decide
 from singularity.scheduler.durations import Durations, Ran, running
 from singularity.scheduler.eta import forecast

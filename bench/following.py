@@ -17,7 +17,8 @@ from singularity.api.books import Submission, node_row
 from singularity.api.following import Follower
 from singularity.api.schema import migrate
 from singularity.cli.servers import Postgres
-from singularity.primitives.model import ClusterId, Job, JobId, JobSpec, Node, NodeId, RegionId
+from singularity.primitives.model import Job, JobId, JobSpec
+from singularity.primitives.nodes import ClusterId, Node, NodeId, RegionId
 
 ROUNDS, BATCH, DEVICES = 20, 1000, 8
 

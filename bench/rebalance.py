@@ -13,17 +13,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from singularity.primitives.model import (
-    ClusterId,
-    Job,
-    JobId,
-    JobSpec,
-    JobState,
-    Node,
-    NodeId,
-    RegionId,
-    Shard,
-)
+from singularity.primitives.model import Job, JobId, JobSpec, JobState, Shard
+from singularity.primitives.nodes import ClusterId, Node, NodeId, RegionId
 from singularity.scheduler.plan import Draft
 from singularity.scheduler.policy import Policy
 from singularity.scheduler.rebalance import clearances

@@ -13,23 +13,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from singularity.primitives.model import (
-    ClusterId,
-    Job,
-    JobId,
-    JobSpec,
-    JobState,
-    Node,
-    NodeId,
-    RegionId,
-    Shard,
-    Tier,
-)
+from singularity.primitives.model import Job, JobId, JobSpec, JobState, Shard, Tier
+from singularity.primitives.nodes import ClusterId, Node, NodeId, RegionId
 from singularity.scheduler.decide import decide
-from singularity.scheduler.plan import check
 from singularity.scheduler.policy import Policy
 from singularity.scheduler.resident import Resident
 from singularity.scheduler.snapshot import Snapshot
+from singularity.scheduler.standing import check
 
 T = TypeVar("T")
 DEVICES, NODES_OF_A_CLUSTER, ROUNDS = 8, 1000, 5

@@ -12,7 +12,8 @@ from collections.abc import Callable
 import numpy as np
 
 from singularity.primitives.messages import Register
-from singularity.primitives.model import Job, JobId, JobSpec, NodeId, Scope, ScopeKind, Tier
+from singularity.primitives.model import Job, JobId, JobSpec, Tier
+from singularity.primitives.nodes import NodeId, Scope, ScopeKind
 from singularity.scheduler.advice import advise
 from singularity.scheduler.decide import decide
 from singularity.scheduler.durations import Durations, Ran

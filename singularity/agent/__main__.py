@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 
 from singularity.primitives.errors import SingularityError
-from singularity.primitives.model import NodeId
+from singularity.primitives.nodes import NodeId
 
 
 def main(argv: Sequence[str]) -> int:

@@ -18,7 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from singularity.primitives.model import NodeId, Unable
+from singularity.primitives.model import Unable
+from singularity.primitives.nodes import NodeId
 
 MARGIN_FIRST = 2  # mini-batches between the furthest rank and the first stop
 MARGIN_MOST = 1024  # collectives may come every tenth of a millisecond

@@ -9,7 +9,8 @@ from pydantic import TypeAdapter
 
 from singularity.primitives.errors import Rejected, Unauthenticated, Unavailable
 from singularity.primitives.messages import Admission, Heartbeat, Pulse, Register, Report, Sealed
-from singularity.primitives.model import JobId, NodeId
+from singularity.primitives.model import JobId
+from singularity.primitives.nodes import NodeId
 
 _LETTERS = TypeAdapter(tuple[Sealed, ...])
 _FORGET = TypeAdapter(tuple[tuple[JobId, int], ...])

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 
 from singularity.primitives.findings import Certificate
 from singularity.primitives.messages import Cut, Envelope, Report, Reslot, Start, Stop
-from singularity.primitives.model import JobId, NodeId, ShardImage, Unable
+from singularity.primitives.model import JobId, ShardImage, Unable
+from singularity.primitives.nodes import NodeId
 
 from .effects import Effect, Kill, Launch, LetGo, TakeCut, TakeSlots
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from singularity.primitives.errors import Unavailable
-from singularity.primitives.model import NodeId, Unable
+from singularity.primitives.model import Unable
+from singularity.primitives.nodes import NodeId
 
 from .barrier import Dumped, Order, Verdict, View
 from .gang import decided

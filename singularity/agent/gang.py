@@ -20,7 +20,8 @@ from typing import Final
 from pydantic import TypeAdapter, ValidationError
 
 from singularity.primitives.errors import NodeUnreachable
-from singularity.primitives.model import JobId, NodeId
+from singularity.primitives.model import JobId
+from singularity.primitives.nodes import NodeId
 
 from .barrier import CutState, Order, Verdict, View, give_up, react
 

@@ -29,7 +29,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from singularity.primitives.errors import ImageCorrupt, NodeUnreachable, Unavailable
 from singularity.primitives.messages import Origin, Papers, Start
-from singularity.primitives.model import Held, JobId, NodeId, ShardImage
+from singularity.primitives.model import Held, JobId, ShardImage
+from singularity.primitives.nodes import NodeId
 from singularity.store.vault import Life, Vault
 
 from .families import forget_page

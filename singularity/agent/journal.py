@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from singularity.primitives.model import NodeId
+from singularity.primitives.nodes import NodeId
 
 from .core import AgentState
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from singularity.primitives.errors import NodeUnreachable
 from singularity.primitives.messages import Start
-from singularity.primitives.model import NodeId
+from singularity.primitives.nodes import NodeId
 
 from .barrier import Order, View
 from .gang import CutRef, GangClient, Lead, LeadRecord

@@ -18,7 +18,7 @@ from typing import IO, Final
 from pydantic import ValidationError
 
 from singularity.primitives.messages import Sealed
-from singularity.primitives.model import NodeId
+from singularity.primitives.nodes import NodeId
 
 log = logging.getLogger(__name__)
 _PARENT_EVERY_S: Final = 0.5

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from singularity.primitives.model import NodeId
+from singularity.primitives.nodes import NodeId
 
 
 class AgentSettings(BaseSettings):

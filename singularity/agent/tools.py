@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from singularity.primitives.messages import Start
-from singularity.primitives.model import NodeId
+from singularity.primitives.nodes import NodeId
 
 from .cooperative import Cooperative
 from .core import Done

@@ -18,19 +18,8 @@ from singularity.primitives.errors import Conflict, IdempotencyMismatch, NotFoun
 from singularity.primitives.faults import fault_of, gone, noted, reborn
 from singularity.primitives.holdings import hosts, presented
 from singularity.primitives.messages import Envelope, Register, Report
-from singularity.primitives.model import (
-    ACTIVE,
-    TERMINAL,
-    ClusterId,
-    Intent,
-    Job,
-    JobId,
-    Kind,
-    Node,
-    NodeId,
-    RegionId,
-    Scope,
-)
+from singularity.primitives.model import ACTIVE, TERMINAL, Intent, Job, JobId, Kind
+from singularity.primitives.nodes import ClusterId, Node, NodeId, RegionId, Scope
 from singularity.primitives.operations import By
 from singularity.scheduler.plan import Plan, grows, perform
 from singularity.scheduler.quota import Quota

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from sqlalchemy import Engine, RowMapping, func, insert, select, update
 
 from singularity.primitives.errors import Forbidden, InvalidSpec, NotFound, Unauthenticated
-from singularity.primitives.model import NodeId
+from singularity.primitives.nodes import NodeId
 
 from .tables import token
 

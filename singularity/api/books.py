@@ -27,15 +27,8 @@ from singularity.primitives import asides, lending
 from singularity.primitives.health import WELL, Health
 from singularity.primitives.holdings import concerned, holdings, rebooked, spots
 from singularity.primitives.messages import Envelope, Report
-from singularity.primitives.model import (
-    Checkpoint,
-    Duty,
-    Job,
-    JobId,
-    JobSpec,
-    Node,
-    NodeId,
-)
+from singularity.primitives.model import Checkpoint, Job, JobId, JobSpec
+from singularity.primitives.nodes import Duty, Node, NodeId
 from singularity.primitives.projects import claim
 from singularity.primitives.sharing import Part
 from singularity.primitives.sla import accounted

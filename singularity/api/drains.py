@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, func, insert, select, update
 
 from singularity.primitives.drains import Drain, Leaving, begun, standing
 from singularity.primitives.errors import NotFound
-from singularity.primitives.model import Duty, Node, NodeId, Scope, ScopeKind
+from singularity.primitives.nodes import Duty, Node, NodeId, Scope, ScopeKind
 from singularity.primitives.operations import PLANE, By
 
 from . import tables as t

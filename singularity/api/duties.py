@@ -14,7 +14,7 @@ from singularity.primitives.drains import need_idle
 from singularity.primitives.errors import Conflict, NotFound
 from singularity.primitives.faults import steered
 from singularity.primitives.health import Quarantine
-from singularity.primitives.model import Duty, Node, NodeId, Scope, ScopeKind
+from singularity.primitives.nodes import Duty, Node, NodeId, Scope, ScopeKind
 from singularity.primitives.operations import PLANE, By
 from singularity.scheduler.orders import Close, Isolate, Open, Order, Readmit, Settle, judged
 

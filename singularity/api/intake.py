@@ -21,7 +21,8 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from singularity.primitives.asides import STEPS, shadow
 from singularity.primitives.clock import Clock
 from singularity.primitives.errors import InvalidSpec, SingularityError, Unavailable, Unplaceable
-from singularity.primitives.model import Aside, Job, JobId, JobSpec, Node
+from singularity.primitives.model import Aside, Job, JobId, JobSpec
+from singularity.primitives.nodes import Node
 from singularity.scheduler.explain import unshared
 from singularity.scheduler.placement import allowed, pack, sizes
 from singularity.scheduler.snapshot import Snapshot

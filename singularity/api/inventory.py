@@ -9,7 +9,8 @@ from sqlalchemy import Connection, Engine, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from singularity.primitives.messages import DeviceNote
-from singularity.primitives.model import Job, NodeId
+from singularity.primitives.model import Job
+from singularity.primitives.nodes import NodeId
 
 from . import tables as t
 from .views import Json

@@ -19,9 +19,10 @@ from singularity.primitives.clock import Clock, SystemClock
 from singularity.primitives.errors import BrokerDown, ImageCorrupt, NotLeader
 from singularity.primitives.transport import Letterbox
 from singularity.scheduler.decide import decide
-from singularity.scheduler.plan import Plan, check
+from singularity.scheduler.plan import Plan
 from singularity.scheduler.policy import Policy
 from singularity.scheduler.snapshot import Snapshot
+from singularity.scheduler.standing import check
 from singularity.scheduler.vigil import Vigil, observe, silent
 
 from .applier import SqlLedger

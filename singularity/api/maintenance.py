@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, insert, select, update
 from singularity.primitives.drains import Leaving
 from singularity.primitives.errors import NotFound
 from singularity.primitives.maintenance import Maintenance
-from singularity.primitives.model import Scope, ScopeKind
+from singularity.primitives.nodes import Scope, ScopeKind
 from singularity.primitives.operations import PLANE, By
 
 from . import tables as t

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, bindparam, select, update
 
 from singularity.primitives.errors import BrokerDown
 from singularity.primitives.messages import Envelope
-from singularity.primitives.model import NodeId
+from singularity.primitives.nodes import NodeId
 from singularity.primitives.transport import Letterbox, SigningKey
 
 from . import tables as t

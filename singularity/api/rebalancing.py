@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection, Engine, insert, select, update
 
 from singularity.primitives.errors import NotFound
-from singularity.primitives.model import Scope, ScopeKind
+from singularity.primitives.nodes import Scope, ScopeKind
 from singularity.primitives.operations import PLANE, By
 from singularity.primitives.rebalancing import Rebalancing, need_none
 

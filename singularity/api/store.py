@@ -13,17 +13,8 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, Engine, Select, func, select
 
 from singularity.primitives.errors import Conflict, InvalidSpec, NotFound
-from singularity.primitives.model import (
-    TERMINAL,
-    Job,
-    JobId,
-    JobState,
-    Node,
-    NodeId,
-    Scope,
-    ScopeKind,
-    Tier,
-)
+from singularity.primitives.model import TERMINAL, Job, JobId, JobState, Tier
+from singularity.primitives.nodes import Node, NodeId, Scope, ScopeKind
 
 from . import tables as t
 from .auth import Caller

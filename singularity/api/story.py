@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from singularity.primitives import engines
 from singularity.primitives.holdings import at_risk_s
 from singularity.primitives.messages import Report
-from singularity.primitives.model import ACTIVE, TERMINAL, Job, JobState, Node, NodeId
+from singularity.primitives.model import ACTIVE, TERMINAL, Job, JobState
+from singularity.primitives.nodes import Node, NodeId
 
 _PARTS_OF_A_CUT = ("barrier", "dump", "store")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection, Engine, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from singularity.primitives.model import Scope, ScopeKind
+from singularity.primitives.nodes import Scope, ScopeKind
 from singularity.primitives.tariffs import Tariff, checked
 
 from . import tables as t

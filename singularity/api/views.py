@@ -10,7 +10,8 @@ from typing import Any, Final
 from singularity.primitives import engines
 from singularity.primitives.findings import Certificate
 from singularity.primitives.health import Health
-from singularity.primitives.model import Checkpoint, Job, Node, NodeId, Scope, Tier
+from singularity.primitives.model import Checkpoint, Job, Tier
+from singularity.primitives.nodes import Node, NodeId, Scope
 from singularity.primitives.sla import PROMISED, Share, share
 from singularity.scheduler.interval import Cadence, cadence
 from singularity.scheduler.policy import Policy

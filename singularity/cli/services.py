@@ -24,8 +24,8 @@ from .output import (
     show_one,
     write,
 )
+from .service_views import LoanView, ReplicaView, ServiceEventView, ServiceView
 from .shares import percent
-from .views import LoanView, ReplicaView, ServiceEventView, ServiceView
 
 _LOOK_S: Final = 0.5
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Of the service, or its id.")]

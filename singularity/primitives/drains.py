@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from .errors import Conflict
-from .model import Duty, Node, NodeId, Scope
+from .nodes import Duty, Node, NodeId, Scope
 
 
 class Leaving(StrEnum):

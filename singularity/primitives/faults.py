@@ -12,7 +12,8 @@ from typing import Final
 from .errors import Conflict
 from .health import Fault, FaultKind, Health, Quarantine
 from .messages import DeviceNote, Report
-from .model import Job, Node
+from .model import Job
+from .nodes import Node
 
 _KEPT: Final = 24
 _DETAIL_MOST: Final = 200  # of a reason that an agent gave

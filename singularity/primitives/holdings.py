@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from .messages import Register
-from .model import ACTIVE, Job, JobState, Node, NodeId, Placement, Shard
+from .model import ACTIVE, Job, JobState, Placement, Shard
+from .nodes import Node, NodeId
 from .sharing import WHOLE_MILLI, Part, changed
 
 

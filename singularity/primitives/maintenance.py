@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from .drains import Drain, Leaving
 from .errors import InvalidSpec
-from .model import Scope
+from .nodes import Scope
 
 _DAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 _EXAMPLE: Final = "write for example 'sunday 02:00 UTC' or 'daily 03:30 Europe/Berlin'"

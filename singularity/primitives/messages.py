@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .cooperation import Cooperation
 from .findings import Certificate
-from .model import Aside, Engine, JobId, NodeId, ShardImage, Unable
+from .model import Aside, Engine, JobId, ShardImage, Unable
+from .nodes import NodeId
 from .serving import Serving
 from .sharing import DeviceShare, Precedence
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from .errors import InvalidSpec, NotFound
-from .model import ACTIVE, Job, Node
+from .model import ACTIVE, Job
+from .nodes import Node
 
 HALF_LIFE_S: Final = 86_400.0  # of what was used: who had much yesterday is behind for a day or two
 _COUNT_MOST: Final = 2**31 - 1

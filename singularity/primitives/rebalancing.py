@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .errors import Conflict
-from .model import Scope
+from .nodes import Scope
 
 
 @dataclass(frozen=True, slots=True, order=True)

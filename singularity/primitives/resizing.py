@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .messages import Command, Report, Reslot
-from .model import Job, NodeId, Placement, Shard
+from .model import Job, Placement, Shard
+from .nodes import NodeId
 
 
 def in_place(placement: Placement, ranks: int, devices: int) -> Placement:

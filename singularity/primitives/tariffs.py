@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from .errors import InvalidSpec
-from .model import Scope, ScopeKind
+from .nodes import Scope, ScopeKind
 
 _MOST = 1e9
 

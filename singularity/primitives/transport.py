@@ -26,7 +26,8 @@ from pydantic import ValidationError
 
 from .errors import BrokerDown, LetterRefused
 from .messages import Envelope, Papers, Sealed, Start, warrant_text
-from .model import JobId, NodeId, Sealing
+from .model import JobId, Sealing
+from .nodes import NodeId
 
 if TYPE_CHECKING:
     from celery import Celery

@@ -23,18 +23,8 @@ from .cuts import backoff_s, smoothed
 from .holdings import divide
 from .lifecycle import Event, advance
 from .messages import Command, Origin, Report, Start, Stop
-from .model import (
-    ACTIVE,
-    TERMINAL,
-    WAITING,
-    Engine,
-    Goal,
-    Job,
-    JobState,
-    NodeId,
-    Placement,
-    Shard,
-)
+from .model import ACTIVE, TERMINAL, WAITING, Engine, Goal, Job, JobState, Placement, Shard
+from .nodes import NodeId
 
 _RETURNS: Final = ("fetch", "restore", "reconnect")  # parts of a start from a checkpoint
 

@@ -22,7 +22,7 @@ _LASTING = frozenset({"dependency", "backoff"})  # nothing here changes those
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """`kind` is devices, share, place, tier, quota or wait; the job would start in `in_s` seconds."""
+    """`kind` is devices, share, place, tier, quota or wait; the job would start in `in_s`."""
 
     kind: str
     text: str
@@ -39,7 +39,14 @@ def advise(
     if job.state not in WAITING or not reasons or any(r.kind in _LASTING for r in reasons):
         return ()
     trial = _Trial(snapshot, plan, job, policy)
-    found = (_fewer(trial), _smaller(trial), _anywhere(trial), *_places(trial), _quota(trial), _tier(trial))
+    found = (
+        _fewer(trial),
+        _smaller(trial),
+        _anywhere(trial),
+        *_places(trial),
+        _quota(trial),
+        _tier(trial),
+    )
     return (*(change for change in found if change is not None), *_waits(trial, eta))
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from singularity.primitives import engines
 from singularity.primitives.drains import Drain, Leaving, booked
 from singularity.primitives.holdings import hosts
-from singularity.primitives.model import ACTIVE, Job, JobState, NodeId, Placement, Tier
+from singularity.primitives.model import ACTIVE, Job, JobState, Placement, Tier
+from singularity.primitives.nodes import NodeId
 
 from .placement import find, sizes
 from .plan import Action, Draft, Reason, Verb

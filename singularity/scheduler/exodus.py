@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from singularity.primitives.drains import Drain, Leaving
-from singularity.primitives.model import ACTIVE, Duty, Job, JobId, JobState, Placement, Tier
+from singularity.primitives.model import ACTIVE, Job, JobId, JobState, Placement, Tier
+from singularity.primitives.nodes import Duty
 
 from . import evacuate
 from .evacuate import Fate, How

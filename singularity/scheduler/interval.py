@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from singularity.primitives import engines
-from singularity.primitives.model import Job, Node
+from singularity.primitives.model import Job
+from singularity.primitives.nodes import Node
 
 from .policy import Policy
 

@@ -14,7 +14,8 @@ from singularity.primitives.health import Quarantine
 from singularity.primitives.lending import Repaid
 from singularity.primitives.maintenance import Maintenance
 from singularity.primitives.messages import Envelope, Register, Report
-from singularity.primitives.model import Duty, Intent, Job, JobId, Node, NodeId, Scope
+from singularity.primitives.model import Intent, Job, JobId
+from singularity.primitives.nodes import Duty, Node, NodeId, Scope
 from singularity.primitives.operations import PLANE, By
 from singularity.primitives.projects import Project
 from singularity.primitives.rebalancing import Rebalancing

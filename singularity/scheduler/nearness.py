@@ -12,7 +12,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from singularity.primitives.model import Job, ScopeKind
+from singularity.primitives.model import Job
+from singularity.primitives.nodes import ScopeKind
 
 from .fleet.reference import Ranks
 from .policy import Policy

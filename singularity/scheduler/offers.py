@@ -6,7 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from singularity.primitives.engines import keeps_nothing
-from singularity.primitives.model import Job, NodeId, Placement
+from singularity.primitives.model import Job, Placement
+from singularity.primitives.nodes import NodeId
 from singularity.primitives.resizing import is_in_place
 from singularity.primitives.sla import near_promise
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from singularity.primitives import faults
 from singularity.primitives.drains import Drain
 from singularity.primitives.health import Quarantine
-from singularity.primitives.model import Node, NodeId
+from singularity.primitives.nodes import Node, NodeId
 
 
 @dataclass(frozen=True, slots=True)

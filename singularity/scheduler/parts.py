@@ -14,7 +14,8 @@ from typing import Final
 import numpy as np
 
 from singularity.primitives.holdings import spots
-from singularity.primitives.model import TERMINAL, Job, JobId, NodeId, Placement
+from singularity.primitives.model import TERMINAL, Job, JobId, Placement
+from singularity.primitives.nodes import NodeId
 from singularity.primitives.sharing import WHOLE_MILLI, DeviceShare
 
 from .fleet.fragments import Demand, Mix, States, balance, mix_of, rate

@@ -9,7 +9,8 @@ from typing import Final
 import numpy as np
 
 from singularity.primitives.holdings import holdings
-from singularity.primitives.model import Job, JobId, JobSpec, Placement, ScopeKind, Shard
+from singularity.primitives.model import Job, JobId, JobSpec, Placement, Shard
+from singularity.primitives.nodes import ScopeKind
 from singularity.primitives.resizing import in_place
 from singularity.primitives.sharing import DeviceShare, Precedence
 from singularity.primitives.topology import Near

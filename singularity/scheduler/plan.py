@@ -11,20 +11,17 @@ from typing import Any, Final
 import numpy as np
 
 from singularity.primitives import cuts, replicas, verbs
-from singularity.primitives.holdings import claimed, holdings, hosts, overfull, spots
+from singularity.primitives.holdings import holdings, hosts
 from singularity.primitives.model import (
     ACTIVE,
-    WAITING,
     Checkpoint,
     Goal,
-    Intent,
     Job,
     JobId,
     JobState,
-    Node,
-    NodeId,
     Placement,
 )
+from singularity.primitives.nodes import NodeId
 from singularity.primitives.projects import claim
 from singularity.primitives.resizing import is_in_place
 from singularity.primitives.service import Loan, charge
@@ -322,48 +319,6 @@ def evicts(job: Job, action: Action) -> bool:
     """Does it make the job leave its devices, and not only share them more tightly?"""
     shares = action.verb is Verb.SCALE and is_in_place(job, action.placement)
     return action.verb in CUTS - {Verb.CHECKPOINT} and (not shares or job.resize_refused)
-
-
-def check(snapshot: Snapshot, plan: Plan) -> list[str]:
-    """Every rule the plan breaks; empty means valid. Pure: asked by tests, by the simulator, and
-    by the control plane before it writes."""
-    faults = []
-    for job_id, times in Counter(a.job for a in plan.actions).items():
-        if times > 1:
-            faults.append(f"{job_id}: {times} actions in one plan")
-    booked: dict[NodeId, Node] = {}
-    for action in plan.actions:
-        job = snapshot.by_id[action.job]
-        clusters = {snapshot.nodes[snapshot.row[s.node]].cluster for s in action.placement}
-        if len(clusters) > 1:
-            faults.append(f"{action.job}: gang across clusters {sorted(clusters)}")
-        for shard in action.placement:
-            row = snapshot.row[shard.node]
-            node = booked.get(shard.node, snapshot.nodes[row])
-            booked[shard.node] = claimed(node, job, shard)
-            if not snapshot.ready[row] and shard.node not in {*holdings(job), *spots(job)}:
-                faults.append(f"{action.job}: placed on unready {shard.node}")
-        if not action.reason:
-            faults.append(f"{action.job}: {action.verb} without a reason")
-    for node in booked.values():
-        if fault := overfull(node):
-            faults.append(f"{node.id} {fault}")
-    acted = {a.job for a in plan.actions}
-    for job in snapshot.jobs:
-        wants = job.state in WAITING and job.intent is Intent.RUN
-        if wants and job.id not in plan.pending and job.id not in acted:
-            faults.append(f"{job.id}: waits without a reason")
-    return faults + _above_quota(snapshot, plan)
-
-
-def _above_quota(snapshot: Snapshot, plan: Plan) -> list[str]:
-    faults, quota = [], Quota(snapshot.projects, snapshot.jobs)
-    for action in plan.actions:
-        job = snapshot.by_id[action.job]
-        if above := quota.refuses(job, grows(job, action)):
-            faults.append(f"{job.id}: {above}")
-        quota.take(job, grows(job, action))
-    return faults
 
 
 def perform(job: Job, action: Action, now_s: float) -> Step:

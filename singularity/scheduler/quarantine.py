@@ -12,7 +12,7 @@ from collections import Counter
 import numpy as np
 
 from singularity.primitives.health import Fault, Quarantine
-from singularity.primitives.model import Node
+from singularity.primitives.nodes import Node
 
 from .orders import Isolate, Order, Readmit
 from .policy import Policy

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from singularity.primitives.holdings import hosts
-from singularity.primitives.model import ACTIVE, Job, JobState, Node, Placement, Scope
+from singularity.primitives.model import ACTIVE, Job, JobState, Placement
+from singularity.primitives.nodes import Node, Scope
 
 from .orders import Order, Settle
 from .placement import find

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from singularity.primitives.engines import keeps_nothing, loss
-from singularity.primitives.model import Job, JobState, NodeId, Placement
+from singularity.primitives.model import Job, JobState, Placement
+from singularity.primitives.nodes import NodeId
 from singularity.primitives.projects import claim
 
 from .givers import ANYWHERE, Givers

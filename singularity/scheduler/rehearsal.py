@@ -13,16 +13,8 @@ from typing import Final
 
 from singularity.primitives.holdings import holdings, stays
 from singularity.primitives.messages import Phase, Report
-from singularity.primitives.model import (
-    ACTIVE,
-    Held,
-    Job,
-    JobId,
-    JobState,
-    NodeId,
-    Shard,
-    ShardImage,
-)
+from singularity.primitives.model import ACTIVE, Held, Job, JobId, JobState, Shard, ShardImage
+from singularity.primitives.nodes import NodeId
 from singularity.primitives.verbs import settle
 
 from .decide import decide

@@ -14,7 +14,8 @@ import numpy as np
 from singularity.primitives.drains import Drain
 from singularity.primitives.health import WELL
 from singularity.primitives.holdings import Tally
-from singularity.primitives.model import TERMINAL, Job, JobId, Node, NodeId
+from singularity.primitives.model import TERMINAL, Job, JobId
+from singularity.primitives.nodes import Node, NodeId
 
 from .snapshot import Flags, Ints, Snapshot, frozen
 

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from singularity.primitives import replicas
-from singularity.primitives.model import ACTIVE, TERMINAL, WAITING, Intent, Job, JobState, NodeId
+from singularity.primitives.model import ACTIVE, TERMINAL, WAITING, Intent, Job, JobState
+from singularity.primitives.nodes import NodeId
 from singularity.primitives.serving import ServiceId
 
 from .autoscale import size

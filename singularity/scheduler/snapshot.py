@@ -31,7 +31,8 @@ from singularity.primitives.drains import Drain
 from singularity.primitives.health import WELL
 from singularity.primitives.holdings import Tally
 from singularity.primitives.maintenance import Maintenance
-from singularity.primitives.model import Job, JobId, Node, NodeId, Scope, ScopeKind
+from singularity.primitives.model import Job, JobId
+from singularity.primitives.nodes import Node, NodeId, Scope, ScopeKind
 from singularity.primitives.projects import Project
 from singularity.primitives.rebalancing import Rebalancing
 from singularity.primitives.tariffs import Tariff

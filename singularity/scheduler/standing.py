@@ -1,14 +1,60 @@
-"""Is what was decided still true when it is carried out?"""
+"""Is what was decided within all rules, and still true when it is carried out?"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 
 from singularity.primitives.holdings import claimed, holdings, overfull, spots
-from singularity.primitives.model import TERMINAL, Job, Node, NodeId
+from singularity.primitives.model import TERMINAL, WAITING, Intent, Job
+from singularity.primitives.nodes import Node, NodeId
 from singularity.primitives.serving import ServiceId
 
-from .plan import CUTS, Action, Verb
+from .plan import CUTS, Action, Plan, Verb, grows
+from .quota import Quota
+from .snapshot import Snapshot
+
+
+def check(snapshot: Snapshot, plan: Plan) -> list[str]:
+    """Every rule the plan breaks; empty means valid. Pure: asked by tests, by the simulator, and
+    by the control plane before it writes."""
+    faults = []
+    for job_id, times in Counter(a.job for a in plan.actions).items():
+        if times > 1:
+            faults.append(f"{job_id}: {times} actions in one plan")
+    booked: dict[NodeId, Node] = {}
+    for action in plan.actions:
+        job = snapshot.by_id[action.job]
+        clusters = {snapshot.nodes[snapshot.row[s.node]].cluster for s in action.placement}
+        if len(clusters) > 1:
+            faults.append(f"{action.job}: gang across clusters {sorted(clusters)}")
+        for shard in action.placement:
+            row = snapshot.row[shard.node]
+            node = booked.get(shard.node, snapshot.nodes[row])
+            booked[shard.node] = claimed(node, job, shard)
+            if not snapshot.ready[row] and shard.node not in {*holdings(job), *spots(job)}:
+                faults.append(f"{action.job}: placed on unready {shard.node}")
+        if not action.reason:
+            faults.append(f"{action.job}: {action.verb} without a reason")
+    for node in booked.values():
+        if fault := overfull(node):
+            faults.append(f"{node.id} {fault}")
+    acted = {a.job for a in plan.actions}
+    for job in snapshot.jobs:
+        wants = job.state in WAITING and job.intent is Intent.RUN
+        if wants and job.id not in plan.pending and job.id not in acted:
+            faults.append(f"{job.id}: waits without a reason")
+    return faults + _above_quota(snapshot, plan)
+
+
+def _above_quota(snapshot: Snapshot, plan: Plan) -> list[str]:
+    faults, quota = [], Quota(snapshot.projects, snapshot.jobs)
+    for action in plan.actions:
+        job = snapshot.by_id[action.job]
+        if above := quota.refuses(job, grows(job, action)):
+            faults.append(f"{job.id}: {above}")
+        quota.take(job, grows(job, action))
+    return faults
 
 
 def admissible(job: Job, action: Action, nodes: Mapping[NodeId, Node]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from singularity.primitives.model import NodeId
+from singularity.primitives.nodes import NodeId
 
 _STRIDE_MOST_S: Final = 2.0  # a listener that slept itself has not been listening
 

@@ -10,19 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from singularity.primitives.errors import InvalidSpec, NotFound
-from singularity.primitives.model import (
-    ACTIVE,
-    TERMINAL,
-    WAITING,
-    ClusterId,
-    Intent,
-    Job,
-    JobId,
-    Node,
-    NodeId,
-    Scope,
-    Tier,
-)
+from singularity.primitives.model import ACTIVE, TERMINAL, WAITING, Intent, Job, JobId, Tier
+from singularity.primitives.nodes import ClusterId, Node, NodeId, Scope
 from singularity.primitives.projects import Allotment, Project, admitted, capacity
 from singularity.primitives.sla import PROMISED
 

@@ -14,7 +14,8 @@ from blake3 import blake3
 from pydantic import TypeAdapter, ValidationError
 
 from singularity.primitives.errors import ImageCorrupt, ImageForged
-from singularity.primitives.model import JobId, NodeId, ShardImage
+from singularity.primitives.model import JobId, ShardImage
+from singularity.primitives.nodes import NodeId
 
 from .blobs import Blobs
 from .chunking import Region, addresses

@@ -9,7 +9,8 @@ from singularity.api import tables as t
 from singularity.api.applier import SqlLedger
 from singularity.api.following import Follower
 from singularity.primitives.messages import Register
-from singularity.primitives.model import Duty, Job, JobId, JobSpec, NodeId, Scope, ScopeKind
+from singularity.primitives.model import Job, JobId, JobSpec
+from singularity.primitives.nodes import Duty, NodeId, Scope, ScopeKind
 from singularity.scheduler.decide import decide
 from singularity.scheduler.policy import Policy
 

@@ -34,20 +34,17 @@ from singularity.primitives.messages import Phase, Register, Report, Start
 from singularity.primitives.model import (
     TERMINAL,
     Aside,
-    Duty,
     Intent,
     Job,
     JobId,
     JobSpec,
     JobState,
-    NodeId,
-    Scope,
-    ScopeKind,
     ShardImage,
     Tier,
     Unable,
 )
 from singularity.primitives.model import Engine as Chain
+from singularity.primitives.nodes import Duty, NodeId, Scope, ScopeKind
 from singularity.primitives.projects import Allotment, Project, claim
 from singularity.primitives.rebalancing import Rebalancing
 from singularity.primitives.routing import NONE, LoadNote, Loads

@@ -13,25 +13,16 @@ from pathlib import Path
 import pytest
 
 from singularity.primitives.messages import Register, Report
-from singularity.primitives.model import (
-    Duty,
-    Job,
-    JobId,
-    JobSpec,
-    JobState,
-    NodeId,
-    Placement,
-    Scope,
-    ScopeKind,
-    Tier,
-)
+from singularity.primitives.model import Job, JobId, JobSpec, JobState, Placement, Tier
+from singularity.primitives.nodes import Duty, NodeId, Scope, ScopeKind
 from singularity.primitives.projects import Allotment, Project
 from singularity.primitives.sharing import GIB, DeviceShare, Precedence
 from singularity.scheduler.decide import decide
-from singularity.scheduler.plan import Plan, Verb, check
+from singularity.scheduler.plan import Plan, Verb
 from singularity.scheduler.policy import Policy
 from singularity.scheduler.sim.ledger import MemoryLedger
 from singularity.scheduler.snapshot import Snapshot
+from singularity.scheduler.standing import check
 from tests.unit.service_scene import POLICY, ServiceScene, service
 
 HERE = Path(__file__).parent

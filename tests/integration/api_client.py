@@ -17,7 +17,8 @@ from singularity.api.loops import round_of_scheduling
 from singularity.api.services import Services
 from singularity.api.settings import Settings
 from singularity.primitives.messages import Admission, Command, Report, Sealed
-from singularity.primitives.model import Held, NodeId, ShardImage
+from singularity.primitives.model import Held, ShardImage
+from singularity.primitives.nodes import NodeId
 from singularity.primitives.transport import VerifyKey
 
 ADMIN = "sgl_first.0123456789abcdef0123"

@@ -25,7 +25,8 @@ from singularity.agent.sharing import Sharing
 from singularity.agent.tools import Tools
 from singularity.primitives.engines import moment
 from singularity.primitives.messages import Command, Cut, Envelope, Origin, Report, Reslot, Start
-from singularity.primitives.model import Engine, JobId, NodeId
+from singularity.primitives.model import Engine, JobId
+from singularity.primitives.nodes import NodeId
 
 JOB = JobId("job")
 SCRIPT = Path(__file__).parent / "jobs" / "paced.py"

@@ -17,7 +17,8 @@ from singularity.agent.checkpoint import find_criu, probe
 from singularity.agent.runtime.sandbox import Sandbox
 from singularity.primitives.findings import Certificate, Finding
 from singularity.primitives.messages import Report, Start, Stop
-from singularity.primitives.model import Aside, JobId, NodeId
+from singularity.primitives.model import Aside, JobId
+from singularity.primitives.nodes import NodeId
 
 SHADOW = JobId("job-aside")
 SCRIPT = Path(__file__).parent / "jobs" / "compared.py"

@@ -40,7 +40,8 @@ from singularity.primitives.errors import (
     RestoreFailed,
     StoreFull,
 )
-from singularity.primitives.model import JobId, NodeId
+from singularity.primitives.model import JobId
+from singularity.primitives.nodes import NodeId
 from singularity.store.imagestore import RankImages
 from singularity.store.manifest import ImageKey
 from tests.unit.stores import shelf

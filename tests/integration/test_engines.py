@@ -21,7 +21,8 @@ from singularity.cli import embedded
 from singularity.cli.fleet import Cluster, Fleet, Region
 from singularity.primitives.cooperation import Cooperation
 from singularity.primitives.messages import Report, Start, Stop
-from singularity.primitives.model import Engine, NodeId, Unable
+from singularity.primitives.model import Engine, Unable
+from singularity.primitives.nodes import NodeId
 from tests.integration.plain import run_plain
 from tests.integration.test_chaos import Story, elsewhere, results, runs
 

@@ -18,7 +18,8 @@ from singularity.agent.interposer.page import Page, State
 from singularity.agent.layout import Layout
 from singularity.agent.leads import Leads
 from singularity.primitives.messages import Start
-from singularity.primitives.model import JobId, NodeId
+from singularity.primitives.model import JobId
+from singularity.primitives.nodes import NodeId
 
 JOB, NODES = JobId("j"), (NodeId("n0"), NodeId("n1"))
 REF = CutRef(JOB, 1, 1)

@@ -24,7 +24,8 @@ from singularity.api.outbox import relay
 from singularity.cli.servers import Postgres, Valkey
 from singularity.primitives.errors import BrokerDown, NotLeader
 from singularity.primitives.messages import Register, Sealed
-from singularity.primitives.model import Job, JobId, JobSpec, JobState, NodeId, Shard
+from singularity.primitives.model import Job, JobId, JobSpec, JobState, Shard
+from singularity.primitives.nodes import NodeId
 from singularity.primitives.transport import Letterbox, SigningKey, VerifyKey, consume
 from singularity.scheduler.plan import Action, Plan, Verb
 

@@ -21,7 +21,8 @@ from singularity.agent.processors import here
 from singularity.agent.runtime.sandbox import Sandbox
 from singularity.agent.tools import Tools
 from singularity.primitives.messages import Report
-from singularity.primitives.model import NodeId, ShardImage
+from singularity.primitives.model import ShardImage
+from singularity.primitives.nodes import NodeId
 from singularity.store.imagestore import Copies, RankImages, Saving, Store
 from singularity.store.manifest import ImageKey
 from singularity.store.vault import Vault

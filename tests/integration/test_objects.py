@@ -17,7 +17,8 @@ from sandboxes import COUNT, FOREVER, counts_on, lines, python
 
 from singularity.agent.checkpoint import find_criu, probe
 from singularity.primitives.errors import CheckpointFailed, ImageCorrupt, StaleIncarnation
-from singularity.primitives.model import JobId, NodeId, Sealing
+from singularity.primitives.model import JobId, Sealing
+from singularity.primitives.nodes import NodeId
 from singularity.store.blobs import Blobs
 from singularity.store.files import FileBlobs
 from singularity.store.imagestore import RankImages

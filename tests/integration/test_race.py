@@ -18,15 +18,8 @@ from singularity.api.applier import SqlLedger
 from singularity.primitives.errors import Conflict
 from singularity.primitives.holdings import holdings
 from singularity.primitives.messages import Phase, Register, Report
-from singularity.primitives.model import (
-    Job,
-    JobId,
-    JobSpec,
-    JobState,
-    NodeId,
-    ShardImage,
-    Tier,
-)
+from singularity.primitives.model import Job, JobId, JobSpec, JobState, ShardImage, Tier
+from singularity.primitives.nodes import NodeId
 from singularity.scheduler.decide import decide
 from singularity.scheduler.policy import Policy
 

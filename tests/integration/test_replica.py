@@ -14,7 +14,7 @@ from nodes import JOB, LocalNode, planet
 from sandboxes import until
 
 from singularity.primitives.messages import Report, Start, Stop
-from singularity.primitives.model import NodeId
+from singularity.primitives.nodes import NodeId
 from singularity.primitives.serving import ServiceId, Serving
 
 SCRIPT = Path(__file__).parent / "jobs" / "replica.py"

@@ -11,7 +11,8 @@ import pytest
 from singularity.api.applier import SqlLedger
 from singularity.api.tidy import Janitor
 from singularity.primitives.messages import Phase, Register, Report
-from singularity.primitives.model import Intent, Job, JobId, JobSpec, JobState, NodeId, ShardImage
+from singularity.primitives.model import Intent, Job, JobId, JobSpec, JobState, ShardImage
+from singularity.primitives.nodes import NodeId
 from singularity.scheduler.decide import decide
 from singularity.scheduler.policy import Policy
 from singularity.store.imagestore import RankImages

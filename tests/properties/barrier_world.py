@@ -21,7 +21,7 @@ from singularity.agent.barrier import (
     give_up,
     react,
 )
-from singularity.primitives.model import NodeId
+from singularity.primitives.nodes import NodeId
 
 LAST = 4  # the ranks' world ends at this step: enough for a stop that is missed once
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from singularity.agent.barrier import CutState, Verdict, View, give_up, react
-from singularity.primitives.model import NodeId
+from singularity.primitives.nodes import NodeId
 from tests.properties.barrier_world import at_rest, can_reach, check, explore, moves, ran_out, world
 
 NODES = (NodeId("n0"), NodeId("n1"))

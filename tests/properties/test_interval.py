@@ -8,7 +8,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from singularity.primitives.model import ClusterId, Job, JobId, JobSpec, Node, NodeId, RegionId
+from singularity.primitives.model import Job, JobId, JobSpec
+from singularity.primitives.nodes import ClusterId, Node, NodeId, RegionId
 from singularity.scheduler.interval import best_s, cadence, mtbf_s, rate_of
 from singularity.scheduler.policy import Policy
 

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from singularity.primitives.errors import Conflict
-from singularity.primitives.model import TERMINAL, Duty, Intent, JobId, NodeId, Scope, ScopeKind
+from singularity.primitives.model import TERMINAL, Intent, JobId
+from singularity.primitives.nodes import Duty, NodeId, Scope, ScopeKind
 from singularity.scheduler.resident import Resident
 from singularity.scheduler.snapshot import Snapshot
 from tests.unit.fleets import Planet, share

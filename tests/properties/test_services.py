@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from singularity.primitives.drains import Drain
 from singularity.primitives.messages import Report
-from singularity.primitives.model import Engine, JobState, Scope, ScopeKind, Tier
+from singularity.primitives.model import Engine, JobState, Tier
+from singularity.primitives.nodes import Scope, ScopeKind
 from singularity.scheduler.services import Canary, Measure, Promise, Served, Slo, Target
 from singularity.scheduler.traffic import Part, Window, load_of
 from tests.unit.service_scene import ServiceScene, service

@@ -15,7 +15,8 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from singularity.primitives.model import JobId, NodeId, Sealing, ShardImage
+from singularity.primitives.model import JobId, Sealing, ShardImage
+from singularity.primitives.nodes import NodeId
 from singularity.store.blobs import Blob
 from singularity.store.imagestore import RankImages
 from singularity.store.manifest import ImageKey

@@ -7,7 +7,8 @@ from functools import partial
 
 import pytest
 
-from singularity.primitives.model import TERMINAL, Job, JobId, JobSpec, JobState, NodeId, Tier
+from singularity.primitives.model import TERMINAL, Job, JobId, JobSpec, JobState, Tier
+from singularity.primitives.nodes import NodeId
 from singularity.scheduler.policy import Policy
 from singularity.scheduler.sim.ledger import MemoryLedger
 from singularity.scheduler.sim.physics import Program

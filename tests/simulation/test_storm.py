@@ -11,7 +11,8 @@ from functools import partial
 
 import pytest
 
-from singularity.primitives.model import JobId, Node
+from singularity.primitives.model import JobId
+from singularity.primitives.nodes import Node
 from singularity.scheduler.sim.physics import Ranks
 from singularity.scheduler.sim.storm import storm, survive
 

@@ -6,13 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 from singularity.primitives.messages import Register, Report
-from singularity.primitives.model import Job, JobId, JobSpec, JobState, NodeId, ShardImage, Tier
+from singularity.primitives.model import Job, JobId, JobSpec, JobState, ShardImage, Tier
+from singularity.primitives.nodes import NodeId
 from singularity.primitives.projects import Allotment, Project
 from singularity.primitives.sharing import DeviceShare, Precedence
 from singularity.scheduler.decide import decide
-from singularity.scheduler.plan import Plan, check
+from singularity.scheduler.plan import Plan
 from singularity.scheduler.policy import Policy
 from singularity.scheduler.sim.ledger import MemoryLedger
+from singularity.scheduler.standing import check
 
 POLICY = Policy(grow_after_s=5.0)
 GIB = 1 << 30

@@ -17,14 +17,14 @@ from singularity.primitives.model import (
     JobSpec,
     JobState,
     Kind,
-    NodeId,
     Tier,
 )
+from singularity.primitives.nodes import NodeId
 from singularity.primitives.replicas import ready
 from singularity.primitives.routing import NONE, LoadNote, Loads
 from singularity.primitives.serving import ServiceId, Serving
 from singularity.scheduler.decide import decide
-from singularity.scheduler.plan import Plan, check
+from singularity.scheduler.plan import Plan
 from singularity.scheduler.policy import Policy
 from singularity.scheduler.services import (
     Amended,
@@ -38,6 +38,7 @@ from singularity.scheduler.services import (
     updated,
 )
 from singularity.scheduler.sim.ledger import MemoryLedger
+from singularity.scheduler.standing import check
 
 CNN = ServiceId("cnn")
 # As many as the load needs now, and fewer a minute later: what is remembered, autoscale's own tests

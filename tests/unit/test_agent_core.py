@@ -22,7 +22,8 @@ from singularity.agent.core import (
 )
 from singularity.agent.effects import Effect, Kill, Launch, TakeCut, TakeSlots
 from singularity.primitives.messages import Command, Cut, Envelope, Report, Reslot, Start, Stop
-from singularity.primitives.model import JobId, NodeId, ShardImage, Unable
+from singularity.primitives.model import JobId, ShardImage, Unable
+from singularity.primitives.nodes import NodeId
 
 NODE, JOB = NodeId("n"), JobId("j")
 IMAGE = ShardImage(NODE, (0,), "digest", 5)

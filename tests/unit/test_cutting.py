@@ -9,7 +9,7 @@ import pytest
 from singularity.agent.barrier import Dumped, Order, Verdict, View
 from singularity.agent.cutting import CutLoop, Outcome
 from singularity.agent.interposer.page import Page, State
-from singularity.primitives.model import NodeId
+from singularity.primitives.nodes import NodeId
 
 FINISH = Order(stop=5, commit=5, verdict=Verdict.FINISH)
 ABORT = Order(stop=5, commit=5, verdict=Verdict.ABORT, reason="the disk is full")

@@ -7,19 +7,8 @@ from dataclasses import replace
 import pytest
 from fleets import POLICY, Planet, verbs
 
-from singularity.primitives.model import (
-    Checkpoint,
-    Duty,
-    Held,
-    Intent,
-    JobId,
-    JobState,
-    NodeId,
-    Scope,
-    ScopeKind,
-    ShardImage,
-    Tier,
-)
+from singularity.primitives.model import Checkpoint, Held, Intent, JobId, JobState, ShardImage, Tier
+from singularity.primitives.nodes import Duty, NodeId, Scope, ScopeKind
 from singularity.scheduler.explain import explain
 from singularity.scheduler.interval import best_s
 from singularity.scheduler.plan import Plan

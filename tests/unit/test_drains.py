@@ -10,17 +10,8 @@ import pytest
 from singularity.primitives.drains import Drain, Leaving
 from singularity.primitives.errors import Conflict, NotFound
 from singularity.primitives.messages import Report
-from singularity.primitives.model import (
-    Checkpoint,
-    Duty,
-    JobId,
-    JobState,
-    NodeId,
-    Scope,
-    ScopeKind,
-    ShardImage,
-    Tier,
-)
+from singularity.primitives.model import Checkpoint, JobId, JobState, ShardImage, Tier
+from singularity.primitives.nodes import Duty, NodeId, Scope, ScopeKind
 from singularity.scheduler.evacuate import How
 from singularity.scheduler.exodus import Exodus, foresee
 from tests.unit.fleets import POLICY, Planet, verbs

@@ -14,21 +14,18 @@ from singularity.api.story import tell
 from singularity.primitives import engines, verbs
 from singularity.primitives.messages import Command, Cut, Report, Start, Stop
 from singularity.primitives.model import (
-    Duty,
     Engine,
     Goal,
     Job,
     JobId,
     JobSpec,
     JobState,
-    NodeId,
-    Scope,
-    ScopeKind,
     Shard,
     ShardImage,
     Tier,
     Unable,
 )
+from singularity.primitives.nodes import Duty, NodeId, Scope, ScopeKind
 from singularity.scheduler.explain import explain
 from singularity.scheduler.policy import Policy
 

@@ -15,20 +15,17 @@ from singularity.primitives import verbs
 from singularity.primitives.holdings import at_risk_s, holdings
 from singularity.primitives.messages import Cut, Envelope, Report, Start, Stop
 from singularity.primitives.model import (
-    ClusterId,
     Engine,
     Held,
     Job,
     JobId,
     JobSpec,
     JobState,
-    Node,
-    NodeId,
-    RegionId,
     Shard,
     ShardImage,
     Unable,
 )
+from singularity.primitives.nodes import ClusterId, Node, NodeId, RegionId
 
 A, B, C, D = map(NodeId, "abcd")
 GANG = (Shard(A, 2), Shard(B, 2))

@@ -11,7 +11,8 @@ from singularity.api.schemas import read_job
 from singularity.primitives.errors import InvalidSpec, SandboxFailed
 from singularity.primitives.launcher import torchrun_of, unwrap
 from singularity.primitives.messages import Start
-from singularity.primitives.model import JobId, NodeId
+from singularity.primitives.model import JobId
+from singularity.primitives.nodes import NodeId
 
 SCRIPT = ("python", "-u", "train.py", "--lr", "0.1")
 

@@ -8,15 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from singularity.primitives.lending import repaid
-from singularity.primitives.model import (
-    Intent,
-    Job,
-    JobId,
-    JobSpec,
-    JobState,
-    NodeId,
-    Shard,
-)
+from singularity.primitives.model import Intent, Job, JobId, JobSpec, JobState, Shard
+from singularity.primitives.nodes import NodeId
 from singularity.primitives.service import Loan
 from singularity.primitives.serving import ServiceId
 

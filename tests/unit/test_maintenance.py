@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from singularity.primitives.drains import Drain
 from singularity.primitives.errors import Conflict, InvalidSpec
 from singularity.primitives.maintenance import Maintenance, need_gaps, window
-from singularity.primitives.model import Duty, JobId, Scope, ScopeKind, Tier
+from singularity.primitives.model import JobId, Tier
+from singularity.primitives.nodes import Duty, Scope, ScopeKind
 from singularity.scheduler.orders import Close, Open
 from tests.unit.fleets import POLICY, Planet, verbs
 

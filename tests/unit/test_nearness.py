@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from singularity.primitives.errors import InvalidSpec
-from singularity.primitives.model import Intent, JobId, Scope, ScopeKind, ShardImage
+from singularity.primitives.model import Intent, JobId, ShardImage
+from singularity.primitives.nodes import Scope, ScopeKind
 from singularity.primitives.tariffs import Tariff
 from singularity.scheduler.nearness import distance
 from singularity.scheduler.price import of_leaving, of_moving, transfer_s

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from singularity.primitives.model import Job, JobId, JobSpec, JobState, NodeId, Shard
+from singularity.primitives.model import Job, JobId, JobSpec, JobState, Shard
+from singularity.primitives.nodes import NodeId
 from singularity.primitives.pace import noted
 from singularity.primitives.service import Pace
 from singularity.scheduler.goodput import PRIOR, exponent, worth

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from singularity.primitives.errors import ImageCorrupt
-from singularity.primitives.model import Checkpoint, JobId, NodeId, Sealing, ShardImage
+from singularity.primitives.model import Checkpoint, JobId, Sealing, ShardImage
+from singularity.primitives.nodes import NodeId
 from singularity.store.chunking import MEMORY_CHUNK_BYTES
 from singularity.store.imagestore import Copy, RankImages
 from singularity.store.manifest import ImageKey, Manifest, chain

@@ -12,7 +12,8 @@ from singularity.primitives.errors import Conflict
 from singularity.primitives.faults import fault_of, noted
 from singularity.primitives.health import Fault, FaultKind, Quarantine
 from singularity.primitives.messages import Report
-from singularity.primitives.model import JobId, NodeId
+from singularity.primitives.model import JobId
+from singularity.primitives.nodes import NodeId
 from singularity.scheduler.orders import Isolate, Order, Readmit
 from singularity.scheduler.plan import Plan
 from singularity.scheduler.policy import Policy

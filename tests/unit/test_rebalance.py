@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from singularity.primitives.errors import Conflict, NotFound
-from singularity.primitives.model import JobId, Scope, ScopeKind
+from singularity.primitives.model import JobId
+from singularity.primitives.nodes import Scope, ScopeKind
 from singularity.primitives.rebalancing import Rebalancing
 from singularity.scheduler.orders import Settle
 from singularity.scheduler.plan import Draft

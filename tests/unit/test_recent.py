@@ -19,7 +19,8 @@ from singularity.agent.recent import Held, Recent, link, to_drop
 from singularity.agent.runtime.sandbox import Sandbox
 from singularity.agent.scratch import Memory
 from singularity.primitives.messages import Start
-from singularity.primitives.model import JobId, NodeId
+from singularity.primitives.model import JobId
+from singularity.primitives.nodes import NodeId
 from singularity.primitives.sharing import DeviceShare
 from singularity.store.imagestore import Copy
 from singularity.store.manifest import ImageKey

@@ -8,7 +8,8 @@ from singularity.agent import health, ports
 from singularity.agent.core import AgentState, Answers, Boot, CutFailed, Hung, Started, react
 from singularity.agent.health import Health, Patience
 from singularity.primitives.messages import Envelope, Start
-from singularity.primitives.model import JobId, NodeId
+from singularity.primitives.model import JobId
+from singularity.primitives.nodes import NodeId
 
 NODE, JOB = NodeId("n"), JobId("j")
 PATIENCE = Patience(ready_s=100.0, silent_s=10.0)

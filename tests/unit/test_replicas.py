@@ -8,17 +8,8 @@ import pytest
 
 from singularity.primitives import replicas, verbs
 from singularity.primitives.messages import Report, Start
-from singularity.primitives.model import (
-    Engine,
-    Intent,
-    Job,
-    JobId,
-    JobSpec,
-    JobState,
-    Kind,
-    NodeId,
-    Shard,
-)
+from singularity.primitives.model import Engine, Intent, Job, JobId, JobSpec, JobState, Kind, Shard
+from singularity.primitives.nodes import NodeId
 from singularity.primitives.serving import ServiceId, Serving
 
 N0 = NodeId("n0")

@@ -11,16 +11,8 @@ from hypothesis import strategies as st
 from singularity.primitives import resizing, verbs
 from singularity.primitives.holdings import divide, holdings
 from singularity.primitives.messages import Report, Reslot
-from singularity.primitives.model import (
-    Goal,
-    Job,
-    JobId,
-    JobSpec,
-    JobState,
-    NodeId,
-    Placement,
-    Shard,
-)
+from singularity.primitives.model import Goal, Job, JobId, JobSpec, JobState, Placement, Shard
+from singularity.primitives.nodes import NodeId
 
 A, B = NodeId("a"), NodeId("b")
 

@@ -9,16 +9,8 @@ import pytest
 from singularity.primitives.drains import Drain
 from singularity.primitives.errors import Conflict, InvalidSpec
 from singularity.primitives.messages import Report
-from singularity.primitives.model import (
-    TERMINAL,
-    Duty,
-    Intent,
-    JobState,
-    NodeId,
-    Scope,
-    ScopeKind,
-    Tier,
-)
+from singularity.primitives.model import TERMINAL, Intent, JobState, Tier
+from singularity.primitives.nodes import Duty, NodeId, Scope, ScopeKind
 from singularity.primitives.routing import BUCKETS, NONE, Loads
 from singularity.scheduler.decide import decide
 from singularity.scheduler.explain import explain

@@ -8,17 +8,8 @@ import pytest
 from fleets import GIB, POLICY, Planet, share, verbs
 
 from singularity.primitives.holdings import claimed, overfull, spots, stays
-from singularity.primitives.model import (
-    Duty,
-    Intent,
-    JobId,
-    JobState,
-    Node,
-    Scope,
-    ScopeKind,
-    Shard,
-    Tier,
-)
+from singularity.primitives.model import Intent, JobId, JobState, Shard, Tier
+from singularity.primitives.nodes import Duty, Node, Scope, ScopeKind
 from singularity.primitives.sharing import Part
 from singularity.primitives.sla import rates
 from singularity.primitives.verbs import resume

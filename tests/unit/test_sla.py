@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from singularity.primitives.model import Intent, Job, JobId, JobSpec, JobState, NodeId, Shard, Tier
+from singularity.primitives.model import Intent, Job, JobId, JobSpec, JobState, Shard, Tier
+from singularity.primitives.nodes import NodeId
 from singularity.primitives.sla import KEPT, SLICE_S, accounted, attainment, rates, share
 from singularity.scheduler.policy import Policy
 from singularity.scheduler.queueing import queue

@@ -5,7 +5,8 @@ from __future__ import annotations
 from singularity.agent.sharing import seat_of, slowed
 from singularity.api.views import sharing_reasons
 from singularity.primitives.messages import Start
-from singularity.primitives.model import JobId, NodeId
+from singularity.primitives.model import JobId
+from singularity.primitives.nodes import NodeId
 from singularity.primitives.sharing import DeviceShare
 
 

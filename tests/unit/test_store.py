@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from singularity.primitives.errors import CheckpointFailed, ImageCorrupt, StaleIncarnation
-from singularity.primitives.model import JobId, NodeId, Sealing
+from singularity.primitives.model import JobId, Sealing
+from singularity.primitives.nodes import NodeId
 from singularity.store.chunking import MEMORY_CHUNK_BYTES
 from singularity.store.files import FileBlobs
 from singularity.store.imagestore import RankImages

@@ -9,18 +9,8 @@ import pytest
 from singularity.api.story import end_of, tell, with_seconds
 from singularity.primitives import resizing, verbs
 from singularity.primitives.messages import Phase, Report
-from singularity.primitives.model import (
-    ClusterId,
-    Job,
-    JobId,
-    JobSpec,
-    JobState,
-    Node,
-    NodeId,
-    RegionId,
-    Shard,
-    ShardImage,
-)
+from singularity.primitives.model import Job, JobId, JobSpec, JobState, Shard, ShardImage
+from singularity.primitives.nodes import ClusterId, Node, NodeId, RegionId
 
 A, B = NodeId("a"), NodeId("b")
 NODES = {

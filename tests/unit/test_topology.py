@@ -8,7 +8,8 @@ import pytest
 
 from singularity.api.schemas import read_job
 from singularity.primitives.errors import InvalidSpec
-from singularity.primitives.model import Duty, JobId, Scope, ScopeKind, Tier
+from singularity.primitives.model import JobId, Tier
+from singularity.primitives.nodes import Duty, Scope, ScopeKind
 from singularity.primitives.topology import Near, Topology
 from tests.unit.fleets import Planet
 

@@ -10,7 +10,8 @@ import pytest
 
 from singularity.primitives.errors import ImageCorrupt, ImageForged
 from singularity.primitives.messages import Envelope, Start
-from singularity.primitives.model import JobId, NodeId, Sealing
+from singularity.primitives.model import JobId, Sealing
+from singularity.primitives.nodes import NodeId
 from singularity.primitives.transport import VerifyKey
 from singularity.store.imagestore import RankImages
 from singularity.store.manifest import ImageKey, manifest_name

@@ -10,16 +10,8 @@ import pytest
 from singularity.primitives import cuts, verbs
 from singularity.primitives.holdings import at_risk_s, holdings
 from singularity.primitives.messages import Cut, Report, Start, Stop
-from singularity.primitives.model import (
-    Goal,
-    Job,
-    JobId,
-    JobSpec,
-    JobState,
-    NodeId,
-    Shard,
-    ShardImage,
-)
+from singularity.primitives.model import Goal, Job, JobId, JobSpec, JobState, Shard, ShardImage
+from singularity.primitives.nodes import NodeId
 
 A, B, C = NodeId("a"), NodeId("b"), NodeId("c")
 GANG = (Shard(A, 2), Shard(B, 2))

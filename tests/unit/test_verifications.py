@@ -9,17 +9,8 @@ from fleets import Planet, verbs
 from singularity.primitives.asides import shadow
 from singularity.primitives.findings import Certificate, Finding
 from singularity.primitives.messages import Cut, Report, Start
-from singularity.primitives.model import (
-    Aside,
-    Duty,
-    Intent,
-    JobId,
-    JobState,
-    NodeId,
-    Scope,
-    ScopeKind,
-    Tier,
-)
+from singularity.primitives.model import Aside, Intent, JobId, JobState, Tier
+from singularity.primitives.nodes import Duty, NodeId, Scope, ScopeKind
 
 SHADOW = JobId("shadow")
 LATER_S = 6.0  # after which a cut may be taken for it

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from singularity.primitives.model import Checkpoint, JobId, NodeId
+from singularity.primitives.model import Checkpoint, JobId
+from singularity.primitives.nodes import NodeId
 from singularity.store.imagestore import RankImages
 from singularity.store.manifest import ImageKey
 from singularity.store.verify import Verdict, verify

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from singularity.primitives.model import NodeId
+from singularity.primitives.nodes import NodeId
 from singularity.scheduler.vigil import Vigil, observe, silent
 
 A, B = NodeId("a"), NodeId("b")

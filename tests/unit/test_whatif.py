@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from singularity.primitives.errors import InvalidSpec, NotFound
-from singularity.primitives.model import Job, JobId, JobSpec, JobState, Scope, ScopeKind, Tier
-from singularity.scheduler.plan import check
+from singularity.primitives.model import Job, JobId, JobSpec, JobState, Tier
+from singularity.primitives.nodes import Scope, ScopeKind
 from singularity.scheduler.rehearsal import rehearse
+from singularity.scheduler.standing import check
 from singularity.scheduler.whatif import Changes, Outcome, compare
 from tests.properties.test_quota_laws import QUOTAS, STEP, Quotas, happen, planet_of
 from tests.unit.fleets import POLICY, Planet

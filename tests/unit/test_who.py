@@ -8,7 +8,7 @@ import pytest
 
 from singularity.api.auth import Caller, Role, check_origin, parse_role
 from singularity.primitives.errors import Forbidden, InvalidSpec
-from singularity.primitives.model import NodeId
+from singularity.primitives.nodes import NodeId
 
 _PEOPLE = [Role.VIEWER, Role.SUBMITTER, Role.OPERATOR, Role.ADMIN]
 

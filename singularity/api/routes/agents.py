@@ -20,7 +20,7 @@ from singularity.primitives.messages import (
     Report,
     Wire,
 )
-from singularity.primitives.model import Duty, Scope, ScopeKind
+from singularity.primitives.nodes import Duty, Scope, ScopeKind
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 

@@ -11,7 +11,7 @@ from singularity.api.services import Operator, Paged, Services, Serving, Viewer
 from singularity.api.views import Json, areas
 from singularity.primitives.errors import Conflict
 from singularity.primitives.health import Quarantine
-from singularity.primitives.model import Duty, NodeId, Scope, ScopeKind
+from singularity.primitives.nodes import Duty, NodeId, Scope, ScopeKind
 from singularity.primitives.operations import By
 from singularity.primitives.tariffs import Tariff
 

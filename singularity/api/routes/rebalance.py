@@ -12,7 +12,7 @@ from singularity.api.documents import Document, Duration
 from singularity.api.services import Operator, Overseer, Serving
 from singularity.api.views import Json, scope_text
 from singularity.primitives.errors import NotFound
-from singularity.primitives.model import Scope
+from singularity.primitives.nodes import Scope
 from singularity.primitives.operations import By
 from singularity.primitives.rebalancing import Rebalancing
 from singularity.scheduler.plan import Draft

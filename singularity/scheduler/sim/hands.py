@@ -26,7 +26,8 @@ from singularity.agent.core import (
 )
 from singularity.agent.effects import Effect, Kill, Launch, LetGo, TakeCut, TakeSlots
 from singularity.primitives.messages import Envelope, Heartbeat, Register, Report, Start
-from singularity.primitives.model import JobId, Node
+from singularity.primitives.model import JobId
+from singularity.primitives.nodes import Node
 
 from . import asides, keeping
 from .cuts import Cuts

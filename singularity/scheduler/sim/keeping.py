@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from singularity.primitives.messages import Cut, Start
-from singularity.primitives.model import Engine, Held, JobId, NodeId, ShardImage, Unable
+from singularity.primitives.model import Engine, Held, JobId, ShardImage, Unable
+from singularity.primitives.nodes import NodeId
 
 from .physics import Image, Physics, Program, Ranks
 

@@ -16,20 +16,8 @@ from singularity.primitives.health import Quarantine
 from singularity.primitives.holdings import concerned, holdings, hosts, presented, rebooked, spots
 from singularity.primitives.maintenance import Maintenance
 from singularity.primitives.messages import Envelope, Register, Report
-from singularity.primitives.model import (
-    ACTIVE,
-    TERMINAL,
-    ClusterId,
-    Duty,
-    Intent,
-    Job,
-    JobId,
-    Node,
-    NodeId,
-    RegionId,
-    Scope,
-    ScopeKind,
-)
+from singularity.primitives.model import ACTIVE, TERMINAL, Intent, Job, JobId
+from singularity.primitives.nodes import ClusterId, Duty, Node, NodeId, RegionId, Scope, ScopeKind
 from singularity.primitives.operations import PLANE, By
 from singularity.primitives.projects import Project, admitted, capacity, claim
 from singularity.primitives.rebalancing import Rebalancing, need_none

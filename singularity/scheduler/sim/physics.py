@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 from singularity.primitives.holdings import overfull
 from singularity.primitives.messages import Start
-from singularity.primitives.model import Checkpoint, Engine, JobId, Node, NodeId
+from singularity.primitives.model import Checkpoint, Engine, JobId
+from singularity.primitives.nodes import Node, NodeId
 from singularity.primitives.sharing import Part, changed
 
 

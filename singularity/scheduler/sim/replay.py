@@ -20,20 +20,13 @@ from typing import Final
 
 from singularity.primitives.errors import Unplaceable
 from singularity.primitives.messages import Command, Cut, Register, Report, Reslot, Start, Stop
-from singularity.primitives.model import (
-    TERMINAL,
-    Job,
-    JobId,
-    JobSpec,
-    JobState,
-    NodeId,
-    ShardImage,
-    Tier,
-)
+from singularity.primitives.model import TERMINAL, Job, JobId, JobSpec, JobState, ShardImage, Tier
+from singularity.primitives.nodes import NodeId
 from singularity.primitives.sla import PROMISED, share
 from singularity.scheduler.decide import decide
-from singularity.scheduler.plan import Action, Plan, Verb, check
+from singularity.scheduler.plan import Action, Plan, Verb
 from singularity.scheduler.policy import Policy
+from singularity.scheduler.standing import check
 
 from .ledger import MemoryLedger
 from .outcomes import Hour, Outcome, Run

@@ -6,7 +6,8 @@ from functools import partial
 
 import numpy as np
 
-from singularity.primitives.model import ACTIVE, Engine, Job, JobId, JobSpec, NodeId, Tier
+from singularity.primitives.model import ACTIVE, Engine, Job, JobId, JobSpec, Tier
+from singularity.primitives.nodes import NodeId
 from singularity.primitives.sharing import GIB, DeviceShare, Precedence
 from singularity.scheduler.ledger import Ledger
 from singularity.scheduler.policy import Policy

@@ -21,27 +21,18 @@ from singularity.primitives.clock import ManualClock
 from singularity.primitives.drains import Drain, Leaving
 from singularity.primitives.errors import Conflict
 from singularity.primitives.messages import Envelope, Heartbeat, Register, Report
-from singularity.primitives.model import (
-    TERMINAL,
-    ClusterId,
-    Job,
-    JobId,
-    JobState,
-    Node,
-    NodeId,
-    Scope,
-    ScopeKind,
-    ShardImage,
-)
+from singularity.primitives.model import TERMINAL, Job, JobId, JobState, ShardImage
+from singularity.primitives.nodes import ClusterId, Node, NodeId, Scope, ScopeKind
 from singularity.primitives.rebalancing import Rebalancing
 from singularity.primitives.serving import ServiceId
 from singularity.primitives.sharing import GIB
 from singularity.scheduler.decide import decide
 from singularity.scheduler.ledger import Ledger
-from singularity.scheduler.plan import Plan, check
+from singularity.scheduler.plan import Plan
 from singularity.scheduler.policy import Policy
 from singularity.scheduler.quota import Quota
 from singularity.scheduler.services import Amended, Service
+from singularity.scheduler.standing import check
 from singularity.scheduler.vigil import Vigil, observe, silent
 
 from . import quotas
