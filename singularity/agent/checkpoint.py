@@ -227,11 +227,16 @@ def processor() -> str:
 
 def version_of(criu: Path) -> str:
     """ "" when it does not start."""
+    return _started(criu)[0]
+
+
+def _started(criu: Path) -> tuple[str, str]:
+    """Its version, or "" and what it says instead."""
     try:
         said = subprocess.run([criu, "--version"], capture_output=True, text=True, check=False)
-    except OSError:
-        return ""
-    return said.stdout.partition("Version:")[2].split("\n")[0].strip()
+    except OSError as error:
+        return "", str(error)
+    return said.stdout.partition("Version:")[2].split("\n")[0].strip(), said.stderr.strip()
 
 
 @contextmanager
@@ -356,8 +361,9 @@ def probe(criu: Path | None) -> Verdict:
     """Find out by doing it: dump a small process, kill it, restore it, watch it count on."""
     if criu is None:
         return Verdict(False, "CRIU is not installed", "")
-    if not (version := version_of(criu)):
-        return Verdict(False, f"{criu} does not start", "")
+    version, complaint = _started(criu)
+    if not version:
+        return Verdict(False, f"{criu} does not start: {complaint}", "")
     with tempfile.TemporaryDirectory(prefix="singularity-probe-") as scratch:
         try:
             _there_and_back(CriuCheckpointer(criu), Path(scratch).resolve())

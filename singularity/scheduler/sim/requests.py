@@ -192,7 +192,7 @@ class Requests:
 
     def _has_its_least(self, name: ServiceId) -> None:
         """Nothing went wrong for a while, so it has what it always has, unless others as urgent
-        hold all that it could use."""
+        hold all that it could use, or its program fails, and is tried again now and then."""
         world = self._world
         service = next((s for s in world.ledger.services() if s.id == name), None)
         if service is None or service.idle_after_s is not None:
@@ -200,8 +200,8 @@ class Requests:
         snapshot = world.ledger.snapshot(world.now_s)
         mine = [j for j in snapshot.jobs if j.spec.serving and j.spec.serving.service == name]
         free = int((snapshot.free * (allowed(snapshot, service.spec) & snapshot.ready)).sum())
-        have = sum(map(ready, mine))
-        assert have >= service.least or free == 0, (
+        have, fails = sum(map(ready, mine)), any(j.retry_at_s > world.now_s for j in mine)
+        assert have >= service.least or free == 0 or fails, (
             f"{name} has {have} of {service.least} replicas, and {free} devices are free"
         )
 
