@@ -233,7 +233,9 @@ class Postgres(Server):
         draft.rename(self._data)
 
     def _forget_other_life(self) -> None:
-        """Drop a postmaster.pid whose pid belongs to another program now (after a reboot)."""
+        """Drop a postmaster.pid whose pid belongs to another program now (after a reboot), and
+        wait for backends of a killed postmaster: as long as one is there, no other may start."""
+        wait_until(lambda: not _working_in(self._data), _START_S)
         lock = self._data / "postmaster.pid"
         with suppress(FileNotFoundError, ValueError, IndexError):
             pid = int(lock.read_text().splitlines()[0])
@@ -276,6 +278,15 @@ class Valkey(Server):
         argv += ["--dir", str(self.directory), "--aclfile", str(users), "--daemonize", "no"]
         argv += ["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""]
         return self._child(Command(argv, grace_s=10.0))
+
+
+def _working_in(directory: Path) -> bool:
+    """Whether a process has `directory` as its own, as each of a Postgres has its data."""
+    for link in Path("/proc").glob("[0-9]*/cwd"):
+        with suppress(OSError):
+            if link.readlink() == directory:
+                return True
+    return False
 
 
 def _wheel(package: str) -> Path | None:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,6 +83,19 @@ def test_what_postgres_has_committed_survives_kill_and_stop(tmp_path: Path) -> N
     assert not server.answers()
     with Postgres(tmp_path / "pg") as server, psycopg.connect(url) as db:
         assert db.execute("SELECT count(*) FROM t").fetchone() == (2,)
+
+
+def test_postgres_starts_though_a_backend_of_its_killed_postmaster_lingers(tmp_path: Path) -> None:
+    with Postgres(tmp_path / "pg", durable=False) as server:
+        with psycopg.connect(server.url) as db:
+            backend = db.info.backend_pid
+            os.kill(backend, signal.SIGSTOP)  # it cannot notice that its postmaster is gone
+            server.kill()
+        later = threading.Timer(0.5, os.kill, (backend, signal.SIGKILL))
+        later.start()
+        server.start()
+        later.join()
+        assert server.answers()
 
 
 def test_postgres_lets_nobody_in_without_its_password(tmp_path: Path) -> None:
