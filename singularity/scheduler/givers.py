@@ -7,10 +7,10 @@ from typing import Final
 from singularity.primitives.engines import keeps_nothing
 from singularity.primitives.model import Job, JobState, Tier
 
+from .draft import Draft
 from .lending import shrinks_for
 from .offers import level_of
 from .placement import may
-from .plan import Draft
 from .policy import Policy
 from .queueing import yields
 

@@ -11,7 +11,7 @@ from singularity.primitives.nodes import NodeId
 from singularity.primitives.resizing import is_in_place
 from singularity.primitives.sla import near_promise
 
-from .plan import Draft
+from .draft import Draft
 from .policy import Policy
 from .price import Price, of_leaving, of_sharing
 from .queueing import level

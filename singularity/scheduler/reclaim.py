@@ -15,6 +15,7 @@ from singularity.primitives.model import Job, JobState, Placement
 from singularity.primitives.nodes import NodeId
 from singularity.primitives.projects import claim
 
+from .draft import Draft
 from .givers import ANYWHERE, Givers
 from .lending import beside, shrinking
 from .offers import (
@@ -30,7 +31,7 @@ from .offers import (
     weight,
 )
 from .placement import alike, find, may, pack, sizes, stay
-from .plan import Action, Draft, Verb
+from .plan import Action, Verb
 from .policy import Policy
 from .price import of_leaving, of_moving, spoken
 from .sharing import narrowed
