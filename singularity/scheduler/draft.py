@@ -19,7 +19,7 @@ from .plan import Action, Plan, Reason, Verb, evicts, grows, recently_evicted
 from .policy import Policy
 from .quota import UNBOUND, Bound, Quota
 from .services import Change
-from .snapshot import Flags, Ints, Snapshot
+from .snapshot import Flags, Ints, Snapshot, frozen
 
 
 @dataclass(slots=True)
@@ -31,6 +31,8 @@ class Findings:
     lacks  what such a job lacks         vain  devices and level, for which nobody made room
     level  of a job, as in queueing      told  why one waits, and then all that are like it
     near   as in sla.near_promise
+    offers what a job gives, by its id, where it goes and whether that was borrowed
+    roster as in roster.py
     """
 
     may: dict[Hashable, Flags] = field(default_factory=dict)
@@ -40,6 +42,8 @@ class Findings:
     level: dict[JobId, int] = field(default_factory=dict)
     told: dict[Hashable, tuple[Reason, ...]] = field(default_factory=dict)
     near: dict[JobId, bool] = field(default_factory=dict)
+    offers: dict[Hashable, object] = field(default_factory=dict)
+    roster: object | None = None
 
 
 class Draft:
@@ -67,6 +71,9 @@ class Draft:
         self._evicted = len(recently_evicted(snapshot))
         self._in: dict[JobState, list[Job]] = {}
         self._groups: dict[tuple[str, str], list[Job]] = {}
+        self._unclaimed: Ints | None = None
+        self._of_kind: dict[str, Flags] = {}
+        self._idle: dict[str, int] = {}
         for job in snapshot.jobs:
             self._in.setdefault(job.state, []).append(job)
             if job.spec.topology.apart:
@@ -156,6 +163,7 @@ class Draft:
             there = {part.index for part in self.snapshot.nodes[row].parts}
             devices = shard.devices - len(there & set(shard.indices))
             self.promised[row] += devices
+            self._unclaimed = None
             if self.quota.governs:  # it may wait for its quota alone: others take what is spare
                 spare = self.free[row] + self.coming[row] - self.promised[row]
                 devices = min(devices, max(0, int(self.fleet.free[row]) - max(0, int(spare))))
@@ -166,7 +174,10 @@ class Draft:
         """The quota that binds the job most now; None where nothing does."""
         if not self.quota.governs:
             return None
-        return self.quota.bound(job, self.idle(job.spec.device, self.free))
+        kind = job.spec.device
+        if (idle := self._idle.get(kind)) is None:
+            idle = self._idle[kind] = self.idle(kind, self.free)
+        return self.quota.bound(job, idle)
 
     def most(self, job: Job) -> int:
         """Devices that the job may hold now by all quotas."""
@@ -175,11 +186,21 @@ class Draft:
 
     def idle(self, kind: str, free: Ints) -> int:
         """Of `free` int64[N], devices of that kind where nodes are ready."""
-        snapshot = self.snapshot
-        if kind not in snapshot.device_names:
-            return 0
-        mine = snapshot.ready & (snapshot.device == snapshot.device_names.index(kind))
-        return int(free[mine].sum())
+        return int(free[self._ready(kind)].sum())
+
+    def unclaimed(self) -> Ints:
+        """int64[N]: free now or soon, and not meant for a job that waits ahead."""
+        if self._unclaimed is None:
+            self._unclaimed = frozen(np.maximum(self.free + self.coming - self.promised, 0))
+        return self._unclaimed
+
+    def _ready(self, kind: str) -> Flags:
+        """Nodes that are, and have such devices."""
+        if (found := self._of_kind.get(kind)) is None:
+            names = self.snapshot.device_names
+            code = names.index(kind) if kind in names else -1
+            found = self._of_kind[kind] = self.snapshot.ready & (self.snapshot.device == code)
+        return found
 
     def explain(self, job: Job, reasons: tuple[Reason, ...]) -> None:
         self._pending[job.id] = reasons
@@ -194,6 +215,10 @@ class Draft:
     def _give(self, node: NodeId, devices: int) -> None:
         row = self.snapshot.row[node]
         self.free[row] -= devices
+        self._unclaimed = None
+        kind = self.snapshot.nodes[row].device
+        if kind in self._idle and self.snapshot.ready[row]:
+            self._idle[kind] -= devices
         self._hide(row, devices)
 
     def _hide(self, row: int, devices: int) -> None:
@@ -216,6 +241,7 @@ class Draft:
             freed = _devices(job.placement) - _devices(target)
         for node, devices in freed.items():
             self.coming[self.snapshot.row[node]] += devices
+        self._unclaimed = None
         self.quota.expect(job, max(0, job.held - sum(s.devices for s in target)))
 
 
