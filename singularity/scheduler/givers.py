@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from singularity.primitives.engines import keeps_nothing
-from singularity.primitives.model import Job, Tier
+from singularity.primitives.model import Job
 
 from .draft import Draft
 from .lending import shrinks_for
@@ -28,7 +28,7 @@ class Givers:
     def __init__(self, draft: Draft, blocked: Job, devices: int, policy: Policy) -> None:
         self._draft, self._blocked, self._devices = draft, blocked, devices
         self._policy = policy
-        self._taken: dict[tuple[str, Tier], bool] = {}
+        self._stands: dict[str, int] = {}
 
     def by_cluster(self, equals: bool, any_of_its_quota: bool) -> dict[int, list[Job]]:
         """By the cluster where they are, if the blocked job may go there; under ANYWHERE those
@@ -43,26 +43,31 @@ class Givers:
         return dict(found)
 
     def _willing(self, equals: bool) -> Iterator[Runs]:
-        of_kind = roster(self._draft).kinds.get(self._blocked.spec.device, {})
-        for (project, tier), jobs in of_kind.items():
-            all_of_them = self._may_take(project, tier, jobs[0].job)
-            for each in jobs:
-                if self._draft.touched(each.job):
-                    continue
-                gives = all_of_them or shrinks_for(each.job, self._blocked)
-                if gives or (equals and self._yields(each.job)):
-                    yield each
+        draft, blocked = self._draft, self._blocked
+        of_kind = roster(draft).kinds.get(blocked.spec.device, {})
+        for (_, tier), jobs in of_kind.items():
+            every = self._may_take(jobs[0].job)
+            if every or tier is blocked.tier:
+                for each in jobs:
+                    gives = every or self._gives_to_equal(each.job, equals)
+                    if gives and not draft.touched(each.job):
+                        yield each
+
+    def _gives_to_equal(self, job: Job, equals: bool) -> bool:
+        return shrinks_for(job, self._blocked) or (equals and self._yields(job))
 
     def may_leave(self, job: Job) -> bool:
-        taken = self._may_take(job.spec.project, job.tier, job)
-        return taken or not shrinks_for(job, self._blocked)
+        return not shrinks_for(job, self._blocked) or self._may_take(job)
 
-    def _may_take(self, project: str, tier: Tier, job: Job) -> bool:
-        if (found := self._taken.get((project, tier))) is None:
-            quota = self._draft.quota
-            found = quota.may_take(self._blocked, self._devices, job)
-            self._taken[project, tier] = found
-        return found
+    def _may_take(self, job: Job) -> bool:
+        """As Quota.may_take, with what is the same for all of a project looked up."""
+        blocked, quota = self._blocked, self._draft.quota
+        project, less_urgent = job.spec.project, job.tier > blocked.tier
+        if not quota.governs or project == blocked.spec.project:
+            return less_urgent
+        if (found := self._stands.get(project)) is None:
+            found = self._stands[project] = quota.stands(blocked, self._devices, job)
+        return less_urgent + found >= 2
 
     def _yields(self, job: Job) -> bool:
         """Does it to its equal, as one that had more so far?"""

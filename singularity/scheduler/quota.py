@@ -59,9 +59,10 @@ class Quota:
         self._own: dict[_Key, int] = {}
         self._limits: dict[_Key, tuple[tuple[_Key, Allotment], ...]] = {}
         self._parts: dict[str, list[str]] = {}
-        said = [a for p in self._projects.values() for a in p.allotments]
-        self.governs = bool(said)
-        self._kinds_kept = {a.kind for a in said if a.kept}
+        self._said = {(p.id, a.kind): a for p in self._projects.values() for a in p.allotments}
+        self.governs = bool(self._said)
+        self._kept = {key for key, each in self._said.items() if each.kept}
+        self._kinds_kept = {kind for _, kind in self._kept}
         self._keep_now, self._keep_then = Kept(self, self._now), Kept(self, self._then)
         if not self.governs:
             return
@@ -131,24 +132,24 @@ class Quota:
 
         return self._bound(job, later, Kept(self, later).besides, free)
 
-    def room_later(self, job: Job, free: int, less: Mapping[_Key, int]) -> int:
-        """As `bound_later`, of how many devices more; `less` are those given, by project and all
-        that it is part of."""
-        room, kind = UNBOUND, job.spec.device
+    def admits_later(self, job: Job, devices: int, free: int, less: Mapping[_Key, int]) -> bool:
+        """Does `bound_later` leave room for so many more? `less` are the devices given, by project
+        and all that it is part of."""
         for key, said in self._limits_of(job):
-            if (most := said.most) is not None:
-                room = min(room, most - self._then(key) + less.get(key, 0))
+            if said.most is not None and said.most - self._then(key) + less.get(key, 0) < devices:
+                return False
+        kind, key = job.spec.device, (job.spec.project, job.spec.device)
         if kind not in self._kinds_kept:
-            return room
+            return True
+        if self._owns(key) - self._then(key) + less.get(key, 0) >= devices:
+            return True  # within its own guarantee
         path = self._path(job)
         kept = self._keep_then.besides(path, kind)
-        if kept > 0 or less:
+        if kept > 0 and free - kept < devices:
+            return False  # and no less is kept by those who give
+        if not less.keys().isdisjoint(self._kept):
             kept = self._keep_then.less(path, kind, less)
-        if kept > 0:
-            key = job.spec.project, kind
-            within = self._owns(key) - self._then(key) + less.get(key, 0)
-            room = min(room, max(free - kept, within))
-        return room
+        return kept <= 0 or free - kept >= devices
 
     def refuses(self, job: Job, more: int) -> str:
         """Which limit of its projects would be exceeded by so many devices; "" if none."""
@@ -171,19 +172,16 @@ class Quota:
         self, job: Job, use: _Use, besides: Callable[[tuple[str, ...], str], int], free: int
     ) -> Bound | None:
         """The tightest; `besides` counts what others keep, as Kept.besides."""
-        kind, found = job.spec.device, None
+        kind, room, by = job.spec.device, UNBOUND, None
         for key, said in self._limits_of(job):
-            used = use(key)
-            assert said.most is not None
-            if found is None or said.most - used < found.room:
-                found = Bound(key[0], said.most - used, kind, used, said)
-        if kind not in self._kinds_kept or (kept := besides(self._path(job), kind)) <= 0:
-            return found
-        key = job.spec.project, kind
-        room = max(free - kept, self._owns(key) - use(key))  # or what its own guarantee covers
-        if found is None or room < found.room:
-            found = Bound("", room, kind, free, kept=kept)
-        return found
+            if said.most is not None and said.most - use(key) < room:
+                room, by = said.most - use(key), (key[0], said)
+        if kind in self._kinds_kept and (kept := besides(self._path(job), kind)) > 0:
+            key = job.spec.project, kind
+            left = max(free - kept, self._owns(key) - use(key))  # or what its own guarantee covers
+            if left < room:
+                return Bound("", left, kind, free, kept=kept)
+        return Bound(by[0], room, kind, (by[1].most or 0) - room, by[1]) if by else None
 
     # -- who gives back --------------------------------------------------------------------------
 
@@ -220,8 +218,11 @@ class Quota:
         less_urgent = victim.tier > asker.tier
         if not self.governs or victim.spec.project == asker.spec.project:
             return less_urgent
-        lends = self.claims(asker, devices, victim)
-        return less_urgent + self.borrows(victim, asker) + lends >= 2
+        return less_urgent + self.stands(asker, devices, victim) >= 2
+
+    def stands(self, asker: Job, devices: int, victim: Job) -> int:
+        """How many of the other two speak for the asker: the same for all of a project."""
+        return self.borrows(victim, asker) + self.claims(asker, devices, victim)
 
     def spares(self, asker: Job, devices: int, freed: Iterable[tuple[Job, int]]) -> bool:
         """Does everybody who gives to the asker keep what he is guaranteed, as far as he has it?
@@ -275,8 +276,7 @@ class Quota:
         return found
 
     def said(self, key: _Key) -> Allotment | None:
-        project: Project | None = self._projects.get(key[0])
-        return project.of(key[1]) if project else None
+        return self._said.get(key)
 
     def parts(self, project: str) -> Sequence[str]:
         """Of it, or, with "", those that are part of nothing."""

@@ -126,8 +126,8 @@ class Space:
         """By its quota."""
         if not self._governs:
             return True
-        found = self._draft.quota.room_later(self._blocked, self._idle, self._less)
-        return self._devices - claim(self._blocked) <= found
+        more = self._devices - claim(self._blocked)
+        return self._draft.quota.admits_later(self._blocked, more, self._idle, self._less)
 
     # -- what an offer changes -------------------------------------------------------------------
 

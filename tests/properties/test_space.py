@@ -126,7 +126,9 @@ def test_what_is_remembered_of_quotas_is_what_they_say(
             assert quota.bound(asker, free) == anew.bound(asker, free)
             kept = besides(quota, asker, lambda key: quota.use[key])
             assert anew._keep_now.besides(quota._path(asker), "cpu") == kept
-            assert quota.room_later(asker, free, less) == room_later(quota, asker, free, less)
+            room = room_later(quota, asker, free, less)
+            for devices in range(9):
+                assert quota.admits_later(asker, devices, free, less) == (devices <= room)
 
 
 def room_later(quota: Quota, job: Job, free: int, less: Counter[tuple[str, str]]) -> int:
