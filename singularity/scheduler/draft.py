@@ -33,6 +33,7 @@ class Findings:
     near   as in sla.near_promise
     offers what a job gives, by its id, where it goes and whether that was borrowed
     roster as in roster.py
+    ways   as in ways.py, by cluster and who asks; and how often it had been stirred by then
     """
 
     may: dict[Hashable, Flags] = field(default_factory=dict)
@@ -44,6 +45,7 @@ class Findings:
     near: dict[JobId, bool] = field(default_factory=dict)
     offers: dict[Hashable, object] = field(default_factory=dict)
     roster: object | None = None
+    ways: dict[Hashable, tuple[int, object]] = field(default_factory=dict)
 
 
 class Draft:
@@ -53,7 +55,8 @@ class Draft:
     devices that are given out in shares; `coming` what
     earlier decisions, carried out or not, will free on each node, so that nothing is reclaimed
     twice; `promised` what of both is meant for jobs that wait, so that no two count on the same
-    devices. `quota` keeps the same of projects.
+    devices. `quota` keeps the same of projects, and `stirred` how often any of it has changed in
+    each cluster.
     """
 
     def __init__(self, snapshot: Snapshot, policy: Policy = Policy()) -> None:
@@ -71,6 +74,7 @@ class Draft:
         self._evicted = len(recently_evicted(snapshot))
         self._in: dict[JobState, list[Job]] = {}
         self._groups: dict[tuple[str, str], list[Job]] = {}
+        self.stirred = [0] * len(snapshot.cluster_names)
         self._unclaimed: Ints | None = None
         self._of_kind: dict[str, Flags] = {}
         self._idle: dict[str, int] = {}
@@ -135,6 +139,8 @@ class Draft:
         assert action.job not in self._actions, f"{action.job} already has an action"
         self._actions[action.job] = action
         job = self.snapshot.by_id[action.job]
+        for shard in job.placement:
+            self._stir(self.snapshot.row[shard.node])
         for node, devices in self._needed(job, action.placement).items():
             self._give(node, devices)
         if action.placement:
@@ -163,7 +169,7 @@ class Draft:
             there = {part.index for part in self.snapshot.nodes[row].parts}
             devices = shard.devices - len(there & set(shard.indices))
             self.promised[row] += devices
-            self._unclaimed = None
+            self._stir(row)
             if self.quota.governs:  # it may wait for its quota alone: others take what is spare
                 spare = self.free[row] + self.coming[row] - self.promised[row]
                 devices = min(devices, max(0, int(self.fleet.free[row]) - max(0, int(spare))))
@@ -215,11 +221,15 @@ class Draft:
     def _give(self, node: NodeId, devices: int) -> None:
         row = self.snapshot.row[node]
         self.free[row] -= devices
-        self._unclaimed = None
+        self._stir(row)
         kind = self.snapshot.nodes[row].device
         if kind in self._idle and self.snapshot.ready[row]:
             self._idle[kind] -= devices
         self._hide(row, devices)
+
+    def _stir(self, row: int) -> None:
+        self._unclaimed = None
+        self.stirred[self.snapshot.cluster[row]] += 1
 
     def _hide(self, row: int, devices: int) -> None:
         """From the fleet, where whole devices are found; what was promised is not in it any more,
@@ -241,7 +251,7 @@ class Draft:
             freed = _devices(job.placement) - _devices(target)
         for node, devices in freed.items():
             self.coming[self.snapshot.row[node]] += devices
-        self._unclaimed = None
+            self._stir(self.snapshot.row[node])
         self.quota.expect(job, max(0, job.held - sum(s.devices for s in target)))
 
 

@@ -21,12 +21,23 @@ class Runs:
 
 
 @dataclass(frozen=True, slots=True)
+class Crew:
+    """Those of one kind of device, in id order. Some may have got an action since. `first` of each
+    project and tier, and `projects` one of each project; is there one in more than one cluster?"""
+
+    by_cluster: Mapping[int, Sequence[Runs]]
+    clusters: tuple[int, ...]
+    first: Mapping[tuple[str, Tier], Job]
+    projects: tuple[Job, ...]
+    straddled: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Roster:
-    """In id order; `kinds` by kind of device, and there by project and tier. Some may have got an
-    action since."""
+    """In id order, and by kind of device."""
 
     jobs: Sequence[Runs]
-    kinds: Mapping[str, Mapping[tuple[str, Tier], Sequence[Runs]]]
+    kinds: Mapping[str, Crew]
 
 
 def roster(draft: Draft) -> Roster:
@@ -38,14 +49,25 @@ def roster(draft: Draft) -> Roster:
 
 
 def _written(draft: Draft) -> Roster:
-    snapshot, kinds = draft.snapshot, dict[str, dict[tuple[str, Tier], list[Runs]]]()
+    snapshot, kinds = draft.snapshot, dict[str, list[Runs]]()
+    clusters = snapshot.cluster.tolist()
     jobs = []
     for job in draft.untouched(JobState.RUNNING):
-        if not draft.can_cut(job):
-            continue
-        rows = tuple(sorted(snapshot.row[n] for n in job.nodes))
-        each = Runs(job, rows, int(snapshot.cluster[rows[0]]))
-        jobs.append(each)
-        of_kind = kinds.setdefault(job.spec.device, {})
-        of_kind.setdefault((job.spec.project, job.tier), []).append(each)
-    return Roster(jobs, kinds)
+        if draft.can_cut(job):
+            rows = tuple(sorted(snapshot.row[s.node] for s in job.placement))
+            jobs.append(Runs(job, rows, clusters[rows[0]]))
+            kinds.setdefault(job.spec.device, []).append(jobs[-1])
+    return Roster(jobs, {kind: _crew(of_kind, clusters) for kind, of_kind in kinds.items()})
+
+
+def _crew(jobs: Sequence[Runs], clusters: Sequence[int]) -> Crew:
+    by_cluster: dict[int, list[Runs]] = {}
+    first: dict[tuple[str, Tier], Job] = {}
+    projects: dict[str, Job] = {}
+    for each in jobs:
+        job = each.job
+        by_cluster.setdefault(each.cluster, []).append(each)
+        first.setdefault((job.spec.project, job.tier), job)
+        projects.setdefault(job.spec.project, job)
+    straddled = any(clusters[row] != each.cluster for each in jobs for row in each.rows)
+    return Crew(by_cluster, tuple(sorted(by_cluster)), first, tuple(projects.values()), straddled)
