@@ -56,7 +56,9 @@ class Draft:
     earlier decisions, carried out or not, will free on each node, so that nothing is reclaimed
     twice; `promised` what of both is meant for jobs that wait, so that no two count on the same
     devices. `quota` keeps the same of projects, and `stirred` how often any of it has changed in
-    each cluster.
+    each cluster. `preemptions` are jobs that this plan takes devices from for the sake of others,
+    and `evictions` those that it tells to leave theirs, with those that did so within the last
+    minute, unless an operator has acknowledged that.
     """
 
     def __init__(self, snapshot: Snapshot, policy: Policy = Policy()) -> None:
@@ -71,7 +73,7 @@ class Draft:
         self._actions: dict[JobId, Action] = {}
         self._pending: dict[JobId, tuple[Reason, ...]] = {}
         self._changes: list[Change] = []
-        self._evicted = len(recently_evicted(snapshot))
+        self.preemptions, self.evictions = 0, len(recently_evicted(snapshot))
         self._in: dict[JobState, list[Job]] = {}
         self._groups: dict[tuple[str, str], list[Job]] = {}
         self.stirred = [0] * len(snapshot.cluster_names)
@@ -139,6 +141,9 @@ class Draft:
         assert action.job not in self._actions, f"{action.job} already has an action"
         self._actions[action.job] = action
         job = self.snapshot.by_id[action.job]
+        if action.price is not None:
+            self.preemptions += 1
+            self.evictions += evicts(job, action)
         for shard in job.placement:
             self._stir(self.snapshot.row[shard.node])
         for node, devices in self._needed(job, action.placement).items():
@@ -148,18 +153,6 @@ class Draft:
         leaves = action.verb not in (Verb.RESUME, Verb.CHECKPOINT, Verb.WAKE, Verb.REST)
         if leaves and job.state in (JobState.STARTING, JobState.RUNNING):
             self._expect(job, action.placement)
-
-    @property
-    def preemptions(self) -> int:
-        """Jobs that this plan takes devices from for the sake of others."""
-        return sum(1 for action in self._actions.values() if action.price is not None)
-
-    @property
-    def evictions(self) -> int:
-        """Jobs that left their devices for others within the last minute, unless an operator has
-        acknowledged that, and those that this plan tells to."""
-        told = [a for a in self._actions.values() if a.price is not None]
-        return self._evicted + sum(evicts(self.snapshot.by_id[a.job], a) for a in told)
 
     def promise(self, job: Job, placement: Placement) -> None:
         """Keep what is free there, and what will be, for a job that waits for the rest of it. Of

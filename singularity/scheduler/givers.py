@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from typing import Final
 
 from singularity.primitives.engines import keeps_nothing
-from singularity.primitives.model import Job
+from singularity.primitives.model import Job, Tier
 
 from .draft import Draft
 from .lending import shrinks_for
@@ -44,9 +44,9 @@ class Givers:
         return self._crew.projects if self._crew else ()
 
     @property
-    def straddled(self) -> bool:
-        """Does any of them run in more than one cluster?"""
-        return self._crew is not None and self._crew.straddled
+    def straddled(self) -> frozenset[int]:
+        """Clusters where one runs that is in another, too."""
+        return self._crew.straddled if self._crew else frozenset()
 
     @cached_property
     def verdicts(self) -> Hashable:
@@ -72,14 +72,14 @@ class Givers:
     def _there(self) -> Flags:
         return may(self._draft, self._blocked) & self._draft.snapshot.ready
 
-    def _willing(self, jobs: Sequence[Runs]) -> list[Runs]:
-        tier, touched = self._blocked.tier, self._draft.touched
-        found = []
-        for each in jobs:
-            job = each.job
-            gives = self._may_take(job) or (job.tier is tier and self._gives_to_equal(job))
-            if gives and not touched(job):
-                found.append(each)
+    def _willing(self, classes: Mapping[tuple[str, Tier], Sequence[Runs]]) -> list[Runs]:
+        touched, found = self._draft.touched, list[Runs]()
+        for (_, tier), jobs in classes.items():
+            if self._may_take(jobs[0].job):
+                found += [r for r in jobs if not touched(r.job)]
+            elif tier is self._blocked.tier:
+                equal = [r for r in jobs if self._gives_to_equal(r.job)]
+                found += [r for r in equal if not touched(r.job)]
         return found
 
     def _gives_to_equal(self, job: Job) -> bool:

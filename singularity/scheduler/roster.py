@@ -22,14 +22,15 @@ class Runs:
 
 @dataclass(frozen=True, slots=True)
 class Crew:
-    """Those of one kind of device, in id order. Some may have got an action since. `first` of each
-    project and tier, and `projects` one of each project; is there one in more than one cluster?"""
+    """Those of one kind of device, by cluster and there by project and tier. Some may have got an
+    action since. `first` of each project and tier, and `projects` one of each project; `straddled`
+    are clusters with one that is in another, too."""
 
-    by_cluster: Mapping[int, Sequence[Runs]]
+    by_cluster: Mapping[int, Mapping[tuple[str, Tier], Sequence[Runs]]]
     clusters: tuple[int, ...]
     first: Mapping[tuple[str, Tier], Job]
     projects: tuple[Job, ...]
-    straddled: bool
+    straddled: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +62,16 @@ def _written(draft: Draft) -> Roster:
 
 
 def _crew(jobs: Sequence[Runs], clusters: Sequence[int]) -> Crew:
-    by_cluster: dict[int, list[Runs]] = {}
+    by_cluster: dict[int, dict[tuple[str, Tier], list[Runs]]] = {}
     first: dict[tuple[str, Tier], Job] = {}
     projects: dict[str, Job] = {}
+    straddled = set[int]()
     for each in jobs:
-        job = each.job
-        by_cluster.setdefault(each.cluster, []).append(each)
-        first.setdefault((job.spec.project, job.tier), job)
-        projects.setdefault(job.spec.project, job)
-    straddled = any(clusters[row] != each.cluster for each in jobs for row in each.rows)
-    return Crew(by_cluster, tuple(sorted(by_cluster)), first, tuple(projects.values()), straddled)
+        of = each.job.spec.project, each.job.tier
+        by_cluster.setdefault(each.cluster, {}).setdefault(of, []).append(each)
+        first.setdefault(of, each.job)
+        projects.setdefault(of[0], each.job)
+        there = {clusters[row] for row in each.rows}
+        straddled |= there if len(there) > 1 else set()
+    every = tuple(sorted(by_cluster)), first, tuple(projects.values()), frozenset(straddled)
+    return Crew(by_cluster, *every)

@@ -65,7 +65,7 @@ class _Ways:
     def of(self, cluster: int, lacks: int) -> Sequence[list[Offer]]:
         """Those first that are cheapest, or cheapest by device. What is remembered is of askers
         whom their quotas do not hinder."""
-        if self._asks is None or lacks > 0:
+        if self._asks is None or lacks > 0 or cluster in self.givers.straddled:
             return self._made(cluster, lacks)
         key, stirred = (cluster, self._asks), self._draft.stirred[cluster]
         known = self._draft.findings.ways.get(key)
@@ -80,7 +80,7 @@ class _Ways:
         draft, blocked = self._draft, self._blocked
         spec, givers = blocked.spec, self.givers
         alone = spec.serving is not None or spec.share is not None or bool(spec.topology.apart)
-        if alone or givers.straddled or holdings(blocked):
+        if alone or holdings(blocked):
             return None
         level = level_of(draft, blocked, self._policy) if givers.equals else None
         borrows = tuple(self._borrowed(job) for job in givers.projects)
