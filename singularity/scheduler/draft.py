@@ -28,6 +28,7 @@ class Findings:
     that wait are alike. Devices only become fewer, so what did not fit will not.
 
     may    nodes that a job may use      full  the fewest units that fit nowhere
+    meet   of two, do they share some?
     lacks  what such a job lacks         vain  devices and level, for which nobody made room
     level  of a job, as in queueing      told  why one waits, and then all that are like it
     near   as in sla.near_promise
@@ -37,6 +38,7 @@ class Findings:
     """
 
     may: dict[Hashable, Flags] = field(default_factory=dict)
+    meet: dict[Hashable, bool] = field(default_factory=dict)
     full: dict[Hashable, int] = field(default_factory=dict)
     lacks: dict[Hashable, tuple[Reason, ...]] = field(default_factory=dict)
     vain: dict[Hashable, tuple[int, int]] = field(default_factory=dict)
