@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -40,9 +40,25 @@ def grow(draft: Draft, blocked: Sequence[Job], policy: Policy) -> None:
     for job in draft.untouched(JobState.RUNNING):
         if short(draft, job, policy) and not (may(draft, job) & wanted).any():
             small.setdefault((job.tier, job.spec.device), []).append(job)
-    for _, jobs in sorted(small.items()):
-        for job, most in widths(draft, jobs, policy):
-            widen(draft, job, most)
+    _widen_all(draft, small, policy, claims=True)
+    if draft.quota.governs:  # what nobody has taken who has a claim to it may be borrowed
+        _widen_all(draft, small, policy, claims=False)
+
+
+def _widen_all(
+    draft: Draft, small: Mapping[tuple[Tier, str], Sequence[Job]], policy: Policy, *, claims: bool
+) -> None:
+    """`claims`: those of less urgent jobs, within what they are guaranteed, are left alone."""
+    for (tier, kind), jobs in sorted(small.items()):
+        later = [
+            j
+            for (t, k), js in small.items()
+            if (k, claims) == (kind, True) and t > tier
+            for j in js
+        ]
+        if left := [job for job in jobs if not draft.touched(job)]:
+            for job, most in widths(draft, left, policy, later):
+                widen(draft, job, most)
 
 
 def short(draft: Draft, job: Job, policy: Policy) -> bool:
