@@ -14,7 +14,8 @@ from .draft import Draft
 from .placement import alike, may, resized, sizes, stay
 from .plan import Action, Verb
 from .policy import Policy
-from .sharing import widths
+from .quota import UNBOUND
+from .sharing import claimed, widths
 
 _DOUBLINGS: Final = 7  # of the time for which a job must have been left alone
 
@@ -68,6 +69,23 @@ def short(draft: Draft, job: Job, policy: Policy) -> bool:
         return False
     waits_s = policy.grow_after_s * 2.0 ** min(job.resize, _DOUBLINGS)
     return draft.snapshot.now_s - max(job.running_at_s, job.resize_at_s) >= waits_s
+
+
+def lent(draft: Draft, job: Job, policy: Policy) -> int:
+    """Devices that the job may hold without those that are idle and to which jobs of other projects
+    have a claim, that run on less than they want."""
+    quota, kind = draft.quota, job.spec.device
+    if not quota.governs:
+        return UNBOUND
+    others = (
+        other
+        for other in draft.untouched(JobState.RUNNING)
+        if other.held < other.devices
+        and (other.spec.device, other.spec.project != job.spec.project) == (kind, True)
+        and short(draft, other, policy)
+    )
+    left = draft.idle(kind, draft.free) - claimed(quota, others)
+    return max(job.held + max(0, left), *quota.claimable(job, sizes(job)), 0)
 
 
 def widen(draft: Draft, job: Job, most: int) -> bool:

@@ -4,7 +4,7 @@ run become narrower for one that waits when that is worth more. The sizes are go
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -50,7 +50,7 @@ def _governed(
         for devices in quota.claimable(job, wanted):  # others of its project were given some
             quota.take(job, devices - job.held)
             wide[job.id], free = devices, free - (devices - job.held)
-    left = free - _claims(quota.copy(), later)
+    left = free - claimed(quota, later)
     while left > 0:
         tops = [wide[job.id] + max(0, quota.room(job, free)) for job in jobs]
         gains = [
@@ -68,9 +68,9 @@ def _governed(
     return [(job, wide[job.id]) for job in jobs if wide[job.id] > job.held]
 
 
-def _claims(quota: Quota, jobs: Sequence[Job]) -> int:
+def claimed(quota: Quota, jobs: Iterable[Job]) -> int:
     """Devices more that these have a claim to within what their projects are guaranteed."""
-    found = 0
+    quota, found = quota.copy(), 0
     for job in jobs:
         for devices in quota.claimable(job, [d for d in sizes(job) if d > job.held]):
             quota.take(job, devices - job.held)
