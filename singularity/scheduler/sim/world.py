@@ -324,8 +324,11 @@ class World:
             order = replace(order, deadline_s=self.now_s + seconds / 2, moves_most=1)
         if self.chance(0.3):
             order = replace(order, bytes_per_s=1e8)
+        try:
+            self.ledger.open_drain(order)
+        except Conflict:  # it is being emptied for maintenance
+            return
         self.note("drain", node, leaving)
-        self.ledger.open_drain(order)
         if self.chance(0.3):
             self.ledger.pause_drain(order.id, paused=True, now_s=self.now_s)
             self.after(seconds / 4, partial(self._go_on, order.id))
