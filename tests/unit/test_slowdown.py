@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from singularity.agent.sharing import seat_of, slowed
+import pytest
+
+from singularity.agent.device.fare import Fare
+from singularity.agent.sharing import seat_of
 from singularity.api.views import sharing_reasons
 from singularity.primitives.messages import Start
 from singularity.primitives.model import JobId
@@ -10,11 +13,26 @@ from singularity.primitives.nodes import NodeId
 from singularity.primitives.sharing import DeviceShare
 
 
-def test_slowdown_is_time_able_to_run_over_time_run() -> None:
-    assert slowed(2.0, 1.0, 5.0) == 1.5
-    assert slowed(2.0, 0.0, 5.0) == 1.0
-    assert slowed(2.0, -0.5, 5.0) == 1.0, "a thread that ended took its waiting with it"
-    assert slowed(0.0, 1.0, 5.0) is None, "of whoever did nothing nobody can tell"
+HALF = DeviceShare(500, 1)
+
+
+def test_slowdown_is_time_with_work_over_time_at_work() -> None:
+    assert Fare().after(HALF, 5.0, 3.0, 2.0).slowdown == 1.5
+    assert Fare().after(HALF, 5.0, 2.0, 2.0).slowdown == 1.0
+    assert Fare().after(HALF, 5.0, 0.0, 0.0).slowdown is None, "of whoever does nothing"
+    assert Fare().after(HALF, 5.0, 5.0, 0.0).slowdown == 1000.0, "a number that can be told"
+    two = Fare().after(HALF, 5.0, 3.0, 2.0).told().after(HALF, 2.0, 2.0, 2.0)
+    assert (two.slowdown, two.busy, two.held_s) == (1.0, 1.0, 1.0), "held is in all"
+
+
+@pytest.mark.parametrize(
+    ("wanted_s", "got_s", "lost_s"),
+    [(10.0, 5.0, 0.0), (10.0, 3.0, 2.0), (2.0, 1.0, 1.0), (10.0, 9.0, 0.0), (0.0, 0.0, 0.0)],
+)
+def test_what_a_rank_lacks_is_what_it_was_promised_and_had_work_for(
+    wanted_s: float, got_s: float, lost_s: float
+) -> None:
+    assert Fare().after(HALF, 10.0, wanted_s, got_s).lost_s == lost_s
 
 
 def test_each_rank_has_its_own_seat() -> None:
