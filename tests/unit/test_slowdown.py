@@ -12,7 +12,6 @@ from singularity.primitives.model import JobId
 from singularity.primitives.nodes import NodeId
 from singularity.primitives.sharing import DeviceShare
 
-
 HALF = DeviceShare(500, 1)
 
 

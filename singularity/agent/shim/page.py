@@ -27,6 +27,7 @@ from enum import IntEnum, IntFlag
 from pathlib import Path
 from typing import Final
 
+from singularity.agent.device.pace import Rule
 from singularity.primitives.errors import InvalidSpec
 
 SIZE_BYTES: Final = 4096
@@ -118,6 +119,11 @@ class ControlPage:
         """Set what holds for the whole device from the next launch on."""
         self._words[_WINDOW], self._words[_EVERY] = window, gate_every
         self._words[_HOLD_OFF], self._words[_MODE] = hold_off_us, int(mode)
+
+    def rules(self) -> tuple[Mode, Rule]:
+        """What holds now."""
+        rule = Rule(self._words[_WINDOW], self._words[_EVERY], self._words[_HOLD_OFF])
+        return Mode(self._words[_MODE]), rule
 
     @property
     def gate(self) -> int:
