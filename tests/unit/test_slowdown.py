@@ -55,10 +55,11 @@ def test_each_rank_has_its_own_seat() -> None:
 def test_why_tells_what_sharing_costs() -> None:
     one = {"node": "n", "index": 1, "rank": 0, "used_bytes": 3 << 20, "cap_bytes": 8 << 20}
     told = [
-        {**one, "slowdown": 1.5, "complaint": ""},
+        {**one, "slowdown": 1.5, "held_s": 60.4, "lost_s": 12.1, "complaint": ""},
         {**one, "slowdown": None, "complaint": "no shim"},
     ]
     assert [reason["detail"] for reason in sharing_reasons(told)] == [
-        "rank 0 on device 1 of n: its work takes 1.50 times as long as alone; 3 of 8 MiB in use",
+        "rank 0 on device 1 of n: its work takes 1.50 times as long as alone; it was kept "
+        "waiting for others for 60 s, 12 s of them promised to it; 3 of 8 MiB in use",
         "rank 0 on device 1 of n: 3 of 8 MiB in use; not enforced: no shim",
     ]
