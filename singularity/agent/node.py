@@ -24,6 +24,7 @@ from .gpu import CudaDriver, DriverRefused, GpuCheckpointer
 from .gpusharing import GpuSharing
 from .hal.cpu import CpuManager
 from .hal.faces import DeviceManager
+from .hal.nvml import unfit
 from .handover import Handovers
 from .images import Images
 from .interposer.inject import prepare
@@ -123,7 +124,8 @@ def open_sharing(settings: AgentSettings, layout: Layout, devices: DeviceManager
         reason = found.reason
     elif settings.share:
         try:
-            return GpuSharing(layout.devices, built(layout.shim), devices, layout.page)
+            if not (reason := unfit(devices.driver())):
+                return GpuSharing(layout.devices, built(layout.shim), devices, layout.page)
         except DeviceUnavailable as error:
             reason = error.detail
     else:
@@ -144,6 +146,8 @@ def make_tools(
     base = dict(os.environ)
 
     def create(start: Start, rank: int, view: int | None) -> Sandbox:
+        if start.share and (reason := sharing.refuses(start.share)):
+            raise SandboxFailed(reason)
         limits = sharing.limits(start, rank)
         if limits is None and start.memory_bytes:
             limits = Limits(memory_bytes=start.memory_bytes)

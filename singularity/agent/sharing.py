@@ -52,6 +52,9 @@ class Sharing(Protocol):
     @property
     def driven(self) -> bool: ...
 
+    def refuses(self, share: DeviceShare) -> str:
+        """Why no rank has such a share here, "" where it can."""
+
     def limits(self, start: Start, rank: int) -> Limits | None:
         """Of the sandbox of a rank that has a share."""
 
@@ -86,6 +89,13 @@ class Unshared:
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
+
+    def refuses(self, share: DeviceShare) -> str:
+        if not self.memory_bytes:
+            return f"this node gives out no shares of devices: {self.reason}"
+        if share.precedence is Precedence.REAL_TIME and not self.preempts:
+            return "share.class rt: what runs on devices of this node cannot be preempted; use be"
+        return ""
 
     def limits(self, start: Start, rank: int) -> Limits | None:
         return None

@@ -19,6 +19,7 @@ from singularity.agent.gpusharing import GpuSharing
 from singularity.agent.hal.faces import DeviceFacts
 from singularity.agent.layout import Layout
 from singularity.agent.settings import AgentSettings
+from singularity.agent.sharing import Unshared
 from singularity.agent.shim.build import built
 from singularity.agent.shim.page import ControlPage, Status
 from singularity.primitives.errors import DeviceUnavailable
@@ -240,6 +241,29 @@ def test_a_driver_that_takes_no_rank_off_its_gpu_is_the_reason_why_a_cut_fails(
     assert report.cut == 1 and report.image is None and report.unable is Unable.NODE
     if probe(find_criu(os.environ.get("SINGULARITY_CRIU", ""))).ok:  # else that is said first
         assert "takes no rank off its GPU" in report.reason
+
+
+def test_a_share_that_this_node_cannot_give_is_refused(
+    tmp_path: Path, driver: Path, node: LocalNode
+) -> None:
+    """Whatever was known of it when the job was placed."""
+    node._planet.share = lambda *_: Unshared("no compiler")
+    node.restart()
+    node.send(start(node, driver, DeviceShare(500, 1), AWAITED, "dlsym some 20"))
+    report = node.report()
+    assert (report.phase, report.reason) == (
+        "refused",
+        "this node gives out no shares of devices: no compiler",
+    )
+
+    class Flat(Unshared):
+        memory_bytes = 1 << 30
+
+    node._planet.share = lambda *_: Flat("")
+    node.restart()
+    node.send(start(node, driver, DeviceShare(500, 1, RT), AWAITED, "dlsym some 20", "rt"))
+    report = node.report()
+    assert report.phase == "refused" and "cannot be preempted; use be" in report.reason
 
 
 def test_no_shares_are_given_out_where_the_driver_does_not_answer(tmp_path: Path) -> None:
