@@ -205,9 +205,8 @@ class Sharing:
 def two_processes(times: int, seconds: float) -> list[str]:
     """Print the table; return what does not hold."""
     wrong: list[str] = []
-    with tempfile.TemporaryDirectory(dir=SHM) as name:
-        directory = Path(name)
-        page = ControlPage.create(directory / "page", built(directory))
+    with tempfile.TemporaryDirectory(dir=SHM) as name, tempfile.TemporaryDirectory() as library:
+        page = ControlPage.create(Path(name) / "page", built(Path(library)))
         plain, gated = Sharing(None), Sharing(page)
         page.rule(Mode.STALL)
         for kernel_us in (50, 200, 1000):

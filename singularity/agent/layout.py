@@ -45,9 +45,10 @@ class Layout:
         return self.run / "devices" / f"{self.node_dir.name}-{mark:08x}"
 
     @property
-    def shim(self) -> Path:
-        """CRIU opens libraries by name: the same on every node."""
-        return self.run / "shim"
+    def shims(self) -> tuple[Path, Path]:
+        """Where what is loaded into ranks may be kept. CRIU opens libraries by name, and the first
+        is the same on every node; the second is so where node directories are."""
+        return self.run / "shim", self.node_dir / "shim"
 
     def page(self, job: JobId, rank: int) -> Path:
         return self.run / job / f"rank-{rank}.page"

@@ -43,7 +43,7 @@ from .runtime.sandbox import RankSpec, Sandbox
 from .scratch import open_scratch
 from .settings import AgentSettings
 from .sharing import ProcessorSharing, Sharer, Sharing, Unshared
-from .shim.build import built
+from .shim.build import built, home
 from .tools import Tools
 from .worker import Agent
 
@@ -125,7 +125,8 @@ def open_sharing(settings: AgentSettings, layout: Layout, devices: DeviceManager
     elif settings.share:
         try:
             if not (reason := unfit(devices.driver())):
-                return GpuSharing(layout.devices, built(layout.shim), devices, layout.page)
+                library = built(home(*layout.shims))
+                return GpuSharing(layout.devices, library, devices, layout.page)
         except DeviceUnavailable as error:
             reason = error.detail
     else:

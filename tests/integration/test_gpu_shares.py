@@ -54,7 +54,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[LocalNode]:
     def share(_: AgentSettings, layout: Layout) -> GpuSharing:
-        return GpuSharing(layout.devices, built(layout.shim), Gpus(), layout.page)  # type: ignore[arg-type]
+        return GpuSharing(layout.devices, built(layout.shims[0]), Gpus(), layout.page)  # type: ignore[arg-type]
 
     with planet(tmp_path, f"sgg{os.getpid() % 0xFFFFFF:x}") as made:
         made.share = share
@@ -99,7 +99,7 @@ def page(node: LocalNode) -> ControlPage:
 
 
 def page_of(node: LocalNode, index: int) -> ControlPage:
-    return ControlPage(node.layout.devices / f"{index}.page", built(node.layout.shim))
+    return ControlPage(node.layout.devices / f"{index}.page", built(node.layout.shims[0]))
 
 
 def soon(law: Callable[[], object], what: str) -> None:
