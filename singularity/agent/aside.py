@@ -105,6 +105,8 @@ class Shadow(Hands):
         assert start.origin is not None and start.aside is not None
         if not start.origin.step:
             raise RestoreFailed("it was cut where it was, with no mini-batch to hold at")
+        if len({page.count for page in self._families.held().values()}) > 1:
+            raise RestoreFailed("its ranks count what they do, each its own: they share no step")
         marks: list[Mapping[Path, int]] = []
         for stop in range(start.origin.step + 1, start.origin.step + start.aside.steps + 1):
             for page in self._families.held().values():

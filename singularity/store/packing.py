@@ -117,7 +117,7 @@ def _with_words(listed: bytes, base: Bytes) -> bytes:
     return bytes(found)
 
 
-def unpack_patch(packed: bytes, base: bytes) -> bytes:
+def unpack_patch(packed: bytes, base: Bytes) -> bytes:
     """What `pack_patch` was given. Raises Damaged."""
     if packed.startswith(_WORDS):
         words = _unpack(packed[len(_WORDS) :], _SIZE.size + 2 * len(base) + _WORD_BYTES, None)
