@@ -21,7 +21,7 @@ from .manifest import ZEROS, Manifest, plain
 _TOGETHER_BYTES: Final = 4 << 20  # worked off by one thread at a time
 
 # Name, length and base of a chunk to its bytes. Raises ImageCorrupt.
-Read = Callable[[str, int, Bytes | None], bytes]
+Read = Callable[[str, int, Bytes | None], Bytes]
 
 # Digest of a chunk to its bytes, in memory that nobody else can change.
 AtHand = Mapping[str, memoryview]

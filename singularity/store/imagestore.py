@@ -37,6 +37,7 @@ from .manifest import (
     Manifest,
     Place,
     RankEntry,
+    chain,
     chunk_bytes,
     cut_name,
     image_of,
@@ -244,7 +245,7 @@ class ImageStore:
     def reader(self, vault: Vault, inline: Mapping[str, str]) -> Read:
         """Chunks of manifests that hold `inline`. What it returns raises ImageCorrupt."""
 
-        def read(name: str, length: int, base: Bytes | None) -> bytes:
+        def read(name: str, length: int, base: Bytes | None) -> Bytes:
             if name in inline:
                 return vault.unpack(name, base64.b64decode(inline[name]), length, base)
             return vault.unpack(name, self._chunk(name), length, base)
@@ -284,9 +285,11 @@ class ImageStore:
     def _at_hand(
         self, manifest: Manifest, ranks: Iterable[int], near: Iterable[Copies], vault: Vault
     ) -> AtHand:
-        """Chunks that `ranks` need and that lie in `near`."""
+        """Chunks that `ranks` need, or that those lie over, and that lie in `near`."""
         files = (file for rank in ranks for file in manifest.ranks[rank].files.values())
-        wanted = {plain(name) for file in files if file.regions for name, _ in file.chunks}
+        needed = {name for file in files if file.regions for name, _ in file.chunks}
+        under = (base for name in needed for base in chain(name, manifest.bases))
+        wanted = {plain(name) for name in (*needed, *under)}
         found: dict[str, memoryview] = {}
         for copies in near:
             for known in dict.fromkeys((copy.key, copy.digest) for copy in copies.values()):

@@ -90,6 +90,17 @@ def test_the_last_cut_of_a_job_is_kept_and_the_one_before_goes(tmp_path: Path) -
     assert kept.of(OTHER) == {}
 
 
+def test_of_a_project_the_job_itself_comes_first_then_who_was_kept_last(tmp_path: Path) -> None:
+    kept = Recent(lambda: PLENTY)
+    third = JobId("j-3")
+    for job in (JOB, OTHER, third):
+        kept.keep(job, PROJECT, *reversed(made(tmp_path, 1, job)))
+    kept.keep(JobId("j-4"), "speech", *reversed(made(tmp_path, 1, JobId("j-4"))))
+    found = [{copy.key.job for copy in copies.values()} for copies in kept.near(JOB, PROJECT)]
+    assert found == [{JOB}, {third}, {OTHER}]
+    assert kept.near(JOB, "nobody's") == ()
+
+
 @pytest.mark.parametrize(("where", "memory"), [("disk", PLENTY), ("shm", NONE)])
 def test_nothing_is_kept_on_a_disk_or_where_memory_is_scarce(
     tmp_path: Path, where: str, memory: Memory
