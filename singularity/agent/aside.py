@@ -22,7 +22,7 @@ from singularity.primitives.findings import Certificate, Finding
 from singularity.primitives.messages import Start
 
 from . import comparison
-from .checkpoint import OUTPUTS, described
+from .checkpoint import OUTPUTS
 from .comparison import Comparison, Output
 from .core import Done, Ended
 from .cutting import Broken
@@ -31,6 +31,7 @@ from .hands import Hands
 from .images import Fetched
 from .interposer.page import State, note_path
 from .layout import Layout
+from .proof import described
 from .runtime.view import View
 
 log = logging.getLogger(__name__)

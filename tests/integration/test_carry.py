@@ -14,7 +14,7 @@ import pytest
 from nodes import LocalNode, Planet, origin, planet, resumed
 from sandboxes import until
 
-from singularity.agent.checkpoint import find_criu, probe
+from singularity.agent.proof import find_criu, probe
 from singularity.primitives.messages import Report
 from singularity.primitives.model import Unable
 from tests.integration.plain import run_plain
