@@ -58,6 +58,7 @@ KEPT_RUNNING = (
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[Planet]:
     with planet(tmp_path, f"sgc{os.getpid() % 0xFFFFFF:x}") as made:
+        made.cut_deadline_s = PATIENCE_S  # a refusal is said before
         yield made
 
 
