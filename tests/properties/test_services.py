@@ -45,10 +45,9 @@ def befall(scene: ServiceScene, what: str, how: object, number: int) -> None:
             for order in scene.ledger.drains():
                 scene.ledger.close_drain(order.id, scene.now_s)
         case "rescale", (int(least), int(more)):
-            if scene.seen().trial is None or least + more > 1:
-                scene.rescale(least, least + more)
+            scene.rescale(least, least + more)
         case "update", bool(tries):
-            canary = Canary(0.5, 1_000_000, 60.0) if tries and scene.seen().most > 1 else None
+            canary = Canary(0.5, 1_000_000, 60.0) if tries else None
             scene.update(f"v{number}", canary)
 
 

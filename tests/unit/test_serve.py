@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from singularity.primitives.drains import Drain
-from singularity.primitives.errors import Conflict, InvalidSpec
+from singularity.primitives.errors import Conflict
 from singularity.primitives.messages import Report
 from singularity.primitives.model import TERMINAL, Intent, JobState, Tier
 from singularity.primitives.nodes import Duty, NodeId, Scope, ScopeKind
@@ -381,8 +381,6 @@ def test_a_revision_after_one_that_was_taken_back_has_a_number_of_its_own() -> N
 def test_owners_hear_what_cannot_be() -> None:
     scene = ServiceScene()
     scene.serve(service(most=1))
-    with pytest.raises(InvalidSpec, match="a trial needs one more"):
-        scene.update("better", Canary())
     again = replace(service(), id="other")
     with pytest.raises(Conflict, match="already"):
         scene.ledger.open_service(*opened(again, scene.ids, scene.now_s))
