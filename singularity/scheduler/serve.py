@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from singularity.primitives import replicas
 from singularity.primitives.model import ACTIVE, TERMINAL, WAITING, Intent, Job, JobState
@@ -65,7 +65,7 @@ def scale(draft: Draft, policy: Policy) -> None:
         if service.ending:
             _end(draft, service, mine)
             continue
-        now = _sized(draft, _judged(draft, service, mine), policy)
+        now = _sized(draft, _judged(draft, service, mine), mine, policy)
         _flip(draft, _Pool(now, mine, now.ceiling - held, short), policy)
         if now is service and any(draft.verb(j) is Verb.WAKE for j in mine):
             draft.change(Change(service.changed(service.message), "", ""))  # see plan.outdated
@@ -83,12 +83,15 @@ def _short(jobs: Iterable[Job]) -> Counter[NodeId]:
 # -- how many -------------------------------------------------------------------------------------
 
 
-def _sized(draft: Draft, service: Service, policy: Policy) -> Service:
-    """As many as its load needs. Of which nothing is known, that stays as it is."""
+def _sized(draft: Draft, service: Service, jobs: Sequence[Job], policy: Policy) -> Service:
+    """As many as its load needs. Of which nothing is known, that stays as it is. Before the first
+    of a new one has started nobody can say that it is idle."""
     snapshot = draft.snapshot
     load, before = snapshot.traffic.loads.get(service.id), service.scaling
     if load is None or snapshot.now_s - before.at_s < policy.scale_look_s:
         return service
+    if all(job.started_at_s is None for job in jobs):
+        before = replace(before, busy_at_s=snapshot.now_s)
     demand = load.demand(service.target.measure)
     scaling, why = size(before, demand, service.bounds, snapshot.now_s, policy)
     more = scaling.replicas - before.replicas

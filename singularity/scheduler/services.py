@@ -210,7 +210,7 @@ def must_live(service: Service) -> Service:
 def opened(service: Service, ids: NewIds, now_s: float) -> Amended:
     """A new service, its replicas at rest. It starts with one at least, so that somebody sees
     whether it answers."""
-    first = Scaling(replicas=max(1, service.least))
+    first = Scaling(replicas=max(1, service.least), busy_at_s=now_s)
     return _staffed(replace(service, created_at_s=now_s, scaling=first), ids, now_s)
 
 

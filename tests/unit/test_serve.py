@@ -66,6 +66,17 @@ def test_the_last_replica_rests_only_where_it_may_and_comes_back_for_one_request
     assert len(scene.ready()) == 1
 
 
+def test_a_new_one_starts_before_it_may_rest() -> None:
+    scene = ServiceScene(nodes=0)
+    scene.serve(service(least=1, idle_after_s=60.0))
+    scene.go(100)
+    scene.join("late", 4)
+    scene.go(30)
+    assert len(scene.ready()) == 1, "somebody sees whether it answers"
+    scene.go(60)
+    assert scene.ready() == []
+
+
 # -- training gives and gets back -----------------------------------------------------------------
 
 
