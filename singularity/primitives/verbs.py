@@ -319,8 +319,8 @@ def _survivor_gone(job: Job, report: Report, now_s: float) -> Job:
 def _stopped(job: Job, now_s: float) -> Job:
     if job.goal is Goal.FAIL:
         return advance(job, Event.FAILED, now_s, placement=())
-    changes = {"placement": (), "running_at_s": None, "leaving_at_s": None}
-    done = advance(job, Event.STOPPED, now_s, **changes)
+    over = {"running_at_s": None, "leaving_at_s": None, "endpoint": ""}
+    done = advance(job, Event.STOPPED, now_s, placement=(), **over)
     return advance(done, Event.CANCELLED, now_s) if job.goal is Goal.CANCEL else done
 
 
