@@ -115,9 +115,9 @@ class Operator:
         return states == {"running"}
 
     def fullest(self) -> str:
-        """Of the regions with most trainings one with replicas, if there is one."""
-        regions, homes = Counter(job["region"] for job in self.jobs().values()), self.homes()
-        return str(max(regions, key=lambda name: (regions[name], name in homes, name)))
+        """One with replicas and two trainings, or more, if there is one."""
+        found, homes = Counter(job["region"] for job in self.jobs().values()), self.homes()
+        return str(max(found, key=lambda n: (found[n] >= 2, n in homes, found[n], n)))
 
     def inside(self, region: str) -> set[str]:
         """Trainings that are there."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import httpx
+from rich.box import SIMPLE
 from rich.table import Table
 
 from examples.inference.asking import NAME, PROMISED, WAIT_MOST_S, Asked, waits
@@ -109,11 +110,11 @@ def row(event: Event, asked: Sequence[Asked], looks: Sequence[Look], began_s: fl
 
 def table(rows: Sequence[Row]) -> Table:
     title = f"the service: {PROMISED:.0%} of the requests shall have a replica in {WAIT_MOST_S:g} s"
-    found = Table(title=title, title_justify="left")
-    found.add_column("")
-    for name in ("seconds", "trainings moved", "replicas, at least", "new ones", "requests"):
+    found = Table(title=title, title_justify="left", box=SIMPLE)
+    found.add_column("", no_wrap=True)
+    for name in ("seconds", "trainings", "replicas", "new", "requests", "in time"):
         found.add_column(name, justify="right")
-    for name in ("in time", "wait p50 ms", "p99 ms", "no answer", "promise"):
+    for name in ("p50 ms", "p99 ms", "failed", "promise"):
         found.add_column(name, justify="right")
     for each in rows:
         p50_s, p99_s = waits(each.asked)
