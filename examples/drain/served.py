@@ -112,7 +112,7 @@ def table(rows: Sequence[Row]) -> Table:
     title = f"the service: {PROMISED:.0%} of the requests shall have a replica in {WAIT_MOST_S:g} s"
     found = Table(title=title, title_justify="left", box=SIMPLE)
     found.add_column("", no_wrap=True)
-    for name in ("seconds", "trainings", "replicas", "new", "requests", "in time"):
+    for name in ("s", "moved", "replicas", "new", "requests", "in time"):
         found.add_column(name, justify="right")
     for name in ("p50 ms", "p99 ms", "failed", "promise"):
         found.add_column(name, justify="right")
