@@ -110,7 +110,7 @@ def row(event: Event, asked: Sequence[Asked], looks: Sequence[Look], began_s: fl
 
 def table(rows: Sequence[Row]) -> Table:
     title = f"the service: {PROMISED:.0%} of the requests shall have a replica in {WAIT_MOST_S:g} s"
-    found = Table(title=title, title_justify="left", box=SIMPLE)
+    found = Table(title=title, title_justify="left", box=SIMPLE, collapse_padding=True)
     found.add_column("", no_wrap=True)
     for name in ("s", "moved", "replicas", "new", "requests", "in time"):
         found.add_column(name, justify="right")
