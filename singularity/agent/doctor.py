@@ -21,11 +21,11 @@ from typing import Final
 from singularity.primitives.errors import DeviceUnavailable, SandboxFailed
 
 from . import gpu
-from .checkpoint import find_criu, probe
 from .fitness import Check, dirty_tracking, fitness
 from .hal.cpu import CpuManager
 from .hal.faces import DeviceFacts
 from .hal.nvml import open_nvml
+from .proof import find_criu, probe
 from .runtime.cgroup import Limits, make_cgroup, preempts
 from .runtime.network import HostNetwork, Network, open_network
 from .runtime.sandbox import Sandbox

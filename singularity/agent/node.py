@@ -15,7 +15,7 @@ from singularity.store.imagestore import ImageStore
 from singularity.store.places import open_blobs
 
 from . import ports, processors
-from .checkpoint import Checkpointer, CriuCheckpointer, SuspendInPlace, find_criu, probe
+from .checkpoint import Checkpointer, CriuCheckpointer, SuspendInPlace
 from .client import ControlPlane
 from .cooperative import Cooperative
 from .executor import Executor
@@ -33,6 +33,7 @@ from .layout import Layout, environment
 from .leads import Leads
 from .letterbox import LetterboxProcess
 from .programs import program
+from .proof import find_criu, probe
 from .recent import Recent
 from .runtime import splicing
 from .runtime.cgroup import Limits

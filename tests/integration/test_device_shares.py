@@ -15,7 +15,7 @@ import httpx
 import pytest
 from nodes import JOB, Planet, planet
 
-from singularity.agent.checkpoint import find_criu, probe
+from singularity.agent.proof import find_criu, probe
 from singularity.agent.runtime import sandbox
 from singularity.agent.runtime.cgroup import Cgroup, Limits, Seat, make_cgroup, obstacle, preempts
 from singularity.cli import embedded

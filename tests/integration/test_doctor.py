@@ -9,9 +9,9 @@ from pathlib import Path
 
 from sandboxes import small_disk
 
-from singularity.agent import checkpoint
 from singularity.agent.doctor import examine
 from singularity.agent.fitness import fitness
+from singularity.agent.proof import find_criu, probe
 
 
 def _verdicts(facts: dict[str, object]) -> dict[str, str]:
@@ -23,7 +23,7 @@ def _verdicts(facts: dict[str, object]) -> dict[str, str]:
 
 def test_the_engine_is_the_one_that_a_real_dump_and_restore_proved() -> None:
     facts = examine()
-    proved = checkpoint.probe(checkpoint.find_criu()).ok
+    proved = probe(find_criu()).ok
     assert facts["engine"] == ("criu" if proved else "in-place")
     assert (_verdicts(facts)["checkpoint"] == "ok") == proved
 
