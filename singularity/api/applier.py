@@ -21,6 +21,8 @@ from singularity.primitives.messages import Envelope, Register, Report
 from singularity.primitives.model import ACTIVE, TERMINAL, Intent, Job, JobId, Kind
 from singularity.primitives.nodes import ClusterId, Node, NodeId, RegionId, Scope
 from singularity.primitives.operations import By
+from singularity.primitives.service import Loss
+from singularity.primitives.sla import charged
 from singularity.scheduler.plan import Plan, grows, perform
 from singularity.scheduler.quota import Quota
 from singularity.scheduler.snapshot import Snapshot
@@ -216,6 +218,18 @@ class SqlLedger(SqlDuties, SqlServices, SqlProjects, SqlTariffs):
                 seen = (log.c.node == node) & (log.c.epoch == epoch) & (log.c.seq <= acknowledged)
                 db.execute(delete(log).where(seen))
             return int(written)
+
+    def charge(self, node: NodeId, lost: Mapping[JobId, Sequence[Loss]], now_s: float) -> None:
+        """See scheduler.ledger.Ledger. Most is too little to be written: that is seen without a
+        lock."""
+        known = self.jobs_of(lost)
+        due = {i for i, job in known.items() if charged(job, node, lost[i], now_s) != job}
+        with self._engine.begin() as db:
+            jobs = _lock_jobs(db, due) if due else {}
+            books = Books(db, jobs, {})
+            for job in jobs.values():
+                books.charge(job, charged(job, node, lost[job.id], now_s))
+            books.flush()
 
     def lose(self, silent: Mapping[NodeId, float], now_s: float) -> list[NodeId]:
         """Declare nodes lost, unless they were heard after the given time."""

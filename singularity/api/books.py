@@ -166,6 +166,11 @@ class Books:
             why = told.certificate.reason if told.certificate else ""
             self.write(self.jobs[aside.of], Step(told), why, now_s)
 
+    def charge(self, before: Job, after: Job) -> None:
+        """Only its account has changed: that is no event of its history."""
+        if after != before:
+            self._keep(before, after)
+
     def timed(self, before: Job, after: Job, report: Report) -> None:
         """Add the seconds that a report tells to the incarnation that it is about."""
         if report.seconds and report.incarnation == before.incarnation:

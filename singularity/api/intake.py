@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from typing import Final
 
+import numpy as np
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
@@ -23,6 +24,7 @@ from singularity.primitives.clock import Clock
 from singularity.primitives.errors import InvalidSpec, SingularityError, Unavailable, Unplaceable
 from singularity.primitives.model import Aside, Job, JobId, JobSpec
 from singularity.primitives.nodes import Node
+from singularity.primitives.sharing import WHOLE_MILLI
 from singularity.scheduler.explain import unshared
 from singularity.scheduler.placement import allowed, pack, sizes
 from singularity.scheduler.snapshot import Snapshot
@@ -142,11 +144,18 @@ class Capacity:
         if self.empty is None:
             return
         self.must_fit(Job(JobId(""), spec, spec.devices))
-        room = self.empty.total[allowed(self.empty, spec)]
-        most = int((room // spec.devices).sum())
+        may = allowed(self.empty, spec)
+        each = self.empty.total // spec.devices
+        what = f"{spec.devices} {spec.device}"
+        if (part := spec.share) is not None:  # so many on each device
+            beside = np.minimum(
+                WHOLE_MILLI // part.compute_milli, self.empty.memory // part.memory_bytes
+            )
+            each, what = self.empty.total * beside, f"{part} of a {spec.device}"
+        most = int(each[may].sum())
         if replicas > most:
             raise Unplaceable(
-                f"{replicas} replicas of {spec.devices} {spec.device} are more than the regions "
+                f"{replicas} replicas of {what} are more than the regions "
                 f"allowed could hold, even empty: at most {most}; ask for a smaller replicas.min",
                 device=spec.device,
                 largest=most,

@@ -235,7 +235,10 @@ class Draft:
     def _needed(self, job: Job, placement: Placement) -> Counter[NodeId]:
         """Devices that are not the job's yet, and are free as a whole until now."""
         if job.spec.share is not None:
-            return self.parts.take(job, placement)
+            opened, kept = self.parts.take(job, placement)
+            for node, devices in kept.items():
+                self.coming[self.snapshot.row[node]] -= devices
+            return opened
         return _devices(placement) - holdings(job)
 
     def _expect(self, job: Job, target: Placement) -> None:

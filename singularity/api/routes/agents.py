@@ -11,7 +11,7 @@ from pydantic import Field
 from singularity.api.auth import Caller, Role
 from singularity.api.services import Anyone, Services, Serving
 from singularity.primitives.errors import Forbidden, InvalidSpec
-from singularity.primitives.faults import unwell
+from singularity.primitives.faults import losses, unwell
 from singularity.primitives.messages import (
     Admission,
     Heartbeat,
@@ -75,6 +75,8 @@ def heartbeat(body: Heartbeat, who: Anyone, serving: Serving) -> Pulse:
     if body.devices is not None:
         serving.inventory.note(body.node, body.devices, now_s)
         serving.ledger.examine(body.node, unwell(body.devices))
+        if lost := losses(body.devices):
+            serving.ledger.charge(body.node, lost, now_s)
     forget = _record(body.reports, who, serving)
     return Pulse(
         admitted=True, written=written, lease_s=serving.settings.lease_s, forget=tuple(forget)
