@@ -28,8 +28,8 @@ from singularity.scheduler.placement import allowed, pack, sizes
 from singularity.scheduler.snapshot import Snapshot
 
 from .applier import SqlLedger
-from .books import Submission
 from .database import wake
+from .rows import Submission
 from .schemas import JobDocument
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,8 @@ from singularity.primitives.nodes import Node, NodeId, Scope, ScopeKind
 
 from . import tables as t
 from .auth import Caller
-from .books import job_of, load_nodes, spec_to_json
+from .books import load_nodes
+from .rows import job_of, spec_to_json
 from .views import Json, Outlook, job_view, node_view
 
 PAGE_MOST: Final = 1000

@@ -32,8 +32,9 @@ from singularity.scheduler.traffic import (
 )
 
 from . import service_tables as st
-from .books import Json, Submission, insert_jobs
+from .books import insert_jobs
 from .projects import open_projects
+from .rows import Json, Submission
 
 MINUTE_S: Final = 60
 _KEPT_MINUTES: Final = 24 * 60

@@ -88,15 +88,13 @@ def report(body: Reports, who: Anyone, serving: Serving) -> dict[str, Any]:
 
 def _record(reports: tuple[Report, ...], who: Caller, serving: Services) -> list[tuple[Any, int]]:
     """What need not be repeated, out of `reports`."""
-    forget = []
     for one in reports:
         who.need_node(one.node)
-    for one in reports:
-        if serving.ledger.record(one, serving.clock.now_s()):
-            forget.append((one.job, one.incarnation))
-    if reports:
-        serving.waker.wake()
-    return forget
+    if not reports:
+        return []
+    done = serving.ledger.record_many(reports, serving.clock.now_s())
+    serving.waker.wake()
+    return [(r.job, r.incarnation) for r, gone in zip(reports, done, strict=True) if gone]
 
 
 @router.get("/letters")
