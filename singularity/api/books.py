@@ -23,6 +23,7 @@ from . import projects
 from . import service_tables as st
 from . import tables as t
 from .bulk import advance_rows, among, insert_rows, update_rows
+from .database import announce_letters
 from .lives import Lives
 from .rows import (
     Json,
@@ -204,7 +205,7 @@ class Books:
 
     def _write_jobs(self, changed: list[tuple[Job, Job]], counts: Counter[str]) -> None:
         rows = [state_row(after, counts[after.id]) for _, after in changed]
-        for job, events in advance_rows(self._db, t.job_state, "events", rows):
+        for job, events in advance_rows(self._db, t.job_state, "events", rows).items():
             self._last[job] = events - counts[job]
         moved = [(before, after) for before, after in changed if concerned(before, after)]
         left = {before.id for before, _ in moved if holdings(before) or spots(before)}
@@ -218,6 +219,7 @@ class Books:
         due = {"due_at_s": self._due_s, "attempts": 0}
         names = ("node", "epoch", "seq")
         insert_rows(self._db, t.outbox, [{n: row[n] for n in names} | due for row in rows])
+        announce_letters(self._db)
 
     def _number(self) -> None:
         """Give each job's events its next numbers, without gaps."""

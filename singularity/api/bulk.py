@@ -16,7 +16,6 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Double,
-    Row,
     Table,
     any_,
     bindparam,
@@ -51,14 +50,15 @@ def update_rows(
 
 def advance_rows(
     db: Connection, table: Table, counter: str, rows: Sequence[Mapping[str, Any]]
-) -> Sequence[Row[Any]]:
-    """As `update_rows` by id, but that `counter` grows by what is given; (id, counter) since."""
+) -> dict[Any, int]:
+    """As `update_rows` by id, but that `counter` grows by what is given; by id, what it is."""
     if not rows:
-        return ()
+        return {}
     names = tuple(rows[0])
     statement = _update(table, ("id",), names, counter)
     statement += f" RETURNING old.id, old.{_quoted(counter)}"
-    return db.exec_driver_sql(statement, _arrays(table, names, rows)).all()
+    found = db.exec_driver_sql(statement, _arrays(table, names, rows))
+    return {row[0]: row[1] for row in found}
 
 
 def among(column: ColumnElement[Any], values: Collection[Any]) -> ColumnElement[bool]:

@@ -7,13 +7,14 @@ import threading
 from typing import Final
 
 import psycopg
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Connection, Engine, create_engine
 
 from .settings import Settings
 
 log = logging.getLogger(__name__)
 
 WAKE: Final = "singularity_wake"  # NOTIFY channel: something changed that a plan depends on
+LETTERS: Final = "singularity_letters"  # the same: there are letters to send
 _RETRY_S: Final = 0.5
 
 
@@ -21,6 +22,11 @@ def make_engine(settings: Settings) -> Engine:
     return create_engine(
         settings.sqlalchemy_url, pool_pre_ping=True, pool_size=16, max_overflow=24, pool_recycle=600
     )
+
+
+def announce_letters(db: Connection) -> None:
+    """Heard when `db` commits."""
+    db.exec_driver_sql(f"NOTIFY {LETTERS}")
 
 
 def wake(engine: Engine) -> None:
@@ -32,8 +38,8 @@ def wake(engine: Engine) -> None:
 class Bell:
     """Rings when something changed: one connection that listens, in a thread of its own."""
 
-    def __init__(self, settings: Settings, stop: threading.Event) -> None:
-        self._url, self._stop = settings.database_url, stop
+    def __init__(self, settings: Settings, stop: threading.Event, channel: str = WAKE) -> None:
+        self._url, self._stop, self._channel = settings.database_url, stop, channel
         self._rung = threading.Event()
         threading.Thread(target=self._listen, name="bell", daemon=True).start()
 
@@ -45,7 +51,7 @@ class Bell:
         while not self._stop.is_set():
             try:
                 with psycopg.connect(self._url, autocommit=True) as db:
-                    db.execute(f"LISTEN {WAKE}")
+                    db.execute(f"LISTEN {self._channel}")
                     self._rung.set()  # something may have been missed
                     while not self._stop.is_set():
                         for _ in db.notifies(timeout=1.0, stop_after=1):

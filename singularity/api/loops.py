@@ -26,7 +26,7 @@ from singularity.scheduler.standing import check
 from singularity.scheduler.vigil import Vigil, observe, silent
 
 from .applier import SqlLedger
-from .database import Bell, make_engine, wake
+from .database import LETTERS, Bell, make_engine, wake
 from .estimates import Estimates
 from .lease import Lease
 from .outbox import relay
@@ -98,7 +98,7 @@ def run_relay(settings: Settings, stop: threading.Event) -> None:
     engine = make_engine(settings)
     box = Letterbox(settings.broker_url)
     key = settings.signing_key()
-    clock, bell = SystemClock(), Bell(settings, stop)
+    clock, bell = SystemClock(), Bell(settings, stop, LETTERS)
 
     def tick() -> None:
         try:

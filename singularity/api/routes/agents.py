@@ -90,10 +90,7 @@ def _record(reports: tuple[Report, ...], who: Caller, serving: Services) -> list
     """What need not be repeated, out of `reports`."""
     for one in reports:
         who.need_node(one.node)
-    if not reports:
-        return []
-    done = serving.ledger.record_many(reports, serving.clock.now_s())
-    serving.waker.wake()
+    done = serving.desk.record(reports)
     return [(r.job, r.incarnation) for r, gone in zip(reports, done, strict=True) if gone]
 
 
