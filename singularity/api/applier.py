@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
@@ -28,20 +27,21 @@ from singularity.primitives.messages import Envelope, Register, Report
 from singularity.primitives.model import ACTIVE, TERMINAL, Intent, Job, JobId, Kind
 from singularity.primitives.nodes import ClusterId, Node, NodeId, RegionId, Scope
 from singularity.primitives.operations import By
+from singularity.primitives.records import replace
 from singularity.scheduler.plan import Plan, grows, perform
 from singularity.scheduler.quota import Quota
 from singularity.scheduler.snapshot import Snapshot
 from singularity.scheduler.standing import admissible, outdated
 
 from . import tables as t
-from .books import Books, insert_jobs, load_jobs, load_nodes
+from .books import JOB, Books, insert_jobs, load_jobs, load_nodes, read_jobs
 from .bulk import among
 from .drains import book
 from .duties import SqlDuties
 from .following import Follower
 from .operations import Deed, note
 from .projects import SqlProjects, lock_governed, open_projects
-from .rows import Submission, job_of, node_of, node_row
+from .rows import Submission, node_of, node_row
 from .tariffs import SqlTariffs
 from .traffic import SqlServices, write_changes
 
@@ -155,37 +155,37 @@ class SqlLedger(SqlDuties, SqlServices, SqlProjects, SqlTariffs):
 
     def record(self, report: Report, now_s: float) -> bool:
         """Fold one report in. True when the node need not repeat it."""
-        return self._record([report], now_s)[0]
+        return self._record([report], now_s, news=False)[0]
 
-    def record_many(self, reports: Sequence[Report], now_s: float) -> list[bool]:
+    def record_many(
+        self, reports: Sequence[Report], now_s: float, *, news: bool = False
+    ) -> list[bool]:
         """As each by itself, in their order, in one transaction. One that cannot be folded in is
-        left out, with a line in the log, and harms no other."""
+        left out, with a line in the log, and harms no other. With `news` they are probably new."""
         try:
-            return self._record(reports, now_s)
+            return self._record(reports, now_s, news=news)
         except (AssertionError, IntegrityError, SingularityError):
             if len(reports) > 1:
                 return [self.record_many([each], now_s)[0] for each in reports]
             log.exception("report", extra={"job": reports[0].job, "node": reports[0].node})
             return [False]
 
-    def _record(self, reports: Sequence[Report], now_s: float) -> list[bool]:
-        """Most reports repeat what is known: those are seen without a lock and change nothing."""
+    def _record(self, reports: Sequence[Report], now_s: float, *, news: bool) -> list[bool]:
+        """Most that are no news repeat what is known: those are seen without a lock, and change
+        nothing."""
+        told = {r.job for r in reports}
         with self._engine.begin() as db:
-            known = {
-                j.id: j for j in load_jobs(db, among(t.job_state.c.id, {r.job for r in reports}))
-            }
-            moved = {r.job for r in reports if _changes(known.get(r.job), r, now_s)}
-            if moved:
-                named = {other for job in moved for other in known[job].spec.named}
-                jobs = _lock_jobs(db, moved | named)
-                nodes = _lock_nodes(db, {n for job in moved for n in hosts(jobs[job])})
-                books = Books(db, jobs, nodes)
-                for report in reports:
-                    if report.job in moved:
-                        _fold(books, report, now_s)
-                books.flush()
-                known |= books.jobs
-        return [verbs.settled(known.get(r.job), r) for r in reports]
+            known = _lock_jobs(db, told) if news else _jobs(db, told)
+            if not news or not any(j.spec.aside for j in known.values()):
+                moved = {r.job for r in reports if news or _changes(known.get(r.job), r, now_s)}
+                moved &= known.keys()
+                if moved and not news:
+                    about = {a.of for job in moved if (a := known[job].spec.aside)}
+                    known |= _lock_jobs(db, moved | about)
+                if moved:
+                    known |= _folded(db, known, [r for r in reports if r.job in moved], now_s)
+                return [verbs.settled(known.get(r.job), r) for r in reports]
+        return self._record(reports, now_s, news=False)  # other jobs must be locked as well
 
     def register(self, register: Register, now_s: float) -> Node:
         """Admit a node. One that is new, was lost, or comes with another epoch than ours opens the
@@ -288,15 +288,23 @@ def _changes(job: Job | None, report: Report, now_s: float) -> bool:
     return job is not None and verbs.settle(job, report, now_s).job != job
 
 
-def _fold(books: Books, report: Report, now_s: float) -> None:
-    job = books.jobs[report.job]
-    step = verbs.settle(job, report, now_s)
-    if step.job == job:
-        return  # somebody else was first, or an earlier one of these
-    books.write(job, step, report.reason, now_s, node=report.node)
-    books.timed(job, report)
-    if (fault := fault_of(job, step.job, report, now_s)) is not None:
-        books.put(noted(books.nodes[report.node], fault))
+def _folded(
+    db: Connection, locked: Mapping[JobId, Job], reports: Sequence[Report], now_s: float
+) -> dict[JobId, Job]:
+    """The jobs since."""
+    nodes = {n for r in reports for n in hosts(locked[r.job])}
+    books = Books(db, locked, _lock_nodes(db, nodes))
+    for report in reports:
+        job = books.jobs[report.job]
+        step = verbs.settle(job, report, now_s)
+        if step.job == job:
+            continue  # somebody else was first, or an earlier one of these
+        books.write(job, step, report.reason, now_s, node=report.node)
+        books.timed(job, report)
+        if (fault := fault_of(job, step.job, report, now_s)) is not None:
+            books.put(noted(books.nodes[report.node], fault))
+    books.flush()
+    return books.jobs
 
 
 def _known(
@@ -325,13 +333,17 @@ def _known(
 
 def _lock_jobs(db: Connection, ids: Collection[JobId]) -> dict[JobId, Job]:
     query = (
-        select(t.job_state.c.body, t.job.c.spec)
+        select(*JOB)
         .join(t.job, t.job.c.id == t.job_state.c.id)
         .where(among(t.job_state.c.id, ids))
         .order_by(t.job_state.c.id)
         .with_for_update(of=t.job_state)
     )
-    return {job.id: job for job in (job_of(body, spec) for body, spec in db.execute(query))}
+    return {job.id: job for job in read_jobs(db, query)}
+
+
+def _jobs(db: Connection, ids: Collection[JobId]) -> dict[JobId, Job]:
+    return {job.id: job for job in load_jobs(db, among(t.job_state.c.id, ids))}
 
 
 def _with_verified(db: Connection, ids: Collection[JobId]) -> set[JobId]:

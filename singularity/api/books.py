@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import asdict
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Select, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Select, Text, cast, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from singularity.primitives import asides, lending
@@ -16,17 +16,17 @@ from singularity.primitives.messages import Envelope, Report
 from singularity.primitives.model import Job, JobId
 from singularity.primitives.nodes import Node, NodeId
 from singularity.primitives.projects import claim
+from singularity.primitives.records import replace
 from singularity.primitives.sla import accounted
 from singularity.primitives.verbs import Step
 
 from . import projects
 from . import service_tables as st
 from . import tables as t
-from .bulk import advance_rows, among, insert_rows, update_rows
+from .bulk import Json, advance_rows, among, insert_rows, update_rows
 from .database import announce_letters
 from .lives import Lives
 from .rows import (
-    Json,
     Submission,
     checkpoint_row,
     held_rows,
@@ -39,10 +39,15 @@ from .rows import (
 )
 from .story import Happening, tell
 
+JOB: Final = (cast(t.job_state.c.body, Text), cast(t.job.c.spec, Text))
+
 
 def load_jobs(db: Connection, which: ColumnElement[bool]) -> list[Job]:
-    query = select(t.job_state.c.body, t.job.c.spec)
-    query = query.join(t.job, t.job.c.id == t.job_state.c.id).where(which)
+    return read_jobs(db, select(*JOB).join(t.job, t.job.c.id == t.job_state.c.id).where(which))
+
+
+def read_jobs(db: Connection, query: Select[str, str]) -> list[Job]:
+    """`query` selects JOB, and gives the order."""
     return [job_of(body, spec) for body, spec in db.execute(query)]
 
 

@@ -15,8 +15,8 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
-    Double,
     Table,
+    Text,
     any_,
     bindparam,
 )
@@ -24,6 +24,14 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 Json = dict[str, Any]
+
+
+class Raw(str):
+    """JSON that has been written already."""
+
+    __slots__ = ()
+
+
 _DIALECT: Final = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
@@ -94,18 +102,14 @@ def _quoted(name: str) -> str:
     return f'"{name}"'
 
 
-def _nested(column: Column[Any]) -> bool:
-    """Goes as text, for an array of it would be taken apart altogether, or be slow to write."""
-    return isinstance(column.type, ARRAY | JSONB)
-
-
 def _element(column: Column[Any]) -> str:
-    return "text" if _nested(column) else _type(column)
+    """Arrays in an array would be taken apart altogether; they and JSON go as text."""
+    return "text" if isinstance(column.type, ARRAY | JSONB) else _type(column)
 
 
 def _read(column: Column[Any]) -> str:
     name = f"new.{_quoted(column.name)}"
-    return f"{name}::{_type(column)}" if _nested(column) else name
+    return name if _element(column) == _type(column).lower() else f"{name}::{_type(column)}"
 
 
 def _type(column: Column[Any]) -> str:
@@ -114,32 +118,31 @@ def _type(column: Column[Any]) -> str:
 
 def _arrays(
     table: Table, names: Sequence[str], rows: Sequence[Mapping[str, Any]]
-) -> tuple[list[Any], ...]:
+) -> tuple[str, ...]:
+    """As Postgres writes arrays. The driver's own way is ten times as long."""
     found = []
     for name in names:
-        as_sent = _sent(table.c[name])
+        write = _writer(table.c[name])
         values = [row[name] for row in rows]
-        found.append(values if as_sent is None else [as_sent(v) for v in values])
+        found.append("{" + ",".join(["NULL" if v is None else write(v) for v in values]) + "}")
     return tuple(found)
 
 
-def _sent(column: Column[Any]) -> Callable[[Any], Any] | None:
-    """How its values go into the array; None where they go as they are."""
+def _writer(column: Column[Any]) -> Callable[[Any], str]:
     if isinstance(column.type, JSONB):
         return _json
-    if isinstance(column.type, Double):
-        return _float
-    return _array if isinstance(column.type, ARRAY) else None
+    if isinstance(column.type, ARRAY):
+        return _array
+    return _text if isinstance(column.type, Text) else str
+
+
+def _text(value: str) -> str:
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))
-
-
-def _float(value: float | None) -> float | None:
-    """An array is of one type."""
-    return None if value is None else float(value)
+    return _text(value if isinstance(value, Raw) else json.dumps(value, separators=(",", ":")))
 
 
 def _array(numbers: Sequence[int]) -> str:
-    return "{" + ",".join(map(str, numbers)) + "}"
+    return '"{' + ",".join(map(str, numbers)) + '}"'

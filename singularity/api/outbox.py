@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, Text, cast, select
 
 from singularity.primitives.errors import BrokerDown
 from singularity.primitives.messages import Envelope
@@ -60,7 +60,7 @@ def _take(engine: Engine, now_s: float) -> list[_Due]:
     out, log = t.outbox, t.node_log
     same = (log.c.node == out.c.node) & (log.c.epoch == out.c.epoch) & (log.c.seq == out.c.seq)
     query = (
-        select(log.c.body, out.c.attempts)
+        select(cast(log.c.body, Text), out.c.attempts)
         .join(log, same)
         .where(out.c.due_at_s <= now_s)
         .order_by(out.c.node, out.c.epoch, out.c.seq)
@@ -68,7 +68,7 @@ def _take(engine: Engine, now_s: float) -> list[_Due]:
         .with_for_update(of=out, skip_locked=True)
     )
     with engine.begin() as db:
-        found = [_Due(Envelope.model_validate(body), n) for body, n in db.execute(query)]
+        found = [_Due(Envelope.model_validate_json(body), n) for body, n in db.execute(query)]
         _mark(db, [_row(d, now_s + _again_s(d.attempts), d.attempts + 1) for d in found])
     return found
 

@@ -24,6 +24,7 @@ _DEADLINE_S: Final = 30.0
 @dataclass(slots=True)
 class _Told:
     reports: Sequence[Report]
+    news: bool
     answer: Future[list[bool]] = field(default_factory=Future)
 
 
@@ -39,11 +40,12 @@ class Desk:
         self._thread = threading.Thread(target=self._run, name="desk", daemon=True)
         self._thread.start()
 
-    def record(self, reports: Sequence[Report]) -> list[bool]:
-        """Of each, whether the node need not repeat it. Durable on return. Raises Unavailable."""
+    def record(self, reports: Sequence[Report], *, news: bool) -> list[bool]:
+        """Of each, whether the node need not repeat it. Durable on return. With `news` they are
+        told for the first time, as far as the node knows. Raises Unavailable."""
         if not reports:
             return []
-        told = _Told(reports)
+        told = _Told(reports, news)
         self._told.put(told)
         try:
             return told.answer.result(_DEADLINE_S)
@@ -74,7 +76,8 @@ class Desk:
     def _write(self, batch: list[_Told]) -> None:
         reports = [report for told in batch for report in told.reports]
         try:
-            done = self._ledger.record_many(reports, self._clock.now_s())
+            news = all(told.news for told in batch)
+            done = self._ledger.record_many(reports, self._clock.now_s(), news=news)
         except Exception as error:  # whatever it is, those who told it tell it again
             for told in batch:
                 told.answer.set_exception(error)

@@ -24,7 +24,7 @@ from . import service_tables as st
 from . import tables as t
 from .auth import Caller
 from .books import load_jobs
-from .rows import Json
+from .bulk import Json
 from .store import Page, listing
 from .traffic import living, repaid_of, served, service_of, traffic
 

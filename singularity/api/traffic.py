@@ -33,8 +33,9 @@ from singularity.scheduler.traffic import (
 
 from . import service_tables as st
 from .books import insert_jobs
+from .bulk import Json
 from .projects import open_projects
-from .rows import Json, Submission
+from .rows import Submission
 
 MINUTE_S: Final = 60
 _KEPT_MINUTES: Final = 24 * 60

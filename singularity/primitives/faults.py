@@ -6,7 +6,6 @@ of them together (scheduler/quarantine.py).
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 from .errors import Conflict
@@ -14,6 +13,7 @@ from .health import Fault, FaultKind, Health, Quarantine
 from .messages import DeviceNote, Report
 from .model import Job
 from .nodes import Node
+from .records import replace
 
 _KEPT: Final = 24
 _DETAIL_MOST: Final = 200  # of a reason that an agent gave

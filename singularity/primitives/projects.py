@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from .errors import InvalidSpec, NotFound
 from .model import ACTIVE, Job
 from .nodes import Node
+from .records import replace
 
 HALF_LIFE_S: Final = 86_400.0  # of what was used: who had much yesterday is behind for a day or two
 _COUNT_MOST: Final = 2**31 - 1

@@ -6,11 +6,11 @@ new requests, and is stopped when it has none left (scheduler/serve.py).
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 from .messages import Report
 from .model import WAITING, Intent, Job, JobState
+from .records import replace
 
 SETTLED_S: Final = 600.0  # a replica that served so long has not failed "again" when it crashes
 

@@ -7,10 +7,11 @@ date whenever the job begins to ask for or to be given more or less; in between 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from .model import TERMINAL, Intent, Job, JobState, Tier
+from .records import replace
 from .service import Account, Slice
 
 SLICE_S: Final = 600.0

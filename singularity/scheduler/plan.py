@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from singularity.primitives.model import (
 )
 from singularity.primitives.nodes import NodeId
 from singularity.primitives.projects import claim
+from singularity.primitives.records import replace
 from singularity.primitives.resizing import is_in_place
 from singularity.primitives.service import Loan, charge
 from singularity.primitives.serving import ServiceId

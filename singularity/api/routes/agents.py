@@ -75,7 +75,7 @@ def heartbeat(body: Heartbeat, who: Anyone, serving: Serving) -> Pulse:
     if body.devices is not None:
         serving.inventory.note(body.node, body.devices, now_s)
         serving.ledger.examine(body.node, unwell(body.devices))
-    forget = _record(body.reports, who, serving)
+    forget = _record(body.reports, who, serving, news=False)
     return Pulse(
         admitted=True, written=written, lease_s=serving.settings.lease_s, forget=tuple(forget)
     )
@@ -83,14 +83,16 @@ def heartbeat(body: Heartbeat, who: Anyone, serving: Serving) -> Pulse:
 
 @router.post("/report")
 def report(body: Reports, who: Anyone, serving: Serving) -> dict[str, Any]:
-    return {"forget": _record(body.reports, who, serving)}
+    return {"forget": _record(body.reports, who, serving, news=True)}
 
 
-def _record(reports: tuple[Report, ...], who: Caller, serving: Services) -> list[tuple[Any, int]]:
+def _record(
+    reports: tuple[Report, ...], who: Caller, serving: Services, *, news: bool
+) -> list[tuple[Any, int]]:
     """What need not be repeated, out of `reports`."""
     for one in reports:
         who.need_node(one.node)
-    done = serving.desk.record(reports)
+    done = serving.desk.record(reports, news=news)
     return [(r.job, r.incarnation) for r, gone in zip(reports, done, strict=True) if gone]
 
 
