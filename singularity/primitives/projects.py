@@ -88,7 +88,7 @@ class Project:
 def claim(job: Job) -> int:
     """Devices that count against its project: what it holds, or will hold where it is on its way.
     A job that verifies another holds what nobody wants, and counts for nothing."""
-    if job.spec.aside is not None:
+    if not (job.placement or job.target) or job.spec.aside is not None:
         return 0
     return max(job.held if job.state in ACTIVE else 0, sum(s.devices for s in job.target))
 

@@ -60,6 +60,8 @@ def share(job: Job, now_s: float) -> Share:
 
 def attained_s(job: Job, now_s: float) -> float:
     """Device-seconds that it was given in its life."""
+    if job.state is not JobState.RUNNING:
+        return job.account.given_s if job.account else 0.0
     account = job.account or Account(job.submitted_at_s)
     return account.given_s + rates(job)[1] * max(0.0, now_s - account.until_s)
 
