@@ -35,7 +35,9 @@ from singularity.primitives.messages import Register
 from singularity.primitives.nodes import NodeId
 
 PUBLISHED: Final = {"baseline": (67.1, 351.1, 1.1), "large-scale": (4.6, 1179.4, 3.0)}
-PARTS: Final = ("api", "schedule", "relay", "watch", "tidy", "valkey", "postgres")
+LOOPS: Final = ("schedule", "relay", "watch", "tidy")
+PARTS: Final = ("api", *LOOPS, "valkey", "postgres")
+_LED: Final = "SELECT count(*) FROM lease WHERE expires_at_s > 0"
 _WINDOW_S: Final = 0.02  # in which creations share a request
 _PAGE: Final = 1000
 
@@ -86,6 +88,14 @@ def set_quotas(line: Line, found: Load) -> None:
         line.call(
             "PUT", f"/v1/projects/{queue.name}", {"parent": queue.cohort, "devices": {"cpu": said}}
         )
+
+
+def wait_until_led(url: str) -> None:
+    """Until every loop is at work."""
+    with psycopg.connect(url, autocommit=True) as db:
+        while (db.execute(_LED).fetchone() or (0,))[0] < len(LOOPS):
+            time.sleep(0.2)
+    time.sleep(1.0)
 
 
 class Generator:
@@ -169,7 +179,7 @@ def replay(args: argparse.Namespace, found: Load) -> None:
             agents.start()
             assert ours.recv() == "joined"
             set_quotas(Line(made.url, made.token), found)
-            time.sleep(1.0)
+            wait_until_led(postgres.url)
             before, own = cpu_s(made, postgres, valkey), psutil.Process()
             mine = own.cpu_times()
             began_at_s, began_s = time.time(), time.monotonic()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Select, Text, cast, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Select, Text, cast, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from singularity.primitives import asides, lending
@@ -23,8 +23,8 @@ from singularity.primitives.verbs import Step
 from . import projects
 from . import service_tables as st
 from . import tables as t
-from .bulk import Json, advance_rows, among, insert_rows, update_rows
-from .database import announce_letters
+from .bulk import Json, Writes, insert_rows
+from .database import LETTERS
 from .lives import Lives
 from .rows import (
     Submission,
@@ -82,9 +82,8 @@ class Books:
         self._letters: list[Envelope] = []
         self._events: list[Json] = []
         self._loans: list[Json] = []
-        self._lives = Lives(db)
+        self._lives, self._writes = Lives(db), Writes(db)
         self._used: Counter[tuple[str, str]] = Counter()  # more devices by project and kind
-        self._last: dict[JobId, int] = {}  # numbers of events before these
         self._due_s = 0.0
 
     def open(self, job: Job) -> None:
@@ -143,21 +142,20 @@ class Books:
 
     def flush(self) -> None:
         """Write what was collected. Capacity that does not add up fails here, by CHECK."""
-        db, changed = self._db, [(b, self.jobs[i]) for i, b in sorted(self._before.items())]
+        writes, changed = self._writes, [(b, self.jobs[i]) for i, b in sorted(self._before.items())]
         counts = Counter(row["job"] for row in self._events)
-        insert_rows(db, t.job_state, [state_row(job, counts[job.id]) for job in self._new])
+        writes.insert(t.job_state, [state_row(job, counts[job.id]) for job in self._new])
         if changed:
             self._write_jobs(changed, counts)
-        update_rows(db, t.node, ("id",), [node_row(self.nodes[n]) for n in sorted(self._touched)])
-        self._lives.flush()
+        writes.update(t.node, ("id",), [node_row(self.nodes[n]) for n in sorted(self._touched)])
+        self._lives.flush(writes)
         if self._letters:
             self._write_letters()
-        self._number()
-        insert_rows(db, t.event, self._events)
-        if self._loans:
-            db.execute(insert(st.loan), self._loans)
+        writes.run(_EVENTS, t.event, _numbered(self._events, counts))
+        writes.insert(st.loan, self._loans)
         if self._used:
-            projects.charge(db, self._used, self._due_s)
+            projects.charge(self._db, writes, self._used, self._due_s)
+        writes.send()
         self._before, self._touched, self._new = {}, set(), []
         self._letters, self._events, self._loans = [], [], []
         self._used = Counter()
@@ -210,25 +208,34 @@ class Books:
 
     def _write_jobs(self, changed: list[tuple[Job, Job]], counts: Counter[str]) -> None:
         rows = [state_row(after, counts[after.id]) for _, after in changed]
-        for job, events in advance_rows(self._db, t.job_state, "events", rows).items():
-            self._last[job] = events - counts[job]
+        self._writes.update(t.job_state, ("id",), rows, counter="events")
         moved = [(before, after) for before, after in changed if concerned(before, after)]
-        left = {before.id for before, _ in moved if holdings(before) or spots(before)}
-        if left:
-            self._db.execute(t.shard.delete().where(among(t.shard.c.job, left)))
-        insert_rows(self._db, t.shard, [row for _, after in moved for row in held_rows(after)])
+        left = [{"job": b.id} for b, _ in moved if holdings(b) or spots(b)]
+        self._writes.run(_LEFT, t.shard, left)
+        self._writes.insert(t.shard, [row for _, after in moved for row in held_rows(after)])
 
     def _write_letters(self) -> None:
         rows = [letter_row(letter) for letter in self._letters]
-        insert_rows(self._db, t.node_log, rows)
+        self._writes.insert(t.node_log, rows)
         due = {"due_at_s": self._due_s, "attempts": 0}
         names = ("node", "epoch", "seq")
-        insert_rows(self._db, t.outbox, [{n: row[n] for n in names} | due for row in rows])
-        announce_letters(self._db)
+        self._writes.insert(t.outbox, [{n: row[n] for n in names} | due for row in rows])
+        self._writes.notify(LETTERS)
 
-    def _number(self) -> None:
-        """Give each job's events its next numbers, without gaps."""
-        for row in self._events:
-            last = self._last[row["job"]] = self._last.get(row["job"], 0) + 1
-            row["seq"] = last
-        self._last = {}
+
+_LEFT: Final = "DELETE FROM shard USING {new} WHERE shard.job = new.job"
+# Numbers are counted with the job's row, which knows already how many these are.
+_EVENTS: Final = """
+INSERT INTO event (job, seq, at_s, event, before, after, reason, incarnation, node, facts)
+SELECT new.job, s.events + new.seq, new.at_s, new.event, new.before, new.after, new.reason,
+       new.incarnation, new.node, new.facts::jsonb
+FROM {new} JOIN job_state s ON s.id = new.job"""
+
+
+def _numbered(events: list[Json], counts: Counter[str]) -> list[Json]:
+    """How far before the last that there will be of its job: 0 is the last."""
+    seen = Counter[str]()
+    for row in events:
+        seen[row["job"]] += 1
+        row["seq"] = seen[row["job"]] - counts[row["job"]]
+    return events

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
+import psycopg
 from sqlalchemy import (
     Column,
     ColumnElement,
@@ -22,6 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.exc import DBAPIError
 
 Json = dict[str, Any]
 
@@ -35,38 +37,78 @@ class Raw(str):
 _DIALECT: Final = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
-def insert_rows(
-    db: Connection, table: Table, rows: Sequence[Mapping[str, Any]], *, skip_known: bool = False
-) -> None:
-    """Rows that all have the same columns. `skip_known` leaves out those that are there already."""
-    if not rows:
-        return
-    names = tuple(rows[0])
-    tail = " ON CONFLICT DO NOTHING" if skip_known else ""
-    db.exec_driver_sql(_insert(table, names) + tail, _arrays(table, names, rows))
+class Writes:
+    """Statements that are sent together, and answered together: one way there and back."""
+
+    def __init__(self, db: Connection) -> None:
+        self._db = db
+        self._todo: list[tuple[str, tuple[Any, ...]]] = []
+
+    def insert(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Rows that all have the same columns."""
+        if rows:
+            names = tuple(rows[0])
+            self._todo.append((_insert(table, names), _arrays(table, names, rows)))
+
+    def update(
+        self,
+        table: Table,
+        keys: Collection[str],
+        rows: Sequence[Mapping[str, Any]],
+        counter: str | None = None,
+    ) -> None:
+        """Set the other columns of the rows that have these `keys`, each of which comes once. A
+        `counter` grows by what is given."""
+        if rows:
+            names = tuple(rows[0])
+            statement = _update(table, tuple(keys), names, counter)
+            self._todo.append((statement, _arrays(table, names, rows)))
+
+    def run(self, statement: str, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+        """One of its own over `rows`, which it calls `{new}`."""
+        if rows:
+            names = tuple(rows[0])
+            found = statement.format(new=_unnested(table, names))
+            self._todo.append((found, _arrays(table, names, rows)))
+
+    def notify(self, channel: str) -> None:
+        """Heard when the transaction commits."""
+        self._todo.append((f"NOTIFY {channel}", ()))
+
+    def send(self) -> None:
+        """Raises as any statement does; then nothing of the transaction can be kept."""
+        todo, self._todo = self._todo, []
+        if not todo:
+            return
+        raw = self._db.connection.driver_connection
+        assert isinstance(raw, psycopg.Connection)
+        try:
+            with raw.pipeline(), raw.cursor() as cursor:
+                for statement, given in todo:
+                    cursor.execute(statement, given)
+        except psycopg.Error as error:
+            raise _known(error) from error
+
+
+def insert_rows(db: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows that all have the same columns."""
+    writes = Writes(db)
+    writes.insert(table, rows)
+    writes.send()
 
 
 def update_rows(
     db: Connection, table: Table, keys: Collection[str], rows: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Set the other columns of the rows that have these `keys`, each of which comes once."""
-    if not rows:
-        return
-    names = tuple(rows[0])
-    db.exec_driver_sql(_update(table, tuple(keys), names), _arrays(table, names, rows))
+    """See Writes.update."""
+    writes = Writes(db)
+    writes.update(table, keys, rows)
+    writes.send()
 
 
-def advance_rows(
-    db: Connection, table: Table, counter: str, rows: Sequence[Mapping[str, Any]]
-) -> dict[Any, int]:
-    """As `update_rows` by id, but that `counter` grows by what is given; by id, what it is."""
-    if not rows:
-        return {}
-    names = tuple(rows[0])
-    statement = _update(table, ("id",), names, counter)
-    statement += f" RETURNING old.id, old.{_quoted(counter)}"
-    found = db.exec_driver_sql(statement, _arrays(table, names, rows))
-    return {row[0]: row[1] for row in found}
+def _known(error: psycopg.Error) -> BaseException:
+    """As everybody else knows it."""
+    return DBAPIError.instance("many rows", None, error, psycopg.Error, dialect=_DIALECT)
 
 
 def among(column: ColumnElement[Any], values: Collection[Any]) -> ColumnElement[bool]:

@@ -24,14 +24,16 @@ def make_engine(settings: Settings) -> Engine:
     )
 
 
-def announce_letters(db: Connection) -> None:
-    """Heard when `db` commits."""
-    db.exec_driver_sql(f"NOTIFY {LETTERS}")
+def unsynced(db: Connection) -> None:
+    """Let this transaction commit without waiting for the disk: what it writes may be lost when the
+    server of the database crashes, and is then done again."""
+    db.exec_driver_sql("SET LOCAL synchronous_commit TO off")
 
 
 def wake(engine: Engine) -> None:
     """Tell the loops that there may be something to do."""
     with engine.begin() as db:
+        unsynced(db)
         db.exec_driver_sql(f"NOTIFY {WAKE}")
 
 

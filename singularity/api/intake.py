@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 _WINDOW_S: Final = 0.002
 _BATCH_MOST: Final = 2000
-_BREATH_S: Final = 0.02  # between two wake-ups, however much there is to wake for
+_BREATH_S: Final = 0.01  # between two wake-ups, however much there is to wake for
 _DEADLINE_S: Final = 30.0
 _FLEET_AGE_S: Final = 1.0
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # no i, l, o, u: read aloud without doubt
@@ -188,7 +188,7 @@ class Gauge:
 
 
 class Waker:
-    """Tells the loops that there is something to do, at most every 20 ms."""
+    """Tells the loops that there is something to do, at most every 10 ms."""
 
     def __init__(self, engine: Engine, stop: threading.Event) -> None:
         self._engine, self._stop = engine, stop

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import Any
+from typing import Final
 
-from sqlalchemy import Connection, cast, select, update
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import Connection, select
 
 from singularity.primitives.messages import Report
 from singularity.primitives.model import Job, JobId
 from singularity.primitives.nodes import Node, NodeId
 
 from . import tables as t
-from .bulk import Json, among, insert_rows, update_rows
+from .bulk import Json, Writes, among
 from .story import end_of, resized, with_seconds
 
 _Life = tuple[JobId, int]
@@ -56,20 +55,19 @@ class Lives:
         """Of a report that tells seconds: they belong to the life that it is about."""
         self._reports.append(report)
 
-    def flush(self) -> None:
-        db = self._db
+    def flush(self, writes: Writes) -> None:
         self._add_seconds()
         for life in self._new.keys() & self._changed.keys():
             self._new[life] |= self._changed.pop(life)
-        insert_rows(db, t.incarnation, list(self._new.values()))
+        writes.insert(t.incarnation, list(self._new.values()))
         alike: defaultdict[tuple[str, ...], list[Json]] = defaultdict(list)
         for (job, incarnation), change in self._changed.items():
             alike[tuple(sorted(change))].append({"job": job, "incarnation": incarnation, **change})
         for rows in alike.values():
-            update_rows(db, t.incarnation, _KEY, rows)
-        for life, step in self._resizes:
-            grown = t.incarnation.c.resizes.concat(cast([step], JSONB))
-            db.execute(update(t.incarnation).where(_is(life)).values(resizes=grown))
+            writes.update(t.incarnation, _KEY, rows)
+        grown = [{"job": j, "incarnation": n, "resizes": [step]} for (j, n), step in self._resizes]
+        for row in grown:  # one life may have been resized twice
+            writes.run(_RESIZED, t.incarnation, [row])
         self._new, self._changed, self._resizes = {}, {}, []
 
     def _change(self, life: _Life, what: Json) -> None:
@@ -89,6 +87,11 @@ class Lives:
             known[life] = with_seconds(known.get(life) or {}, report)
             self._change(life, {"seconds": known[life]})
         self._reports = []
+
+
+_RESIZED: Final = """
+UPDATE incarnation AS old SET resizes = old.resizes || new.resizes::jsonb
+FROM {new} WHERE old.job = new.job AND old.incarnation = new.incarnation"""
 
 
 def _begun(job: Job, reason: str, nodes: Mapping[NodeId, Node], now_s: float) -> Json:
@@ -111,7 +114,3 @@ def _begun(job: Job, reason: str, nodes: Mapping[NodeId, Node], now_s: float) ->
         "seconds": {},
         "resizes": [],
     }
-
-
-def _is(life: _Life) -> Any:
-    return (t.incarnation.c.job == life[0]) & (t.incarnation.c.incarnation == life[1])

@@ -36,7 +36,7 @@ from .tidy import open_janitor
 log = logging.getLogger(__name__)
 
 _TICK_S: Final = 0.5  # with no wake-up at all
-_BREATH_S: Final = 0.02  # between two rounds, however many wake-ups there are
+_BREATH_S: Final = 0.005  # between two rounds, however many wake-ups there are
 _REST: Final = 0.25  # of the time that a round took: some of the core is for others
 _RETRY_S: Final = 0.5
 _RENEW_S: Final = 1.0

@@ -15,6 +15,7 @@ from singularity.primitives.transport import Letterbox, SigningKey
 
 from . import tables as t
 from .bulk import update_rows
+from .database import unsynced
 
 _BATCH: Final = 500
 _AGAIN_S: Final = 2.0  # doubled with each attempt; agents also pull, so this is a second chance
@@ -68,6 +69,7 @@ def _take(engine: Engine, now_s: float) -> list[_Due]:
         .with_for_update(of=out, skip_locked=True)
     )
     with engine.begin() as db:
+        unsynced(db)
         found = [_Due(Envelope.model_validate_json(body), n) for body, n in db.execute(query)]
         _mark(db, [_row(d, now_s + _again_s(d.attempts), d.attempts + 1) for d in found])
     return found

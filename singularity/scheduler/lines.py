@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
 
 from singularity.primitives.model import Intent, Job, JobId, JobState
 
@@ -36,6 +37,19 @@ def stands(job: Job) -> bool:
         and not (spec.after or spec.serving or spec.topology.apart or job.retry_at_s)
         and (job.account is None or job.account.given_s == 0.0)
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Lined:
+    """The lines of exactly these jobs: whoever changes a snapshot need not think of them."""
+
+    jobs: tuple[Job, ...]
+    lines: tuple[Line, ...]
+
+
+def lines_of(jobs: tuple[Job, ...], known: Lined | None) -> tuple[Line, ...]:
+    """Of all that queue; as they are known, if they are of these."""
+    return known.lines if known is not None and known.jobs is jobs else Lines(jobs).all()
 
 
 class Lines:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from singularity.primitives.model import WAITING, Job, JobId, JobState, Tier
 from singularity.primitives.sla import PROMISED, attained_s, share
 
-from .lines import Line, Lines, queues, stands
+from .lines import Line, lines_of, queues, stands
 from .plan import Reason
 from .policy import Policy
 from .snapshot import Snapshot
@@ -71,8 +71,7 @@ class Rank:
 def ranks(snapshot: Snapshot, policy: Policy) -> dict[Tier, list[Rank]]:
     """The queue by tier, with those that are alike in lines."""
     place, found = _placing(snapshot, policy), dict[Tier, list[Rank]]()
-    lines = Lines(snapshot.jobs).all() if snapshot.lines is None else snapshot.lines
-    for line in lines:
+    for line in lines_of(snapshot.jobs, snapshot.lined):
         found.setdefault(line[0].tier, []).append(Rank(line, place))
     return found
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from singularity.primitives.model import Intent, Job, JobId, JobSpec, JobState, Tier
 from singularity.primitives.service import Account
-from singularity.scheduler.lines import Lines, queues, stands
+from singularity.scheduler.lines import Lined, Lines, lines_of, queues, stands
 from singularity.scheduler.policy import Policy
 from singularity.scheduler.queueing import queue, ranks
 from singularity.scheduler.snapshot import Snapshot
@@ -79,6 +79,14 @@ def test_everybody_who_queues_is_in_one_line_and_they_make_up_the_queue(fleet: l
         if not first.advance():
             todo.remove(first)
     assert taken == queue(snapshot, Policy())
+
+
+def test_lines_of_other_jobs_are_not_taken_for_those_of_these() -> None:
+    spec = JobSpec("job", ("train",))
+    old, new = ((Job(JobId(i), spec, 1),) for i in ("a", "b"))
+    known = Lined(old, Lines(old).all())
+    assert lines_of(old, known) == (old,)
+    assert lines_of(new, known) == (new,)
 
 
 def test_a_job_that_had_devices_once_stands_with_no_other() -> None:
