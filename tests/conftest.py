@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import settings
 from sqlalchemy import Engine, create_engine, make_url
 
 from singularity.api.applier import SqlLedger
@@ -16,6 +17,9 @@ from singularity.cli.servers import Postgres
 
 _TEMPLATE = "migrated"
 _numbers = itertools.count()
+
+settings.register_profile("laws", deadline=None)  # a machine may be busy; no law is about that
+settings.load_profile("laws")
 
 
 @pytest.fixture(scope="session")

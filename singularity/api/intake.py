@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 from typing import Final
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from singularity.primitives.asides import STEPS, shadow
 from singularity.primitives.clock import Clock
@@ -43,10 +43,22 @@ _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # no i, l, o, u: read alo
 Entry = tuple[Job, Submission]
 
 
-def new_ids(count: int, now_s: float) -> list[JobId]:
-    """Ids that sort by time of submission, then by place in the array; not to be guessed."""
-    first = (int(now_s * 1000) << 40) | secrets.randbits(39)
-    return [JobId(_base32(first + i)) for i in range(count)]
+class Ids:
+    """Ids that sort by time of submission, those of one server in the order of asking, then by
+    place in the array; not to be guessed."""
+
+    def __init__(self) -> None:
+        self._lock, self._last = threading.Lock(), 0
+
+    def __call__(self, count: int, now_s: float) -> list[JobId]:
+        with self._lock:
+            first = (int(now_s * 1000) << 40) | secrets.randbits(39)
+            first = max(first, self._last + 1 + secrets.randbits(30))
+            self._last = first + count - 1
+        return [JobId(_base32(first + i)) for i in range(count)]
+
+
+new_ids: Final = Ids()
 
 
 def _base32(number: int) -> str:
@@ -295,6 +307,8 @@ class Intake:
             except (DBAPIError, SingularityError) as again:
                 ask.answer.set_exception(again)
             return
+        if isinstance(error, DataError):
+            error = InvalidSpec("some text holds characters that cannot be stored")
         ask.answer.set_exception(error)
 
 
