@@ -14,7 +14,7 @@ import pstats
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,9 +51,9 @@ class Costs:
     found: dict[str, list[tuple[float, float, float]]] = field(default_factory=dict)
 
     @contextmanager
-    def of(self, part: str) -> Iterator[None]:
+    def of(self, part: str, *, nested: bool = False) -> Iterator[None]:
         wall_s, cpu_s, theirs_s = time.perf_counter(), time.process_time(), self._theirs_s()
-        profiler = cProfile.Profile() if self.profile else None
+        profiler = cProfile.Profile() if self.profile and not nested else None
         if profiler:
             profiler.enable()
         try:
@@ -136,7 +136,7 @@ class Scene:
 
     def _round(self) -> list[tuple[JobId, NodeId]]:
         policy = Policy()
-        with self.costs.of("a round in all"), no_profile(self.costs):
+        with self.costs.of("a round in all", nested=True):
             with self.costs.of("  what changed is read"):
                 snapshot = self.ledger.snapshot(time.time())
             with self.costs.of("  decided"):
@@ -153,11 +153,6 @@ class Scene:
         name = f"job-{turn}-{number}"
         found = {"name": name, "run": ["true"], "kind": "batch", "project": project}
         return {**found, "devices": "cpu:1", "checkpoint": {"every": "never"}}
-
-
-@contextmanager
-def no_profile(costs: Costs) -> Iterator[None]:
-    yield
 
 
 def _report(job: JobId, node: NodeId, phase: Phase) -> Report:

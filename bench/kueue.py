@@ -1,9 +1,8 @@
 """Kueue's own load tests through the whole plane: REST API, Postgres (durable), scheduler, applier,
 relay and broker, each the process that it is anywhere. Only the agents are SIMULATED (see
-kueue_agents.py). Measured is from the first submit until the plane has written that the last job
+kueue_agents.py). Measured is from the beginning until the plane has written that the last job
 succeeded, beside what it takes at the very least, if every decision were made and carried out at
-once, and what Kueue takes on its own machines. With `--batch`, instead, how many decisions a second
-are durable when so many jobs can start at once: `decide` and the commit, in one process.
+once, and what Kueue takes on its own machines. For decisions a second in a batch: decisions.py.
 """
 
 from __future__ import annotations
@@ -220,39 +219,27 @@ _USED: Final = "SELECT sum(devices * (ended_at_s - placed_at_s)) FROM incarnatio
 def tell(
     args: argparse.Namespace, found: Load, url: str, began_s: float, used: dict[str, float]
 ) -> None:
-    published_s, kueue_s, goal = PUBLISHED.get(args.set, (float("nan"),) * 3)
-    least_s = ideal_s(found)
+    published_s, kueue_s, goal = PUBLISHED[args.set]
+    least_s, total = ideal_s(found), sum(used.values())
     with psycopg.connect(url) as db:
-        last_s, ended = db.execute(_LAST).fetchone() or (0.0, 0)
+        last_s, ended = db.execute(_LAST).fetchone() or (None, 0)
         took_s = (last_s or began_s) - began_s
-        print(
-            f"{ended} of {len(found.works)} jobs succeeded in {took_s:.1f} s: "
-            f"{took_s / least_s:.2f} times the ideal of {least_s:.1f} s"
-        )
+        told = f"{took_s / least_s:.2f} times the ideal of {least_s:.1f} s"
+        print(f"{ended} of {len(found.works)} jobs succeeded in {took_s:.1f} s: {told}")
         if args.scale == 1.0:
-            print(
-                f"published: ideal {published_s} s, Kueue {kueue_s} s ({kueue_s / took_s:.1f} times "
-                f"ours); the goal is {goal} times the ideal"
-            )
-        print(
-            "states:",
-            dict(db.execute(_STATES).fetchall()),
-            "; lives that began again:",
-            db.execute(_AGAIN).fetchone()[0],
-        )
-        held_s = float(db.execute(_USED).fetchone()[0] or 0.0)
-        devices = sum(found.cohorts.values())
-        needed_s = sum(w.devices * w.runtime_s for w in found.works)
-        print(
-            f"devices were held {held_s / took_s / devices:.1%} of the time, and {needed_s / held_s:.1%} "
-            "of that programs ran"
-        )
+            against = f"Kueue {kueue_s} s, {kueue_s / took_s:.1f} times ours"
+            print(f"published: ideal {published_s} s; {against}; goal: {goal} times the ideal")
+        again = (db.execute(_AGAIN).fetchone() or (0,))[0]
+        print(f"states: {dict(db.execute(_STATES).fetchall())}; lives after a first: {again}")
+        held_s = float((db.execute(_USED).fetchone() or (0.0,))[0] or 0.0)
+        held = held_s / took_s / sum(found.cohorts.values())
+        ran = sum(w.devices * w.runtime_s for w in found.works) / held_s
+        print(f"devices were held {held:.1%} of the time, and programs ran {ran:.1%} of that")
         print("class      waits: mean     p50     max     held p50   (s)")
-        for kind, mean, p50, most, held, count in db.execute(_WAITS).fetchall():
-            print(f"{kind:<10} {mean:12.2f} {p50:7.2f} {most:7.2f} {held:9.3f}   of {count}")
-    total = sum(used.values())
+        for kind, mean, p50, most, kept, count in db.execute(_WAITS).fetchall():
+            print(f"{kind:<10} {mean:12.2f} {p50:7.2f} {most:7.2f} {kept:9.3f}   of {count}")
     print(
-        f"CPU: {total:.1f} s on {os.cpu_count()} cores, {total / max(1, ended) * 1e3:.2f} ms a job"
+        f"CPU: {total:.1f} s of {os.cpu_count()} cores, {total / max(1, ended) * 1e3:.2f} ms a job"
     )
     for name, seconds in sorted(used.items(), key=lambda u: -u[1]):
         print(f"  {name:<10} {seconds:7.2f} s  {seconds / max(1, ended) * 1e3:7.3f} ms a job")
@@ -279,11 +266,13 @@ def main() -> None:
     config: Json = yaml.safe_load((directory / args.set / "generator.yaml").read_text())
     found = load(config, args.scale)
     print(
-        f"{args.set}, scale {args.scale:g}: {len(found.works)} workloads of {len(found.queues)} queues in "
-        f"{len(found.cohorts)} cohorts; {sum(found.cohorts.values())} devices; agents are SIMULATED"
+        f"{args.set}, scale {args.scale:g}: {len(found.works)} workloads of {len(found.queues)} "
+        f"queues in {len(found.cohorts)} cohorts; {sum(found.cohorts.values())} devices; agents "
+        "are SIMULATED"
     )
     print(
-        f"Python {platform.python_version()}, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}"
+        f"Python {platform.python_version()}, {os.cpu_count()} cores, load average "
+        f"{os.getloadavg()[0]:.1f}"
     )
     replay(args, found)
 

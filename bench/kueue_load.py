@@ -119,7 +119,7 @@ def ideal_s(found: Load) -> float:
 def _ideal_of_cohort(works: Sequence[Work], free: int) -> float:
     lines: dict[int, deque[Work]] = {}
     held, running = Counter[str](), list[tuple[float, int, Work]]()
-    coming, now_s = deque(sorted(works, key=lambda w: w.at_s)), 0.0
+    coming, now_s, number = deque(sorted(works, key=lambda w: w.at_s)), 0.0, 0
     while coming or running:
         now_s = min(
             *([coming[0].at_s] if coming else []), *([running[0][0]] if running else []), math.inf
@@ -133,7 +133,8 @@ def _ideal_of_cohort(works: Sequence[Work], free: int) -> float:
         for priority in sorted(lines):
             for work in _starting(lines[priority], free, held):
                 free -= work.devices
-                heapq.heappush(running, (now_s + work.runtime_s, id(work), work))
+                number += 1
+                heapq.heappush(running, (now_s + work.runtime_s, number, work))
     return now_s
 
 

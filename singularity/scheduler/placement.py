@@ -15,12 +15,12 @@ from singularity.primitives.resizing import in_place
 from singularity.primitives.sharing import DeviceShare, Precedence
 from singularity.primitives.topology import Near
 
+from .draft import Draft
 from .fleet.gangs import Fleet, Gang
 from .fleet.layout import Level
 from .fleet.reference import Ranks
 from .lines import alike as alike
 from .nearness import distance, home_of
-from .plan import Draft
 from .policy import Policy
 from .snapshot import Flags, Ints, Snapshot, frozen
 
@@ -50,6 +50,15 @@ def may(draft: Draft, job: Job) -> Flags:
     kind = alike(job)
     if (found := draft.findings.may.get(kind)) is None:
         found = draft.findings.may[kind] = frozen(feasible(draft.snapshot, job))
+    return found
+
+
+def meet(draft: Draft, one: Job, other: Job) -> bool:
+    """Is there a node that both may use?"""
+    kinds = alike(one), alike(other)
+    if (found := draft.findings.meet.get(kinds)) is None:
+        found = bool((may(draft, one) & may(draft, other)).any())
+        draft.findings.meet[kinds] = found
     return found
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -12,29 +10,25 @@ import numpy as np
 
 from singularity.primitives.engines import keeps_nothing, loss
 from singularity.primitives.model import Job, JobState, Placement
-from singularity.primitives.nodes import NodeId
-from singularity.primitives.projects import claim
 
-from .givers import ANYWHERE, Givers
-from .lending import beside, shrinking
+from .draft import Draft
+from .lending import shrinking
 from .offers import (
     Offer,
-    cheapest_by_device,
     cheapest_first,
     given,
     level_of,
-    near_of,
     offer,
-    spared_first,
     total,
-    weight,
 )
-from .placement import alike, find, may, pack, sizes, stay
-from .plan import Action, Draft, Verb
+from .placement import alike, find, may, stay
+from .plan import Action, Verb
 from .policy import Policy
 from .price import of_leaving, of_moving, spoken
 from .sharing import narrowed
-from .snapshot import Flags, Ints
+from .snapshot import Flags
+from .space import Space, lacking_quota, room_for
+from .ways import cheapest, choose, needed, per_cluster
 
 _IN_VAIN = "no less urgent job could make room"
 _BLOCKS_TRIED = 8  # where others are moved away from; the next best are hardly ever better
@@ -56,12 +50,12 @@ def reclaim(draft: Draft, blocked: Job, attempts: Sequence[int], policy: Policy)
     if told := _hopeless(draft, blocked, attempts, policy):
         return Made(told, comes=False)
     for devices in attempts:
-        if there := _room(draft, blocked, devices, []):
+        if there := room_for(draft, blocked, devices, []):
             draft.promise(blocked, there)
             return Made("devices are being freed for it", comes=True)
         if draft.preemptions >= policy.preemptions_per_tick_max:
             continue
-        if chosen := _cheapest(draft, blocked, devices, policy):
+        if chosen := cheapest(draft, blocked, devices, policy):
             if not all(o.target for o in chosen) and shrinking(draft, blocked):
                 return Made("waits for what is shrinking, before anybody is suspended", comes=False)
             return _carry_out(draft, blocked, devices, chosen, policy)
@@ -70,10 +64,10 @@ def reclaim(draft: Draft, blocked: Job, attempts: Sequence[int], policy: Policy)
     if shared := _shared(draft, blocked, policy):
         return shared
     for devices in attempts:
-        lacks = _lacks(draft, blocked, devices, [])  # to move others gives no quota
+        lacks = lacking_quota(draft, blocked, devices, [])  # to move others gives no quota
         if lacks <= 0 and (chosen := _out_of_the_way(draft, blocked, devices, policy)):
             return _carry_out(draft, blocked, devices, chosen, policy)
-        if chosen := _cheapest(draft, blocked, devices, policy, equals=True):
+        if chosen := cheapest(draft, blocked, devices, policy, equals=True):
             return _carry_out(draft, blocked, devices, chosen, policy)
     draft.findings.vain[_kind(draft, blocked, attempts[-1])] = (
         attempts[-1],
@@ -105,95 +99,6 @@ def _kind(draft: Draft, blocked: Job, least: int) -> Hashable:
     return alike(blocked), blocked.tier, unit, alone, project if draft.quota.governs else ""
 
 
-# -- those less urgent give ----------------------------------------------------------------------
-
-
-def _cheapest(
-    draft: Draft, blocked: Job, devices: int, policy: Policy, *, equals: bool = False
-) -> list[Offer]:
-    """What makes room in one cluster: what was borrowed first, sparing work that would be lost,
-    then the more urgent, then by price; [] if none. `equals`: who had more than it so far gives as
-    well. To a replica its equals that train give whatever they can without leaving, and whoever can
-    shrink does so before anybody is suspended."""
-    per_cluster, more = _per_cluster(draft, blocked), beside(draft, blocked)
-    lacks, givers = _lacks(draft, blocked, devices, []), Givers(draft, blocked, devices, policy)
-    found = list[tuple[tuple[float, ...], list[Offer]]]()
-    for cluster, jobs in sorted(givers.by_cluster(equals, lacks > 0).items()):
-        free = blocked.held + per_cluster.get(cluster, 0)
-        short = max(lacks, 0 if cluster == ANYWHERE else devices - free)
-        if sum(j.held for j in jobs) < short and blocked.spec.share is None:
-            continue
-        offers = _offers(draft, blocked, jobs, max(1, short) + more, policy)
-        offers = [o for o in offers if o.target or givers.may_leave(o.job)]
-        for order in (cheapest_first, cheapest_by_device):
-            offers.sort(key=order)
-            chosen = _choose(draft, blocked, devices, offers, _least(short, offers))
-            if chosen and draft.quota.spares(blocked, devices, given(chosen)):
-                found.append(((*weight(chosen, blocked), cluster), chosen))
-    return min(found, key=lambda f: f[0])[1] if found else []
-
-
-def _offers(draft: Draft, blocked: Job, jobs: list[Job], short: int, policy: Policy) -> list[Offer]:
-    found, borrows = list[Offer](), dict[str, bool]()
-    for job in jobs:
-        if job.spec.project not in borrows:
-            borrows[job.spec.project] = draft.quota.borrows(job, blocked)
-        borrowed, near = borrows[job.spec.project], near_of(draft, job)
-        for target in dict.fromkeys((_smaller(draft, job, short), ())):
-            made = offer(draft, job, target, policy)
-            found.append(replace(made, borrowed=borrowed, near=near))
-    return found
-
-
-def _least(short: int, offers: list[Offer]) -> int:
-    """How many of the first offers it takes at the very least to free `short` devices."""
-    freed = 0
-    for count, each in enumerate(offers):
-        if freed >= short:
-            return count
-        freed += sum(each.freed.values())
-    return len(offers)
-
-
-def _choose(
-    draft: Draft, blocked: Job, devices: int, offers: list[Offer], least: int
-) -> list[Offer]:
-    """The first offers that together are enough, `least` or more, less those that turn out not to
-    be needed."""
-
-    def enough(count: int) -> bool:
-        return bool(_room(draft, blocked, devices, offers[:count]))
-
-    if not enough(count := least):
-        counts = range(least + 1, len(offers) + 1)  # more offers never make less room
-        count = least + 1 + bisect_left(counts, True, key=enough)
-    return _needed(draft, blocked, devices, offers[:count]) if count <= len(offers) else []
-
-
-def _smaller(draft: Draft, job: Job, wanted: int) -> Placement:
-    """The job on its own nodes with as many devices fewer as are wanted, or as it can spare; where
-    that needs no cut, with every rank where it is."""
-    own = np.zeros_like(draft.free)
-    for shard in job.placement:
-        own[draft.snapshot.row[shard.node]] = shard.devices
-    options = list(sizes(job, most=job.held - 1)) if job.held > 1 else []
-    if not options:
-        return ()
-    devices = max((d for d in options if job.held - d >= wanted), default=options[-1])
-    return stay(draft, job, devices) or pack(draft.snapshot, own, job, devices)
-
-
-def _needed(draft: Draft, blocked: Job, devices: int, chosen: list[Offer]) -> list[Offer]:
-    """Drop what turned out not to be needed. Of one job at most one offer is kept."""
-    kept = list(chosen)
-    for each in sorted(chosen, key=spared_first):
-        rest = [o for o in kept if o is not each]
-        if _room(draft, blocked, devices, rest):
-            kept = rest
-    suspended = {o.job.id for o in kept if not o.target}
-    return [o for o in kept if not o.target or o.job.id not in suspended]
-
-
 # -- equals share ----------------------------------------------------------------------------------
 
 
@@ -201,20 +106,13 @@ def _shared(draft: Draft, blocked: Job, policy: Policy) -> Made | None:
     """Admit it by making equals narrower, where that is worth more; None where it is not."""
     if blocked.held or blocked.spec.serving is not None:  # equals gave what they could to that
         return None
-    for devices, narrow in narrowed(draft, blocked, _per_cluster(draft, blocked), policy):
+    for devices, narrow in narrowed(draft, blocked, per_cluster(draft, blocked), policy):
         jobs = [(draft.snapshot.by_id[job], to) for job, to in sorted(narrow.items())]
         offers = [offer(draft, job, stay(draft, job, to), policy) for job, to in jobs]
-        chosen = _choose(draft, blocked, devices, sorted(offers, key=cheapest_first), 0)
+        chosen = choose(draft, blocked, devices, sorted(offers, key=cheapest_first))
         if chosen and draft.quota.spares(blocked, devices, given(chosen)):
             return _carry_out(draft, blocked, devices, chosen, policy)
     return None
-
-
-def _per_cluster(draft: Draft, blocked: Job) -> dict[int, int]:
-    """Devices by cluster that are unclaimed on nodes where it may go."""
-    there = may(draft, blocked) & draft.snapshot.ready
-    room = np.bincount(draft.snapshot.cluster, weights=np.where(there, _unclaimed(draft), 0))
-    return dict(enumerate(room.astype(int).tolist()))
 
 
 # -- equals move out of the way --------------------------------------------------------------------
@@ -227,7 +125,7 @@ def _out_of_the_way(draft: Draft, blocked: Job, devices: int, policy: Policy) ->
     there = may(draft, blocked) & snapshot.ready
     by_node = blocked.spec.same_node or devices > blocked.spec.ranks
     blocks = np.arange(len(snapshot.nodes)) if by_node else snapshot.cluster.astype(np.int64)
-    room = np.bincount(blocks, weights=np.where(there, _unclaimed(draft), 0))
+    room = np.bincount(blocks, weights=np.where(there, draft.unclaimed(), 0))
     spare = np.maximum(draft.free - draft.promised, 0)
     inside, elsewhere = np.bincount(blocks, weights=spare), int(spare.sum())
     if (room + elsewhere - inside < devices).all():
@@ -273,7 +171,7 @@ def _moves(
     of_block, inside = leaving
     jobs = {job.id: job for job in of_block}.values()
     elsewhere = np.where(inside, 0, np.maximum(draft.free - draft.promised, 0))
-    chosen: list[Offer] = []
+    chosen, space = list[Offer](), Space(draft, blocked, devices)
     priced = [(of_leaving(job, draft.snapshot.now_s, policy).device_s, job) for job in jobs]
     for _, job in sorted(priced, key=lambda p: (p[0], p[1].id)):
         homeless = replace(job, placement=(), target=())  # its own devices are no place to go
@@ -283,8 +181,9 @@ def _moves(
             far = _region(draft, target) != _region(draft, job.placement)
             price = of_moving(job, draft.snapshot.now_s, policy, far=far)
             chosen.append(Offer(job, target, price, moves=True))
-            if _room(draft, blocked, devices, chosen):
-                return _needed(draft, blocked, devices, chosen)
+            space.add(chosen[-1])
+            if space.fits():
+                return needed(space, chosen)
     return []
 
 
@@ -295,51 +194,11 @@ def _region(draft: Draft, placement: Placement) -> int:
 # -- what comes of it ------------------------------------------------------------------------------
 
 
-def _unclaimed(draft: Draft) -> Ints:
-    """int64[N]: free now or soon, and not meant for a job that waits ahead."""
-    found: Ints = np.maximum(draft.free + draft.coming - draft.promised, 0)
-    return found
-
-
-def _room(draft: Draft, blocked: Job, devices: int, offers: list[Offer]) -> Placement:
-    """Where the blocked job would fit if the offers were taken; () if nowhere, or if its quota
-    would still not admit it."""
-    if _lacks(draft, blocked, devices, offers) > 0:
-        return ()
-    room = _unclaimed(draft)
-    freed: dict[str, Counter[NodeId]] = {}
-    shared = {o.job.id for o in offers if o.job.spec.share is not None}
-    freed["shares"] = draft.parts.emptied(shared, soon=True) - draft.parts.emptied((), soon=True)
-    # A suspend gives what a shrink of the same job gave, and the rest.
-    for each in (o for o in offers if o.job.id not in shared):
-        freed[each.job.id] = freed.get(each.job.id, Counter()) | each.freed
-        if each.moves:
-            for shard in each.target:
-                row = draft.snapshot.row[shard.node]
-                room[row] = max(0, int(room[row]) - shard.devices)
-    for gives in freed.values():
-        for node, more in sorted(gives.items()):
-            room[draft.snapshot.row[node]] += more
-    return find(draft, blocked, devices, free=room, leaving=shared)
-
-
-def _lacks(draft: Draft, blocked: Job, devices: int, offers: list[Offer]) -> int:
-    """Devices that its quota would still not admit if the offers were taken."""
-    if not draft.quota.governs:
-        return 0
-    most: dict[str, tuple[Job, int]] = {}
-    for job, count in given(offers):
-        most[job.id] = (job, max(count, most.get(job.id, (job, 0))[1]))
-    idle = draft.idle(blocked.spec.device, _unclaimed(draft)) + sum(n for _, n in most.values())
-    bound = draft.quota.bound_later(blocked, idle, most.values())
-    return 0 if bound is None else devices - claim(blocked) - bound.room
-
-
 def _carry_out(
     draft: Draft, blocked: Job, devices: int, chosen: list[Offer], policy: Policy
 ) -> Made:
     """Take what was chosen, as far as one plan and one minute may go; says what was done."""
-    there, done = _room(draft, blocked, devices, chosen), list[Offer]()
+    there, done = room_for(draft, blocked, devices, chosen), list[Offer]()
     for each in chosen:
         if bound := _bound(draft, each, policy):
             break
@@ -378,7 +237,7 @@ def _take(draft: Draft, blocked: Job, taken: Offer) -> None:
         verb, reason = Verb.MIGRATE, f"makes room for {whom}"
     else:
         verb = Verb.SCALE if taken.target else Verb.SUSPEND
-        what = "its shares" if job.spec.share else f"{sum(taken.freed.values())} devices"
+        what = "its shares" if job.spec.share else f"{taken.gives} devices"
         reason = f"gives {what} to {whom}"
     serving, at_home = blocked.spec.serving, job.spec.project == blocked.spec.project
     equal = job.tier == blocked.tier and (at_home or not draft.quota.governs)
