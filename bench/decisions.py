@@ -1,8 +1,8 @@
-"""How many decisions a second are durable when many jobs can start at once: a round of the scheduler
-(what changed is read, `decide`, the plan is checked and committed) over a Postgres that syncs, with
-quotas in force; and what else a job costs, from submit to its end, when many come together. Agents
-are not there: their reports are made up and folded in as the API does. CPU of both sides is told,
-for wall time belongs to whoever else uses the machine.
+"""How many decisions a second are durable when many jobs can start at once: a round of the
+scheduler (what changed is read, `decide`, the plan is checked and committed) over a Postgres that
+syncs, with quotas in force; and what else a job costs, from submit to its end, when many come
+together. There are no agents: their reports are made up and folded in as the API does. CPU of both
+sides is told, for wall time belongs to whoever else uses the machine.
 """
 
 from __future__ import annotations
