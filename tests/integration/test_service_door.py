@@ -235,6 +235,11 @@ def test_more_than_the_fleet_could_ever_hold_is_refused_with_numbers(
     api.ok("POST", "/v1/services", SPEC)
     status, answer = api.call("PATCH", "/v1/services/cnn", {"replicas": {"min": 13, "max": 13}})
     assert status == 422 and "at most 12" in answer["detail"]
+    grown = {"service": {**SPEC, "replicas": {"min": 13, "max": 13}}}
+    status, answer = api.call("POST", "/v1/services/cnn/updates", grown)
+    assert status == 422 and "at most 12" in answer["detail"]
+    now = api.ok("GET", "/v1/services/cnn")
+    assert (now["replicas"]["min"], now["revision"]) == (1, 1), "nothing of it was done"
 
 
 def test_names_keys_and_projects(api: Api, fleet: list[Agent]) -> None:
