@@ -23,6 +23,7 @@ import psutil
 from sqlalchemy import Engine, create_engine, make_url
 
 from singularity.api.applier import SqlLedger
+from singularity.api.database import synced
 from singularity.api.intake import entries
 from singularity.api.lease import Lease
 from singularity.api.outbox import relay
@@ -128,6 +129,7 @@ class Scene:
                     self.doors.record_many(
                         [_report(*at, phase) for at in some], time.time(), news=True
                     )
+                    synced(self.engine)
         with self.costs.of("acknowledged"):
             for node in {node for _, node in placed}:
                 self.doors.hear(node, 1, 1 << 30, time.time())

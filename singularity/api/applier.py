@@ -163,7 +163,11 @@ class SqlLedger(SqlDuties, SqlServices, SqlProjects, SqlTariffs):
         self, reports: Sequence[Report], now_s: float, *, news: bool = False
     ) -> list[bool]:
         """As each by itself, in their order, in one transaction. One that cannot be folded in is
-        left out, with a line in the log, and harms no other. With `news` they are probably new."""
+        left out, with a line in the log, and harms no other. With `news` they are probably new.
+
+        Rows are free again when it is written, and not only when it is on the disk: whoever tells
+        nodes that it is waits for database.synced() first.
+        """
         try:
             return self._record(reports, now_s, news=news)
         except (AssertionError, IntegrityError, SingularityError):
@@ -185,7 +189,8 @@ class SqlLedger(SqlDuties, SqlServices, SqlProjects, SqlTariffs):
                     about = {a.of for job in moved if (a := known[job].spec.aside)}
                     known |= _lock_jobs(db, moved | about)
                 if moved:
-                    known |= _folded(db, known, [r for r in reports if r.job in moved], now_s)
+                    mine = [r for r in reports if r.job in moved]
+                    known |= _folded(db, known, mine, now_s, synced=not news)
                 return [verbs.settled(known.get(r.job), r) for r in reports]
         return self._record(reports, now_s, news=False)  # other jobs must be locked as well
 
@@ -303,7 +308,12 @@ def _changes(job: Job | None, report: Report, now_s: float) -> bool:
 
 
 def _folded(
-    db: Connection, locked: Mapping[JobId, Job], reports: Sequence[Report], now_s: float
+    db: Connection,
+    locked: Mapping[JobId, Job],
+    reports: Sequence[Report],
+    now_s: float,
+    *,
+    synced: bool,
 ) -> dict[JobId, Job]:
     """The jobs since."""
     nodes = {n for r in reports for n in hosts(locked[r.job])}
@@ -317,7 +327,7 @@ def _folded(
         books.timed(job, report)
         if (fault := fault_of(job, step.job, report, now_s)) is not None:
             books.put(noted(books.nodes[report.node], fault))
-    books.flush()
+    books.flush(synced=synced)
     return books.jobs
 
 

@@ -145,8 +145,10 @@ class Books:
         if report.seconds and report.incarnation == before.incarnation:
             self._lives.timed(report)
 
-    def flush(self) -> None:
-        """Write what was collected. Capacity that does not add up fails here, by CHECK."""
+    def flush(self, *, synced: bool = True) -> None:
+        """Write what was collected. Capacity that does not add up fails here, by CHECK. Not
+        `synced`, the commit does not wait for the disk, unless there are letters: what nodes are
+        told must be on it before."""
         writes, changed = self._writes, [(b, self.jobs[i]) for i, b in sorted(self._before.items())]
         counts = Counter(row["job"] for row in self._events)
         writes.insert(t.job_state, [state_row(job, counts[job.id]) for job in self._new])
@@ -156,6 +158,8 @@ class Books:
         self._lives.flush(writes)
         if self._letters:
             self._write_letters()
+        elif not synced:
+            writes.unsynced()
         writes.run(_EVENTS, t.event, _numbered(self._events, counts))
         writes.insert(st.loan, self._loans)
         if self._used:

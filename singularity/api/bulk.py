@@ -28,6 +28,9 @@ from sqlalchemy.exc import DBAPIError
 Json = dict[str, Any]
 
 
+UNSYNCED: Final = "SET LOCAL synchronous_commit TO off"
+
+
 class Raw(str):
     """JSON that has been written already."""
 
@@ -74,6 +77,10 @@ class Writes:
     def notify(self, channel: str) -> None:
         """Heard when the transaction commits."""
         self._todo.append((f"NOTIFY {channel}", ()))
+
+    def unsynced(self) -> None:
+        """See database.unsynced."""
+        self._todo.append((UNSYNCED, ()))
 
     def send(self) -> None:
         """Raises as any statement does; then nothing of the transaction can be kept."""

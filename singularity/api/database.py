@@ -9,6 +9,7 @@ from typing import Final
 import psycopg
 from sqlalchemy import Connection, Engine, create_engine
 
+from .bulk import UNSYNCED
 from .settings import Settings
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,13 @@ def make_engine(settings: Settings) -> Engine:
 def unsynced(db: Connection) -> None:
     """Let this transaction commit without waiting for the disk: what it writes may be lost when the
     server of the database crashes, and is then done again."""
-    db.exec_driver_sql("SET LOCAL synchronous_commit TO off")
+    db.exec_driver_sql(UNSYNCED)
+
+
+def synced(engine: Engine) -> None:
+    """Returns when all that has been committed is on the disk, in whatever transaction."""
+    with engine.begin() as db:  # its own commit has a number, so it is written, after all others
+        db.exec_driver_sql("SELECT pg_current_xact_id()")
 
 
 def wake(engine: Engine) -> None:

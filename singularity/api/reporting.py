@@ -5,15 +5,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Final
+
+from sqlalchemy import Engine
 
 from singularity.primitives.clock import Clock
 from singularity.primitives.errors import Unavailable
 from singularity.primitives.messages import Report
 
 from .applier import SqlLedger
+from .database import synced
 from .intake import Waker
 
 _WINDOW_S: Final = 0.002
@@ -29,16 +33,23 @@ class _Told:
 
 
 class Desk:
-    """Collects reports and folds them in together, in order. One thread; `record` may be called by
-    many."""
+    """Collects reports and folds them in together, in order; `record` may be called by many. One
+    thread folds in and rings the bell, another waits for the disk meanwhile and answers: what has
+    been decided on a report is written after it, so that it is lost where the report is."""
 
     def __init__(
-        self, ledger: SqlLedger, clock: Clock, waker: Waker, stop: threading.Event
+        self, ledger: SqlLedger, engine: Engine, clock: Clock, waker: Waker, stop: threading.Event
     ) -> None:
-        self._ledger, self._clock, self._waker, self._stop = ledger, clock, waker, stop
+        self._ledger, self._engine, self._clock = ledger, engine, clock
+        self._waker, self._stop = waker, stop
         self._told: SimpleQueue[_Told | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="desk", daemon=True)
-        self._thread.start()
+        self._done: SimpleQueue[tuple[_Told, list[bool]] | None] = SimpleQueue()
+        self._threads = [
+            threading.Thread(target=run, name="desk", daemon=True)
+            for run in (self._run, self._answer)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def record(self, reports: Sequence[Report], *, news: bool) -> list[bool]:
         """Of each, whether the node need not repeat it. Durable on return. With `news` they are
@@ -55,7 +66,9 @@ class Desk:
     def close(self) -> None:
         """After `stop` was set. What was told before is still written."""
         self._told.put(None)
-        self._thread.join()
+        self._threads[0].join()
+        self._done.put(None)
+        self._threads[1].join()
 
     def _run(self) -> None:
         while not self._stop.is_set() or not self._told.empty():
@@ -85,4 +98,24 @@ class Desk:
         self._waker.wake()
         for told in batch:
             mine, done = done[: len(told.reports)], done[len(told.reports) :]
-            told.answer.set_result(mine)
+            self._done.put((told, mine))
+
+    def _answer(self) -> None:
+        """What was folded in, once it is on the disk; one wait for all that is."""
+        goes_on = True
+        while goes_on:
+            found = [self._done.get()]
+            with suppress(Empty):
+                while True:
+                    found.append(self._done.get_nowait())
+            goes_on = None not in found
+            folded = [each for each in found if each is not None]
+            try:
+                if folded:
+                    synced(self._engine)
+            except Exception as error:  # it may be lost: they tell it again
+                for told, _ in folded:
+                    told.answer.set_exception(error)
+                continue
+            for told, done in folded:
+                told.answer.set_result(done)

@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
 
+from singularity.api import reporting
+from singularity.primitives import verbs
 from singularity.primitives.messages import Phase, Report
 from singularity.primitives.model import JobId
 from singularity.primitives.nodes import NodeId
@@ -143,11 +147,26 @@ def test_reports_together_are_reports_one_by_one(api: Api, fleet: list[Agent]) -
     assert life["end"] == "finished" and life["step_to"] == 7
 
 
+def test_nothing_is_acknowledged_that_may_not_be_on_the_disk(
+    api: Api, fleet: list[Agent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ((job, agent),) = running(api, fleet, 1)
+    exits = report(job, agent.node, "exited", exit_code=0)
+
+    def away(_: Engine) -> None:
+        raise OperationalError("", None, Exception("the server went away"))
+
+    monkeypatch.setattr(reporting, "synced", away)
+    body = {"reports": [exits.model_dump(mode="json")]}
+    assert api.call("POST", "/v1/agent/report", body, agent.token)[0] == 503
+    monkeypatch.undo()
+    assert tell(api, agent, exits) == [[job, 1]]
+    assert api.ok("GET", f"/v1/jobs/{job}")["state"] == "succeeded"
+
+
 def test_one_report_that_cannot_be_folded_in_harms_no_other(
     api: Api, fleet: list[Agent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from singularity.primitives import verbs
-
     jobs = running(api, fleet, 4)
     mine = [(job, agent) for job, agent in jobs if agent.node == jobs[0][1].node]
     (bad, agent), (good, _) = mine[:2]
