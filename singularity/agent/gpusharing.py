@@ -40,6 +40,7 @@ Key = tuple[JobId, int, int]  # job, incarnation, rank
 class _Sits:
     held: Held
     seat: Seat
+    sandbox: Sandbox
 
 
 class GpuSharing(Unshared):
@@ -115,11 +116,7 @@ class GpuSharing(Unshared):
 
     def release(self, start: Start, rank: int) -> None:
         with self._lock:
-            if (sits := self._ranks.pop((start.job, start.incarnation, rank), None)) is not None:
-                gpu = self._gpu(sits.held.index)
-                gpu.leave(sits.held.slot)
-                if sits.seat.at(gpu.page.path):  # else the rank is on another node by now
-                    sits.seat.leave()
+            self._rise((start.job, start.incarnation, rank))
 
     # -- looking ---------------------------------------------------------------------------------
 
@@ -136,6 +133,7 @@ class GpuSharing(Unshared):
             for sharer in sharers:
                 self._recall(sharer)
                 found[sharer.index].append(self._note(sharer))
+            self._bury()
             held = {(sits.held.index, sits.held.slot) for sits in self._ranks.values()}
             for index in self._known():
                 page = self._gpu(index).page
@@ -167,6 +165,7 @@ class GpuSharing(Unshared):
         return sorted(int(path.stem) for path in self._directory.glob("*.page"))
 
     def _free(self, index: int) -> int:
+        self._bury()
         page = self._gpu(index).page
         taken = {s.held.slot for s in self._ranks.values() if s.held.index == index}
         free = (s for s in range(SLOTS) if s not in taken and not page.slot(s).kind)
@@ -178,10 +177,22 @@ class GpuSharing(Unshared):
         seat, found = Seat.of(self._rank_page(start.job, rank)), seat_of(start, rank)
         assert found is not None
         gpu = self._gpu(held.index)
-        self._ranks[start.job, start.incarnation, rank] = _Sits(held, seat)
+        self._ranks[start.job, start.incarnation, rank] = _Sits(held, seat, sandbox)
         gpu.enter(held.slot, found[1])
         seats.remember(sandbox.directory, held)
         return seat.take(gpu.page.path, held)
+
+    def _rise(self, key: Key) -> None:
+        if (sits := self._ranks.pop(key, None)) is not None:
+            gpu = self._gpu(sits.held.index)
+            gpu.leave(sits.held.slot)
+            if sits.seat.at(gpu.page.path):  # else the rank is on another node by now
+                sits.seat.leave()
+
+    def _bury(self) -> None:
+        """Ranks that stood here for their job's next life, and of which nothing came."""
+        for key in [k for k, sits in self._ranks.items() if not sits.sandbox.alive()]:
+            self._rise(key)
 
     def _recall(self, sharer: Sharer) -> None:
         """Of a rank that outlived its agent, or stayed here into its job's next life."""
@@ -192,7 +203,7 @@ class GpuSharing(Unshared):
         for old in before:
             del self._ranks[old]
         seat = Seat.of(self._rank_page(sharer.start.job, sharer.rank))
-        self._ranks[key] = _Sits(held, seat)
+        self._ranks[key] = _Sits(held, seat, sharer.sandbox)
         gpu = self._gpu(held.index)
         if held.slot not in gpu.guests:
             gpu.enter(held.slot, sharer.share)

@@ -254,6 +254,8 @@ def test_a_service_and_a_training_share_one_device(story: Story) -> None:
     told = story.until("train", "how it fares", lambda j: j["sharing"] and j["sharing"][0]["busy"])
     (fares,) = told["sharing"]
     assert 0 < fares["used_bytes"] <= fares["cap_bytes"] == 1 << 30
+    assert fares["incarnation"] == 1 and fares["held_s"] >= fares["lost_s"] >= 0.0
+    assert told["share"]["lost_s"] <= fares["lost_s"], "what is charged is what was lost"
     (device,) = [d for d in story.call("GET", "accelerators")["items"] if d["node"] == "a-1"]
     assert device["given"] == {"compute_milli": 900, "memory_bytes": 2 << 30}
     assert {s["name"] for s in device["sharers"]} == {"serve", "train"}

@@ -18,6 +18,7 @@ from singularity.agent.checkpoint import find_criu, probe
 from singularity.agent.gpusharing import GpuSharing
 from singularity.agent.hal.faces import DeviceFacts
 from singularity.agent.layout import Layout
+from singularity.agent.seats import Seat
 from singularity.agent.settings import AgentSettings
 from singularity.agent.sharing import Unshared
 from singularity.agent.shim.build import built
@@ -241,6 +242,19 @@ def test_a_driver_that_takes_no_rank_off_its_gpu_is_the_reason_why_a_cut_fails(
     assert report.cut == 1 and report.image is None and report.unable is Unable.NODE
     if probe(find_criu(os.environ.get("SINGULARITY_CRIU", ""))).ok:  # else that is said first
         assert "takes no rank off its GPU" in report.reason
+
+
+def test_the_slot_of_a_rank_that_ended_unheard_is_free_again(node: LocalNode, driver: Path) -> None:
+    """As of one that stood here to be handed over, and was not wanted."""
+    node.send(start(node, driver, DeviceShare(500, 1), AWAITED, "dlsym some 20"))
+    assert node.report().phase == "running"
+    (sharer,) = node.executor.sharers()
+    node.executor.abandon()
+    sharer.sandbox.kill()
+    node.sharing.look(())
+    assert not page(node).slot(0).kind
+    seat = Seat.of(node.layout.page(JobId(JOB), 0))
+    assert not seat.page.exists() and not seat.words.exists()
 
 
 def test_a_share_that_this_node_cannot_give_is_refused(

@@ -182,6 +182,10 @@ def test_replicas_may_have_shares_of_devices(api: Api) -> None:
     """Where nobody gives them out that is said, and they are not more than all devices hold."""
     Agent(api, "whole", devices=2)
     assert "no node gives out shares" in refused(api, 422, share=HALF)
+    Agent(api, "flat", devices=2, memory_bytes=3 << 30)
+    assert "share.class rt: cpu devices that are large enough cannot be preempted" in refused(
+        api, 422, share=HALF
+    )
     shares = {"memory_bytes": 3 << 30, "preempts": True}
     agent = Agent(api, "east-1", devices=2, **shares)
     told = refused(api, 422, share=HALF, replicas={"min": 5, "max": 5})
