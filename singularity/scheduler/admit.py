@@ -233,6 +233,9 @@ def _claim(draft: Draft, tier: Tier, waiting: Waiting, policy: Policy, *, guaran
             waiting.within.add(job.id)
         if waiting.before(draft, job, tier):
             continue
-        if not elastic.widen(draft, job, min(job.devices, waiting.due(draft, job))):
+        lent = elastic.lent(draft, job, policy)
+        if not elastic.widen(draft, job, min(job.devices, waiting.due(draft, job), lent)):
+            if lent < promised(job):
+                continue  # what is idle is others', who are about to take it
             wide, _ = _attempts(draft, job, max(promised(job), job.held + 1))
             reclaim(draft, job, wide, policy)
