@@ -7,7 +7,6 @@ of them together (scheduler/quarantine.py).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Final
 
 from .errors import Conflict
@@ -15,6 +14,7 @@ from .health import Fault, FaultKind, Health, Quarantine
 from .messages import DeviceNote, Report
 from .model import Job, JobId
 from .nodes import Node
+from .records import replace
 from .service import Loss
 
 _KEPT: Final = 24

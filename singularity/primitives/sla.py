@@ -7,11 +7,12 @@ date whenever the job begins to ask for or to be given more or less; in between 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from .model import TERMINAL, Intent, Job, JobState, Tier
 from .nodes import NodeId
+from .records import replace
 from .service import Account, Loss, Slice
 
 SLICE_S: Final = 600.0
@@ -100,6 +101,8 @@ def share(job: Job, now_s: float) -> Share:
 
 def attained_s(job: Job, now_s: float) -> float:
     """Device-seconds that it was given in its life."""
+    if job.state is not JobState.RUNNING:
+        return job.account.given_s if job.account else 0.0
     account = job.account or Account(job.submitted_at_s)
     return account.given_s + rates(job)[1] * max(0.0, now_s - account.until_s)
 

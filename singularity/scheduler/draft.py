@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -209,6 +209,9 @@ class Draft:
 
     def explain(self, job: Job, reasons: tuple[Reason, ...]) -> None:
         self._pending[job.id] = reasons
+
+    def explain_all(self, jobs: Iterable[Job], reasons: tuple[Reason, ...]) -> None:
+        self._pending.update(dict.fromkeys([job.id for job in jobs], reasons))
 
     def change(self, change: Change) -> None:
         self._changes.append(change)

@@ -77,7 +77,7 @@ def heartbeat(body: Heartbeat, who: Anyone, serving: Serving) -> Pulse:
         serving.ledger.examine(body.node, unwell(body.devices))
         if lost := losses(body.devices):
             serving.ledger.charge(body.node, lost, now_s)
-    forget = _record(body.reports, who, serving)
+    forget = _record(body.reports, who, serving, news=False)
     return Pulse(
         admitted=True, written=written, lease_s=serving.settings.lease_s, forget=tuple(forget)
     )
@@ -85,20 +85,17 @@ def heartbeat(body: Heartbeat, who: Anyone, serving: Serving) -> Pulse:
 
 @router.post("/report")
 def report(body: Reports, who: Anyone, serving: Serving) -> dict[str, Any]:
-    return {"forget": _record(body.reports, who, serving)}
+    return {"forget": _record(body.reports, who, serving, news=True)}
 
 
-def _record(reports: tuple[Report, ...], who: Caller, serving: Services) -> list[tuple[Any, int]]:
+def _record(
+    reports: tuple[Report, ...], who: Caller, serving: Services, *, news: bool
+) -> list[tuple[Any, int]]:
     """What need not be repeated, out of `reports`."""
-    forget = []
     for one in reports:
         who.need_node(one.node)
-    for one in reports:
-        if serving.ledger.record(one, serving.clock.now_s()):
-            forget.append((one.job, one.incarnation))
-    if reports:
-        serving.waker.wake()
-    return forget
+    done = serving.desk.record(reports, news=news)
+    return [(r.job, r.incarnation) for r, gone in zip(reports, done, strict=True) if gone]
 
 
 @router.get("/letters")
