@@ -58,7 +58,7 @@ def storm(seed: int, ledger: Ledger | None = None) -> World:
         fleet(NODES, DEVICES),
         seed=seed,
         costs=_weather(rng),
-        policy=Policy(),
+        policy=_mood(np.random.Generator(np.random.PCG64([seed, 4]))),
         ledger=ledger or MemoryLedger(),
     )
     places = np.random.Generator(np.random.PCG64([seed, 3]))
@@ -112,6 +112,11 @@ def _weather(rng: np.random.Generator) -> Costs:
         refuse=float(rng.choice([0.0, 0.1])),
         undumping=float(rng.choice([0.0, 0.2])),
     )
+
+
+def _mood(rng: np.random.Generator) -> Policy:
+    """Some planes let jobs of an hour make way for their equals, or move them, after a minute."""
+    return Policy(quantum_s=60.0, level_first_s=600.0) if rng.random() < 0.6 else Policy()
 
 
 def _job(rng: np.random.Generator, number: int) -> Job:
