@@ -74,6 +74,8 @@ def storm(seed: int, ledger: Ledger | None = None) -> World:
         for _ in range(times):
             world.at(float(rng.uniform(0, FAULTS_UNTIL_S)), partial(_fault, world, what))
     world.at(FAULTS_UNTIL_S, world.calm)
+    for later_s in (300.0, 1_000.0, 2_000.0):  # nodes are used in part by then
+        world.at(FAULTS_UNTIL_S + later_s, partial(world.rebalance, 500.0))
     Requests(world, np.random.Generator(np.random.PCG64([seed, 2])), SERVICES, FAULTS_UNTIL_S)
     return world
 
