@@ -31,6 +31,7 @@ def main() -> int:
     one.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
     one = commands.add_parser("shim", help="launch window and gate, over a stand-in driver")
     one.add_argument("--times", type=int, default=60)
+    one.add_argument("--plot", type=Path, help="where to draw a PNG")
     one = commands.add_parser("gpu", help="the same on a GPU; left out where there is none")
     one.add_argument("--times", type=int, default=500)
     args = parser.parse_args()
@@ -40,7 +41,7 @@ def main() -> int:
         case "disb":
             wrong = device_model.disb(args.seconds, args.plot)
         case "shim":
-            wrong = device_shim.shim(args.times)
+            wrong = device_shim.shim(args.times, args.plot)
         case "gpu":
             wrong = device_gpu.gpu(args.times)
         case _:
