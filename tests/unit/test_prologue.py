@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -62,16 +59,6 @@ def test_a_refused_kernel_does_not_keep_its_neighbours_from_it() -> None:
     assert found.kernels == ("counts", "bare") and list(found.refused) == ["k"]
     assert "counts_reef_seat" in found.text and "bare_reef_yields" in found.text
     assert "k_reef" not in found.text
-
-
-@pytest.mark.skipif(shutil.which("ptxas") is None, reason="there is no ptxas here")
-@pytest.mark.parametrize("form", list(Form))
-def test_ptxas_takes_it(tmp_path: Path, form: Form) -> None:
-    source = tmp_path / "k.ptx"
-    source.write_text(inject(HEAD + COUNTS + BARE, form).text)
-    argv = ["ptxas", "-arch=sm_90", "-o", str(tmp_path / "k.cubin"), str(source)]
-    done = subprocess.run(argv, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 # -- what the instructions do ----------------------------------------------------------------------

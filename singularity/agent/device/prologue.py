@@ -29,14 +29,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from .ptx import Kernel, blanked, kernels_of, name_of, refusal, target_of
+from .ptx import NO_MODULE, Kernel, blanked, kernels_of, name_of, refusal, target_of
 
 SEATS: Final = 1 << 18  # what control blocks are aligned to, their size, and one more than tickets
 BITMAP: Final = 64  # where the bits begin in a control block
 BLOCKS_MOST: Final = (SEATS - BITMAP) * 8
 YIELDS: Final = "_reef_yields"  # a variable of this name, after the kernel's, marks one that does
 SEAT: Final = "_reef_seat"
-NO_MODULE: Final = "this is no PTX module"
 TOO_OLD: Final = "its PTX is older than 6.0 or sm_70"
 NO_SEAT: Final = "its last parameter is not one of 64 bits"
 

@@ -9,7 +9,8 @@ from typing import Final
 _ENTRY: Final = re.compile(r"\.entry\s+([A-Za-z_$%][\w$]*)\s*")
 _SKIPPED: Final = re.compile(r"//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\])*\"", re.DOTALL)
 _VERSION: Final = re.compile(r"\.version\s+(\d+)\.(\d+)")
-_TARGET: Final = re.compile(r"\.target\s+sm_(\d+)([a-z]?)")
+_TARGET: Final = re.compile(r"\.target\s+sm_(\d+)([a-z]?)[^\n]*")
+NO_MODULE: Final = "this is no PTX module"
 _BODY: Final = re.compile("[{;]")
 _WORD: Final = re.compile(r"[\w.%$]+")
 _WAITS: Final = "a block may wait for what another one writes"
@@ -54,10 +55,21 @@ class Target:
     sm: int
     exact: bool
 
+    @property
+    def line(self) -> str:
+        return f".target sm_{self.sm}{'a' if self.exact else ''}"
+
 
 def blanked(source: str) -> str:
     """The text with comments and strings made spaces, every character in its place."""
     return _SKIPPED.sub(lambda m: " " * len(m.group()), source)
+
+
+def uncommented(source: str) -> str:
+    """The text with comments made spaces, every character in its place."""
+    return _SKIPPED.sub(
+        lambda m: m.group() if m.group()[0] == '"' else " " * len(m.group()), source
+    )
 
 
 def target_of(plain: str) -> Target | None:
