@@ -7,7 +7,7 @@ of its steps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 
 from hypothesis import given, settings
@@ -89,43 +89,71 @@ class Device:
         return any(self.machine.words.get(BITS + 4 * i, 0) for i in range(4))
 
 
-def hand(device: Device) -> Iterator[None]:
-    """shim/yield.c, watch(): yields wherever it may be held up."""
-    words, suspect, flag = device.machine.words, False, 0
-    while True:
-        while not device.gate:
+@dataclass
+class Hand:
+    """shim/yield.c, watch(). What it orders is done by a stream of its own, some time later."""
+
+    device: Device
+    flag: int = 0
+    orders: list[tuple[int, int]] = field(default_factory=list)
+
+    def done(self) -> None:
+        """The stream of orders takes a step."""
+        if self.orders:
+            at, value = self.orders.pop(0)
+            self.device.machine.words[at] = value
+
+    def set_flag(self, flag: int) -> None:
+        if flag != self.flag:
+            self.flag = flag
+            self.orders.append((FLAG, flag))
+
+    def ordered(self) -> Iterator[None]:
+        while self.orders:
             yield
-        while device.gate:
-            want = LEAVE if device.begun != device.ended else 0
-            yield
-            if flag != want:
-                words[FLAG] = flag = want
-                suspect = True
-            yield
-        words[FLAG] = flag = 0
-        yield
-        due = device.begun
-        while suspect and not device.gate:
-            yield
-            if device.ended < due:
-                continue
-            if not words.get(TORN, 0):
-                suspect = False
-                continue
-            words[FLAG] = flag = REPAIR
-            yield
-            device.again = list(range(device.blocks(device.ended)))
-            while device.again or device.repairing:
-                if device.gate:
-                    words[FLAG] = flag = BACK
+
+    def watch(self) -> Iterator[None]:
+        """Yields wherever it may be held up."""
+        device, suspect = self.device, False
+        while True:
+            while not device.gate:
                 yield
-            left = device.left()
+            while device.gate:
+                want = LEAVE if device.begun != device.ended else 0
+                yield
+                if want != self.flag:
+                    self.set_flag(want)
+                    suspect = True
+                    yield from self.ordered()
+                yield
+            self.set_flag(0)
+            yield from self.ordered()
+            due = device.begun
+            while suspect and not device.gate:
+                yield
+                if device.ended >= due:
+                    yield from self.ordered()
+                    suspect = bool(device.machine.words.get(TORN, 0))
+                    if suspect:
+                        suspect = yield from self.mend()
+
+    def mend(self) -> Generator[None, None, bool]:
+        """Whether blocks are left."""
+        device = self.device
+        self.set_flag(REPAIR)
+        yield from self.ordered()
+        device.again = list(range(device.blocks(device.ended)))
+        while device.again or device.repairing:
+            if device.gate:
+                self.set_flag(BACK)
             yield
-            words[FLAG] = flag = 0
-            yield
-            if not left:
-                words[TORN] = 0
-                suspect = False
+        yield from self.ordered()
+        left = device.left()
+        self.set_flag(0)
+        if not left:
+            self.orders.append((TORN, 0))
+        yield from self.ordered()
+        return left
 
 
 @given(
@@ -133,14 +161,15 @@ def hand(device: Device) -> Iterator[None]:
         st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(1, 2)), min_size=1, max_size=4
     ),
     units=st.integers(1, 6),
-    moves=st.lists(st.tuples(st.sampled_from("gggdhs"), st.integers(1, 40)), max_size=40),
+    moves=st.lists(st.tuples(st.sampled_from("gghdo"), st.integers(1, 40)), max_size=40),
 )
 @settings(max_examples=300, deadline=None)
 def test_each_block_runs_once_and_nothing_behind_a_torn_grid_begins(
     grids: list[tuple[int, int, int]], units: int, moves: list[tuple[str, int]]
 ) -> None:
     device = Device(tuple(grids), units)
-    thread = hand(device)
+    hand = Hand(device)
+    thread = hand.watch()
     for move, times in moves:
         device.gate ^= move == "g"
         for turn in range(times):
@@ -148,16 +177,17 @@ def test_each_block_runs_once_and_nothing_behind_a_torn_grid_begins(
                 device.front()
                 device.dispatch()
                 device.step(turn)
-            if move == "s":
-                device.step(times)
             if move in "gh":
                 next(thread)
+            if move in "go":
+                hand.done()
     device.gate = False
     for _ in range(20_000):
         device.front()
         device.dispatch()
         device.step(0)
         next(thread)
+        hand.done()
         if device.ended == len(grids) and not device.machine.words.get(TORN, 0):
             break
     assert device.ended == len(grids), "it goes on"

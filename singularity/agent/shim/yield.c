@@ -64,6 +64,7 @@ static uint64_t bits_left(struct arena *a, const struct ride *r) {
 static int mend(struct arena *a) {
     struct ride *r = &a->rides[*a->ended % RIDES];
     set_flag(a, REPAIR);
+    ordered(); /* the launch is on another stream */
     if (!a->mending) me->left += bits_left(a, r);
     a->mending = 1;
     void *extra[] = {(void *)1, r->values, (void *)2, &r->bytes, 0};
