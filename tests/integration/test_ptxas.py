@@ -9,8 +9,8 @@ import pytest
 
 from singularity.agent.device.fuser import Side, fuse
 from singularity.agent.device.prologue import Carrier, Form, inject
-from singularity.agent.hal.assembly import Assembly, Usage, assemble, assembler
 from singularity.primitives.errors import DeviceUnavailable, InvalidSpec
+from tests.assembly import Assembly, Usage, assemble, assembler
 from tests.standin.ptx_kernels import CHECK, HEAD, OPPOSITE, SUM, WORK
 
 SOURCES = {"work": WORK, "opposite": OPPOSITE, "sums": SUM}
@@ -82,6 +82,6 @@ def test_what_it_says_is_read(tmp_path: Path) -> None:
 
 
 def test_without_one_it_says_where_one_is_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("singularity.agent.hal.assembly.assembler", lambda: None)
+    monkeypatch.setattr("tests.assembly.assembler", lambda: None)
     with pytest.raises(DeviceUnavailable, match="nvidia-cuda-nvcc"):
         assemble("", "sm_90")

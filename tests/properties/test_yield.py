@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from singularity.agent.device.prologue import BITMAP, SEATS, inject
+from singularity.agent.device.prologue import ARENA, BITMAP, inject
 from tests.standin.ptx_machine import THREADS, Code, Machine
 
 CODE = Code(
@@ -24,7 +24,7 @@ CODE = Code(
         "\tred.relaxed.gpu.global.add.u32 [%rd0], 1;\n\tret;\n}\n"
     ).text
 )
-CONTROL = SEATS
+CONTROL = ARENA
 FLAG, TORN, BITS = CONTROL, CONTROL + 4, CONTROL + BITMAP
 LEAVE, REPAIR, BACK = 1, 2, 3
 
@@ -74,7 +74,7 @@ class Device:
                 lane.remove(block)
 
     def block(self, launch: int, number: int) -> Iterator[None]:
-        given = {"p0": 0, "seat": CONTROL + launch, "launch": launch}
+        given = {"p0": 0, "ticket": CONTROL + launch, "launch": launch}
         return self.machine.block(CODE, self.grids[launch - 1], number, given)
 
     def blocks(self, launch: int) -> int:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from singularity.agent.device.prologue import BITMAP, SEATS, Carrier, Form, inject
+from singularity.agent.device.prologue import ARENA, BITMAP, Carrier, Form, inject
 from singularity.agent.device.ptx import blanked, kernels_of, name_of
 from singularity.agent.shim.build import built
 from tests.standin.cuda import compiler
@@ -57,18 +57,18 @@ def test_a_refused_kernel_does_not_keep_its_neighbours_from_it() -> None:
     source = HEAD + COUNTS + BARE + kernel("griddepcontrol.wait;").removeprefix(HEAD)
     found = inject(source)
     assert found.kernels == ("counts", "bare") and list(found.refused) == ["k"]
-    assert "counts_reef_seat" in found.text and "bare_reef_yields" in found.text
+    assert "counts_reef_ticket" in found.text and "bare_reef_yields" in found.text
     assert "k_reef" not in found.text
 
 
 # -- what the instructions do ----------------------------------------------------------------------
 
-CONTROL = SEATS
-SEAT = CONTROL + 5
+CONTROL = ARENA
+TICKET = CONTROL + 5
 
 
-def run(machine: Machine, code: Code, grid: tuple[int, int, int], number: int, seat: int) -> None:
-    for _ in machine.block(code, grid, number, {"p0": 0, "seat": seat, "launch": 0}):
+def run(machine: Machine, code: Code, grid: tuple[int, int, int], number: int, ticket: int) -> None:
+    for _ in machine.block(code, grid, number, {"p0": 0, "ticket": ticket, "launch": 0}):
         pass
 
 
@@ -91,12 +91,12 @@ def test_each_block_runs_once_wherever_the_grid_is_torn(
     up = min([*tears, blocks])
     for number in range(blocks):
         machine.words[CONTROL] = int(number >= up)
-        run(machine, code, grid, number, SEAT)
+        run(machine, code, grid, number, TICKET)
     assert machine.words.get(CONTROL + 4, 0) == (5 if up < blocks else 0)
     for back in [*tears, blocks]:
         for number in range(blocks):
             machine.words[CONTROL] = 3 if number >= back else 2
-            run(machine, code, grid, number, SEAT)
+            run(machine, code, grid, number, TICKET)
     assert ran(machine, blocks) == [1] * blocks * THREADS
     bits = range(CONTROL + BITMAP, CONTROL + BITMAP + blocks // 8 + 4, 4)
     assert not any(machine.words.get(at, 0) for at in bits)
@@ -108,12 +108,12 @@ def test_the_minimal_form_lets_blocks_run_until_the_flag(blocks: int, up: int) -
     machine, code = Machine(), Code(inject(HEAD + COUNTS, Form.MINIMAL).text)
     for number in range(blocks):
         machine.words[CONTROL] = int(number >= up)
-        run(machine, code, (blocks, 1, 1), number, SEAT)
+        run(machine, code, (blocks, 1, 1), number, TICKET)
     assert ran(machine, blocks)[::THREADS] == [int(n < up) for n in range(blocks)]
 
 
 @pytest.mark.parametrize("form", list(Form))
-def test_a_kernel_without_a_seat_runs_as_it_did(form: Form) -> None:
+def test_a_kernel_without_a_ticket_runs_as_it_did(form: Form) -> None:
     machine, code = Machine({0: 1, CONTROL: 1}), Code(inject(HEAD + COUNTS, form).text)
     run(machine, code, (1, 1, 1), 0, 0)
     assert ran(machine, 1) == [1] * THREADS
@@ -122,13 +122,13 @@ def test_a_kernel_without_a_seat_runs_as_it_did(form: Form) -> None:
 def test_a_comment_behind_the_last_parameter_hides_nothing() -> None:
     source = HEAD + ".entry k(\n\t.param .u64 p // last\n)\n{\n\tret;\n}\n"
     (kernel,) = kernels_of(blanked(inject(source).text))
-    assert [name_of(each) for each in kernel.parameters] == ["p", "k_reef_seat"]
+    assert [name_of(each) for each in kernel.parameters] == ["p", "k_reef_ticket"]
 
 
-def test_the_last_parameter_may_be_the_seat() -> None:
+def test_the_last_parameter_may_be_the_ticket() -> None:
     source = HEAD + COUNTS + ".entry small(.param .u64 p, .param .u32 q)\n{\n\tret;\n}\n"
     found = inject(source, carrier=Carrier.LAST)
-    assert found.kernels == ("counts",) and "reef_seat" not in found.text
+    assert found.kernels == ("counts",) and "reef_ticket" not in found.text
     assert "ld.param.u64 %reef_d0, [counts_p0];" in found.text
     assert found.refused == {"small": "its last parameter is not one of 64 bits"}
 

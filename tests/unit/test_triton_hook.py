@@ -36,7 +36,7 @@ def compiled(options: object = None, text: Any = KERNEL, **metadata: object) -> 
 
 def test_the_stage_that_makes_ptx_gives_it_a_prologue() -> None:
     text = compiled()
-    assert LAST in text and "add_reef_yields" in text and "add_reef_seat" not in text
+    assert LAST in text and "add_reef_yields" in text and "add_reef_ticket" not in text
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,8 @@ def test_a_hook_that_was_there_before_is_heard_too() -> None:
         found = knobs(first)
         hook_in(found)
         hook = found.runtime.add_stages_inspection_hook
-        assert all(mine != theirs and theirs in mine for mine, theirs in zip(hook(), keys, strict=True))
+        for mine, theirs in zip(hook(), keys, strict=True):
+            assert mine != theirs and theirs in mine
         stages: dict[str, Any] = {"ptx": lambda source, metadata: source}
         hook("backend", stages, SimpleNamespace(), "language", 90)
         assert LAST in stages["ptx"](KERNEL, {"profile_scratch_size": 0})

@@ -9,14 +9,14 @@ whole block, so that never a part of a block leaves.
             the block ends, and the bits stay. However often a grid is torn, each block runs once,
             whatever it does: a block ends at its very beginning or runs through.
 
-What a kernel is given is its seat, one parameter of 64 bits; 0: it runs as it did. The seat's upper
-bits are the address of the control block, aligned to SEATS bytes: {u32 flag, u32 torn}, and from
-BITMAP on the bits. The lower ones are a ticket, not 0, that tells launches apart: a block that
-leaves writes it to `torn`. The stream behind the launch waits until `torn` is 0, so that nothing
-ever runs behind a torn grid but its repair.
+What a kernel is given is its ticket, one parameter of 64 bits; 0: it runs as it did. Its upper bits
+are the address of the control block, aligned to ARENA bytes: {u32 flag, u32 torn}, and from BITMAP
+on the bits. The lower ones are a number, not 0, that tells launches apart: a block that leaves
+writes it to `torn`. The stream behind the launch waits until `torn` is 0, so that nothing ever runs
+behind a torn grid but its repair.
 
 Where the compiler's own launcher passes a last parameter that nobody else uses, that one is the
-seat (Triton's profile_scratch); else one is added.
+ticket (Triton's profile_scratch); else one is added.
 
 A kernel is refused, and stays as it is, where a block that ends early could keep others waiting.
 """
@@ -31,13 +31,13 @@ from typing import Final
 
 from .ptx import NO_MODULE, Kernel, blanked, kernels_of, name_of, refusal, target_of
 
-SEATS: Final = 1 << 18  # what control blocks are aligned to, their size, and one more than tickets
+ARENA: Final = 1 << 18  # what control blocks are aligned to, their size, and one more than numbers
 BITMAP: Final = 64  # where the bits begin in a control block
-BLOCKS_MOST: Final = (SEATS - BITMAP) * 8
+BLOCKS_MOST: Final = (ARENA - BITMAP) * 8
 YIELDS: Final = "_reef_yields"  # a variable of this name, after the kernel's, marks one that does
-SEAT: Final = "_reef_seat"
+TICKET: Final = "_reef_ticket"
 TOO_OLD: Final = "its PTX is older than 6.0 or sm_70"
-NO_SEAT: Final = "its last parameter is not one of 64 bits"
+NO_TICKET: Final = "its last parameter is not one of 64 bits"
 
 
 class Form(StrEnum):
@@ -46,7 +46,7 @@ class Form(StrEnum):
 
 
 class Carrier(StrEnum):
-    """Which parameter is the seat."""
+    """Which parameter is the ticket."""
 
     ADDED = "added"
     LAST = "last"
@@ -68,21 +68,21 @@ def inject(source: str, form: Form = Form.EXACT, carrier: Carrier = Carrier.ADDE
     old = _too_old(plain)
     pieces, at = [], 0
     for number, kernel in enumerate(kernels_of(plain)):
-        why = old or refusal(plain[kernel.begin : kernel.end]) or _seatless(kernel, carrier)
+        why = old or refusal(plain[kernel.begin : kernel.end]) or _ticketless(kernel, carrier)
         if why:
             refused[kernel.name] = why
             continue
         done.append(kernel.name)
         if carrier is Carrier.ADDED:
-            seat = kernel.name + SEAT
+            ticket = kernel.name + TICKET
             pieces.append(source[at : kernel.parameters_end])
             listed = source[kernel.parameters_end] == ")"
             comma = "," if kernel.parameters else "" if listed else "("
-            pieces.append(f"\n{comma}\t.param .u64 {seat}\n{'' if listed else ')'}")
+            pieces.append(f"\n{comma}\t.param .u64 {ticket}\n{'' if listed else ')'}")
             at = kernel.parameters_end
         else:
-            seat = name_of(kernel.parameters[-1])
-        pieces += [source[at : kernel.body], prologue(seat, number, form)]
+            ticket = name_of(kernel.parameters[-1])
+        pieces += [source[at : kernel.body], prologue(ticket, number, form)]
         at = kernel.body
     return Injected(_marked("".join([*pieces, source[at:]]), done), tuple(done), refused)
 
@@ -94,11 +94,11 @@ def _too_old(plain: str) -> str:
     return TOO_OLD if target.version < (6, 0) or target.sm < 70 else ""
 
 
-def _seatless(kernel: Kernel, carrier: Carrier) -> str:
+def _ticketless(kernel: Kernel, carrier: Carrier) -> str:
     if carrier is Carrier.ADDED:
         return ""
     words = kernel.parameters[-1].split() if kernel.parameters else [""]
-    return "" if words[0] in (".u64", ".b64", ".s64") and "[" not in words[-1] else NO_SEAT
+    return "" if words[0] in (".u64", ".b64", ".s64") and "[" not in words[-1] else NO_TICKET
 
 
 def _marked(text: str, kernels: list[str]) -> str:
@@ -115,7 +115,7 @@ _READ: Final = """
 	.reg .pred %reef_p<6>;
 	.reg .b32 %reef_r<14>;
 	.reg .b64 %reef_d<5>;
-	ld.param.u64 %reef_d0, [{seat}];
+	ld.param.u64 %reef_d0, [{ticket}];
 	setp.eq.u64 %reef_p0, %reef_d0, 0;
 	@%reef_p0 bra $reef_run_{number};
 	and.b64 %reef_d1, %reef_d0, -262144;
@@ -168,5 +168,5 @@ $reef_run_{number}:
 PROLOGUE: Final = {Form.MINIMAL: _READ + _MINIMAL, Form.EXACT: _READ + _EXACT}
 
 
-def prologue(seat: str, number: int, form: Form) -> str:
-    return PROLOGUE[form].replace("{seat}", seat).replace("{number}", str(number))
+def prologue(ticket: str, number: int, form: Form) -> str:
+    return PROLOGUE[form].replace("{ticket}", ticket).replace("{number}", str(number))

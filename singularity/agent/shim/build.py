@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Final
 
 from singularity.agent.device.prologue import (
+    ARENA,
     BITMAP,
     BLOCKS_MOST,
     PROLOGUE,
-    SEAT,
-    SEATS,
+    TICKET,
     YIELDS,
     Form,
 )
@@ -58,8 +58,8 @@ def built(directory: Path) -> Path:
 
 def _header() -> str:
     """What inject.c must know of the prologue, so that it is written down once."""
-    numbers = {"SEATS": SEATS, "BITMAP": BITMAP, "BLOCKS_MOST": BLOCKS_MOST}
-    words = {"SEAT": SEAT, "YIELDS": YIELDS}
+    numbers = {"ARENA": ARENA, "BITMAP": BITMAP, "BLOCKS_MOST": BLOCKS_MOST}
+    words = {"TICKET": TICKET, "YIELDS": YIELDS}
     said = {**numbers, **words}
     defines = [f"#define {name} {json.dumps(value)}" for name, value in said.items()]
     rows = [", ".join(json.dumps(word) for word in row) for row in REFUSALS]

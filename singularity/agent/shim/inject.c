@@ -85,8 +85,8 @@ static void put_prologue(struct text *out, const char *name, size_t length, int 
         size_t plain = strcspn(p, "{");
         add(out, p, plain);
         p += plain;
-        if (!strncmp(p, "{seat}", 6)) {
-            add(out, name, length), say_in(out, SEAT), p += 6;
+        if (!strncmp(p, "{ticket}", 8)) {
+            add(out, name, length), say_in(out, TICKET), p += 8;
         } else if (!strncmp(p, "{number}", 8)) {
             say_in(out, digits), p += 8;
         } else if (*p) {
@@ -114,7 +114,7 @@ static const char *walk(const char *source, const char *plain, const char *entry
     for (const char *p = opened + 1; listed && p < closed; p++) any |= !isspace(*p);
     add(out, source + (*copied - plain), (size_t)(closed - *copied));
     say_in(out, any ? "\n," : listed ? "\n" : "\n("); /* a line may end in a comment */
-    say_in(out, "\t.param .u64 "), add(out, name, length), say_in(out, SEAT "\n");
+    say_in(out, "\t.param .u64 "), add(out, name, length), say_in(out, TICKET "\n");
     say_in(out, listed ? "" : ")");
     add(out, source + (closed - plain), (size_t)(body - closed));
     put_prologue(out, name, length, number);

@@ -205,7 +205,7 @@ static Result after(struct stream *s, Result result) {
     return result;
 }
 
-/* The driver's CUlaunchConfig; what its attributes ask for, no seat promises. */
+/* The driver's CUlaunchConfig; what its attributes ask for, no ticket promises. */
 struct config {
     unsigned grid[6], shared;
     void *stream, *list;
@@ -214,12 +214,12 @@ struct config {
 
 typedef Result (*Go)(const struct call *);
 
-static Result launch(const struct call *c, Go go, Go seated) {
+static Result launch(const struct call *c, Go go, Go with_ticket) {
     struct stream *s = before(c->stream);
-    struct seat seat;
-    if (s && take_seat(&seat, &s->arena, c)) {
-        Result code = seated(&seat.call);
-        if (leave_seat(&seat, code)) return after(s, code);
+    struct ticket ticket;
+    if (s && take_ticket(&ticket, &s->arena, c)) {
+        Result code = with_ticket(&ticket.call);
+        if (ticket_used(&ticket, code)) return after(s, code);
     }
     return after(s, go(c));
 }

@@ -1,6 +1,6 @@
 /* Which kernels can yield. A module that comes as PTX text is loaded twice: as it is, which is what
- * the program gets, and with the prologue (inject.c), which runs where a launch gets a seat. So what
- * has no seat (graphs, cooperative launches) is exactly what the program asked for. A kernel that was
+ * the program gets, and with the prologue (inject.c), which runs where a launch gets a ticket. So what
+ * has no ticket (graphs, cooperative launches) is exactly what the program asked for. A kernel that was
  * compiled with the prologue already (Triton's) says so by a variable beside it. */
 #include "shim.h"
 #include "prologue.h"
@@ -59,7 +59,7 @@ static void note_kernel(void *function, void *module, const char *name) {
     struct kernel *k = described(variant);
     if (!k) return;
     k->function = function, k->variant = variant, k->module = module;
-    k->given = k->count - (other ? 1 : 0); /* of the program's own; else its last one is the seat */
+    k->given = k->count - (other ? 1 : 0); /* of the program's own; else its last one is the ticket */
     pthread_rwlock_wrlock(&known);
     k->next = *place_of(function), *place_of(function) = k;
     pthread_rwlock_unlock(&known);

@@ -38,7 +38,7 @@ _CLASS, _PID, _STATUS = 0, 1, 2  # 4-byte words of a slot
 _LONGS: Final = (
     *("launched", "completed", "gated", "blocked_ns"),
     *("used_bytes", "cap_bytes", "denied", "raised"),
-    *("seated", "left", "repairs", "mended"),
+    *("syncs", "handed", "left", "repairs", "mended"),
 )
 
 
@@ -82,7 +82,8 @@ class Slot:
     cap_bytes: int
     denied: int
     raised: int
-    seated: int  # launches of kernels that can yield
+    syncs: int
+    handed: int
     left: int  # blocks that yielded
     repairs: int  # grids launched again for them
     mended: int  # torn launches that are whole again

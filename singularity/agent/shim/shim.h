@@ -42,8 +42,8 @@ enum { WAIT_EQ = 1, DEVICEMAP = 2, NO_TIMING = 2, PER_THREAD = 2 };
 struct slot { /* 128 bytes */
     _Atomic uint32_t class, pid, status, driver;
     _Atomic uint64_t launched, completed, gated, blocked_ns, used_bytes, cap_bytes, denied, raised;
-    _Atomic uint64_t seated, left, repairs, mended;
-    _Atomic uint64_t syncs, handed;
+    _Atomic uint64_t syncs, handed, left, repairs, mended;
+    uint64_t spare;
 };
 struct page {
     _Atomic uint32_t magic, gate, mode, window, gate_every, hold_off_us;
@@ -73,16 +73,16 @@ void *driver_symbol(const char *name);
 typedef Result (*OnStream)(void *);
 typedef Result (*WithEvent)(void *, void *);
 
-/* One launch as it was asked for. `seatable`: its blocks may begin one at a time. */
+/* One launch as it was asked for. `can_yield`: its blocks may begin one at a time. */
 struct call {
     void *function;
     unsigned grid[6], shared;
     void *stream, **params, **extra;
     const void *config;
-    int seatable;
+    int can_yield;
 };
 
-/* A kernel that can yield, and what runs in its place; of its parameters, the last is the seat, and
+/* A kernel that can yield, and what runs in its place; of its parameters, the last is the ticket, and
  * the program gives `given`. */
 struct kernel {
     struct kernel *next;
@@ -92,11 +92,11 @@ struct kernel {
 };
 
 struct arena;
-struct seat { struct call call; struct arena *arena; uint32_t number; void *extra[5]; };
+struct ticket { struct call call; struct arena *arena; uint32_t number; void *extra[5]; };
 char *with_prologue(const char *source);
 const struct kernel *kernel_of(void *function);
-int take_seat(struct seat *seat, struct arena **of_stream, const struct call *call);
-int leave_seat(struct seat *seat, Result result);
+int take_ticket(struct ticket *ticket, struct arena **of_stream, const struct call *call);
+int ticket_used(struct ticket *ticket, Result result);
 void arena_idle(struct arena *arena);
 Result plain_launch(const struct call *call);
 

@@ -1,7 +1,7 @@
 """In the user's process: kernels that Triton compiles are given the prologue.
 
 Triton's kernels are loaded as machine code, which the shim cannot change. So the stage of its
-compiler that makes PTX is followed by one of ours. The seat is the last parameter, which Triton's
+compiler that makes PTX is followed by one of ours. The ticket is the last parameter, which Triton's
 launcher passes for a profiler and leaves null; only the shim fills it in, and without the shim
 kernels run as they did.
 

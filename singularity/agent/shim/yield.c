@@ -1,5 +1,5 @@
 /* Launches of kernels that can yield, and the repair of what was torn. device/prologue.py says what
- * a kernel does with its seat.
+ * a kernel does with its ticket.
  *
  * On the stream, around each such launch: write `begun`; the kernel; write `ended`; wait until `torn`
  * is 0. So a torn grid freezes its own stream, and at most one launch of a stream is torn. While the
@@ -26,7 +26,7 @@ static struct arena *_Atomic arenas[ARENAS];
 static _Atomic uint32_t made;
 static void *context, *orders, *repairs, *repaired;
 
-#define TICKET(number) ((number) % (SEATS - 1) + 1)
+#define NUMBERED(number) ((number) % (ARENA - 1) + 1)
 typedef Result (*OnWord)(void *, Ptr, uint32_t, unsigned);
 
 static void nap_us(long us) {
@@ -136,7 +136,7 @@ static void *watch(void *none) {
     return 0;
 }
 
-/* -- seats ---------------------------------------------------------------------------------------- */
+/* -- tickets ---------------------------------------------------------------------------------------- */
 
 static int start_thread(void) {
     Result (*create)(void **, unsigned, int) = REAL(cuStreamCreateWithPriority, void *);
@@ -184,10 +184,10 @@ static struct arena *fresh_arena(void *stream) {
     Result (*clear)(Ptr, unsigned char, size_t, void *) = REAL(cuMemsetD8Async, void *);
     int good = a && write && wait && clear && made < ARENAS && (running || (running = start_thread())) &&
                (a->begun = host_words(&a->words)) &&
-               REAL(cuMemAlloc_v2, Result(*)(Ptr *, size_t))(&raw, 2 * SEATS) == OK;
+               REAL(cuMemAlloc_v2, Result(*)(Ptr *, size_t))(&raw, 2 * ARENA) == OK;
     if (good) {
-        a->control = (raw + SEATS - 1) & ~(Ptr)(SEATS - 1), a->ended = a->begun + 1;
-        good = clear(a->control, 0, SEATS, orders) == OK &&
+        a->control = (raw + ARENA - 1) & ~(Ptr)(ARENA - 1), a->ended = a->begun + 1;
+        good = clear(a->control, 0, ARENA, orders) == OK &&
                REAL(cuStreamSynchronize, OnStream)(orders) == OK &&
                write(stream, a->words, 0, 0) == OK && wait(stream, a->control + 4, 0, WAIT_EQ) == OK;
     }
@@ -204,14 +204,14 @@ void arena_idle(struct arena *a) {
     if (a) a->idle = 1;
 }
 
-/* The program's values, one behind the other, and the seat's place. */
+/* The program's values, one behind the other, and the ticket's place. */
 static int packed(struct ride *r, const struct kernel *k, const struct call *c) {
-    size_t seat = k->at[k->count - 1];
-    if (r->room < seat + sizeof(Ptr)) {
+    size_t place = k->at[k->count - 1];
+    if (r->room < place + sizeof(Ptr)) {
         free(r->values);
-        if (!(r->values = malloc(r->room = seat + sizeof(Ptr)))) return r->room = 0;
+        if (!(r->values = malloc(r->room = place + sizeof(Ptr)))) return r->room = 0;
     }
-    r->bytes = seat + sizeof(Ptr);
+    r->bytes = place + sizeof(Ptr);
     memset(r->values, 0, r->bytes);
     if (c->params) {
         for (unsigned i = 0; i < k->given && i < k->count - 1; i++)
@@ -224,16 +224,16 @@ static int packed(struct ride *r, const struct kernel *k, const struct call *c) 
         if (*e == (void *)1) from = e[1];
         if (*e == (void *)2) bytes = *(size_t *)e[1];
     }
-    if (!from && seat) return 0;
-    memcpy(r->values, from, bytes < seat ? bytes : seat);
+    if (!from && place) return 0;
+    memcpy(r->values, from, bytes < place ? bytes : place);
     return 1;
 }
 
-/* 1: launch `seat->call` in place of `c`, and tell leave_seat(). The stream's lock is held. */
-int take_seat(struct seat *seat, struct arena **of_stream, const struct call *c) {
+/* 1: launch `ticket->call` in place of `c`, and tell ticket_used(). The stream's lock is held. */
+int take_ticket(struct ticket *ticket, struct arena **of_stream, const struct call *c) {
     const struct kernel *k = me->class == BE && (page->mode & YIELD) ? kernel_of(c->function) : 0;
     uint64_t blocks = (uint64_t)c->grid[0] * c->grid[1] * c->grid[2];
-    if (!k || !c->seatable || blocks > BLOCKS_MOST || c->stream == (void *)PER_THREAD) return 0;
+    if (!k || !c->can_yield || blocks > BLOCKS_MOST || c->stream == (void *)PER_THREAD) return 0;
     if (!*of_stream) *of_stream = fresh_arena(c->stream);
     struct arena *a = *of_stream;
     if (!a) return 0;
@@ -241,26 +241,23 @@ int take_seat(struct seat *seat, struct arena **of_stream, const struct call *c)
     while (number - *a->ended >= RIDES) nap_us(20);
     struct ride *r = &a->rides[number % RIDES];
     if (!packed(r, k, c)) return 0;
-    Ptr value = a->control + TICKET(number);
+    Ptr value = a->control + NUMBERED(number);
     memcpy(r->values + k->at[k->count - 1], &value, sizeof value);
     if (REAL(cuStreamWriteValue32_v2, OnWord)(c->stream, a->words, number, 0) != OK) return 0;
     a->given = number;
     r->call = *c, r->call.function = k->variant, r->call.params = 0;
-    seat->extra[0] = (void *)1, seat->extra[1] = r->values, seat->extra[2] = (void *)2;
-    seat->extra[3] = &r->bytes, seat->extra[4] = 0;
-    seat->call = r->call, seat->call.extra = seat->extra;
-    seat->arena = a, seat->number = number;
+    ticket->extra[0] = (void *)1, ticket->extra[1] = r->values, ticket->extra[2] = (void *)2;
+    ticket->extra[3] = &r->bytes, ticket->extra[4] = 0;
+    ticket->call = r->call, ticket->call.extra = ticket->extra;
+    ticket->arena = a, ticket->number = number;
     return 1;
 }
 
 /* 0: the kernel does not launch with a prologue, and is to be launched as it is. */
-int leave_seat(struct seat *seat, Result result) {
-    struct arena *a = seat->arena;
-    void *stream = seat->call.stream;
-    REAL(cuStreamWriteValue32_v2, OnWord)(stream, a->words + 4, seat->number, 0);
-    if (result == OK) {
-        REAL(cuStreamWaitValue32_v2, OnWord)(stream, a->control + 4, 0, WAIT_EQ);
-        me->seated++;
-    }
+int ticket_used(struct ticket *ticket, Result result) {
+    struct arena *a = ticket->arena;
+    void *stream = ticket->call.stream;
+    REAL(cuStreamWriteValue32_v2, OnWord)(stream, a->words + 4, ticket->number, 0);
+    if (result == OK) REAL(cuStreamWaitValue32_v2, OnWord)(stream, a->control + 4, 0, WAIT_EQ);
     return result == OK;
 }
