@@ -1,5 +1,5 @@
 """Device-level preemption: `levels` and `disb` on a modelled device, `cpu` on the processors,
-`shim` over a stand-in for the CUDA driver, `gpu` where there is one.
+`shim` over a stand-in for the CUDA driver, `ptx` where there is ptxas, `gpu` where there is a GPU.
 
 Ends with 1 when an inequality that must hold does not.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 import device_cpu
 import device_gpu
 import device_model
+import device_ptx
 import device_shim
 
 
@@ -32,6 +33,7 @@ def main() -> int:
     one = commands.add_parser("shim", help="launch window and gate, over a stand-in driver")
     one.add_argument("--times", type=int, default=60)
     one.add_argument("--plot", type=Path, help="where to draw a PNG")
+    commands.add_parser("ptx", help="what yielding and padding cost in machine code, by ptxas")
     one = commands.add_parser("gpu", help="the same on a GPU; left out where there is none")
     one.add_argument("--times", type=int, default=500)
     args = parser.parse_args()
@@ -42,6 +44,8 @@ def main() -> int:
             wrong = device_model.disb(args.seconds, args.plot)
         case "shim":
             wrong = device_shim.shim(args.times, args.plot)
+        case "ptx":
+            wrong = device_ptx.ptx()
         case "gpu":
             wrong = device_gpu.gpu(args.times)
         case _:

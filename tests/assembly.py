@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -36,16 +37,20 @@ class Assembly:
     kernels: Mapping[str, Usage]
 
 
-def assembler() -> Path | None:
-    """The ptxas of this machine: on the path, or of an installed package."""
-    if found := shutil.which("ptxas"):
-        return Path(found)
+@lru_cache
+def tool(name: str) -> Path | None:
+    """A program of CUDA's: of an installed package, which may be newer, or on the path."""
     for package in _PACKAGES:
         spec = importlib.util.find_spec(package)
         for place in spec.submodule_search_locations or () if spec else ():
-            for path in sorted(Path(place).glob("**/bin/ptxas")):
+            for path in sorted(Path(place).glob(f"**/bin/{name}")):
                 return path
-    return None
+    found = shutil.which(name)
+    return Path(found) if found else None
+
+
+def assembler() -> Path | None:
+    return tool("ptxas")
 
 
 def assemble(text: str, arch: str, program: Path | None = None) -> Assembly:

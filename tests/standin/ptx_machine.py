@@ -78,7 +78,7 @@ class Machine:
             words = [word.strip("[]") for word in rest.split(", ")]
             if operation == "ret":
                 return
-            if operation == "bra":
+            if operation.startswith("bra"):
                 at = code.labels[rest]
             elif operation.startswith("bar.red"):
                 registers[words[0]] = yield bool(registers[words[2]])

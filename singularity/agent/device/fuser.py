@@ -250,7 +250,7 @@ def _module(name: str, one: _Part, other: _Part, threads: int, shared_bytes: int
             "\tmov.u32 %reef_block, %ctaid.x;",
             "\tld.param.u32 %reef_split, [reef_split];",
             "\tsetp.ge.u32 %reef_beside, %reef_block, %reef_split;",
-            "\t@%reef_beside bra $reef_beside;",
+            "\t@%reef_beside bra.uni $reef_beside;",
             _numbers(one, threads),
             _body(one),
             "\tret;",

@@ -117,7 +117,7 @@ _READ: Final = """
 	.reg .b64 %reef_d<5>;
 	ld.param.u64 %reef_d0, [{ticket}];
 	setp.eq.u64 %reef_p0, %reef_d0, 0;
-	@%reef_p0 bra $reef_run_{number};
+	@%reef_p0 bra.uni $reef_run_{number};
 	and.b64 %reef_d1, %reef_d0, -262144;
 	mov.u32 %reef_r0, %tid.x;
 	mov.u32 %reef_r1, %tid.y;
@@ -133,7 +133,7 @@ _READ: Final = """
 _MINIMAL: Final = """	@%reef_p2 ret;
 $reef_run_{number}:
 """
-_EXACT: Final = """	@!%reef_p2 bra $reef_run_{number};
+_EXACT: Final = """	@!%reef_p2 bra.uni $reef_run_{number};
 	mov.u32 %reef_r3, %ctaid.z;
 	mov.u32 %reef_r4, %nctaid.y;
 	mov.u32 %reef_r5, %ctaid.y;
@@ -154,7 +154,7 @@ _EXACT: Final = """	@!%reef_p2 bra $reef_run_{number};
 	and.b32 %reef_r10, %reef_r10, %reef_r8;
 	setp.ne.u32 %reef_p4, %reef_r10, 0;
 	bar.red.or.pred %reef_p5, 0, %reef_p4;
-	@%reef_p5 bra $reef_run_{number};
+	@%reef_p5 bra.uni $reef_run_{number};
 	setp.ne.u32 %reef_p4, %reef_r2, 1;
 	@%reef_p4 bra $reef_leave_{number};
 	red.relaxed.gpu.global.or.b32 [%reef_d2+64], %reef_r8;
