@@ -24,10 +24,10 @@ from singularity.primitives.errors import (
 )
 from singularity.primitives.messages import Cut, Reslot, Start
 
-from . import stacks
+from . import reslotting, stacks
 from .barrier import Verdict
 from .cooperative import begins_from_files
-from .core import CutFailed, Done, Ended, Hung, Refused, Resized, Saved, Started
+from .core import CutFailed, Done, Ended, Hung, Refused, Saved, Started
 from .cutting import Broken, CutLoop
 from .dumping import Dumping
 from .effects import Effect, Launch, TakeCut, TakeSlots
@@ -64,7 +64,8 @@ class Hands(threading.Thread):
         self._families = Families(self._pages, self._ranks, alone=start.world == 1)
         self._pool = ThreadPoolExecutor(max_workers=max(2, len(start.ranks)))
         self._overseer = stacks.Overseer(start.hang_after_s, tools.first_step_s)
-        self._stacks_wanted = self._at_once = False
+        self._stacks_wanted = False
+        self._grace_s: float | None = None
         self._before = start.origin.step if start.origin and begins_from_files(start) else 0
         self._note_at = 0  # the step at which the ranks shall note the hash of their parameters
 
@@ -81,11 +82,11 @@ class Hands(threading.Thread):
     def put(self, effect: Effect) -> None:
         self._inbox.put(effect)
 
-    def kill(self, *, with_stacks: bool = False, at_once: bool = False) -> None:
+    def kill(self, *, with_stacks: bool = False, grace_s: float | None = None) -> None:
         """Stop whatever is going on and kill the ranks; answered by Ended(killed=True). Those that
-        may take their time to end do not, `at_once`."""
+        may take their time to end have `grace_s` for it, where that is said."""
         self._stacks_wanted = with_stacks
-        self._at_once = at_once
+        self._grace_s = grace_s
         self._killed.set()
 
     def abandon(self) -> None:
@@ -326,31 +327,16 @@ class Hands(threading.Thread):
 
     # -- other slots -----------------------------------------------------------------------------
 
-    def _take_slots(self, reslot: Reslot) -> None:
+    def _take_slots(self, wanted: Reslot) -> None:
         """Every rank follows at its next mini-batch boundary, or all go back to what they had."""
-        before, began_s = self.start_command, time.monotonic()
-        changes = {"slots": reslot.slots, "devices": reslot.devices}
-        self.start_command = before.model_copy(update=changes)
-        stuck = self._turn(began_s + self._tools.reslot_deadline_s)
-        if stuck:
+        before = self.start_command
+        # At once: whoever asks meanwhile which slots there are is told the new ones.
+        self.start_command = reslotting.given(before, wanted)
+        limit_s = self._tools.reslot_deadline_s
+        done = reslotting.turn(before, wanted, self._pages, self._check, limit_s)
+        if done.reason:
             self.start_command = before
-            self._turn(None)
-        seconds = {} if stuck else {"resize": time.monotonic() - began_s}
-        done = Resized(before.job, before.incarnation, reslot.resize, stuck, seconds)
         self._answer(done, nothing)
-
-    def _turn(self, deadline_s: float | None) -> str:
-        """Tell the ranks their slots, and wait until they follow; "" or who does not."""
-        for rank, page in self._pages.items():
-            page.slot = slot(self.start_command, rank)
-        if deadline_s is None:
-            return ""
-        while late := [r for r, p in self._pages.items() if p.turn != p.slot]:
-            self._check()
-            if time.monotonic() > deadline_s:
-                return f"rank {late[0]} came to no mini-batch boundary"
-            time.sleep(_POLL_S)
-        return ""
 
     # -- watching --------------------------------------------------------------------------------
 

@@ -41,6 +41,7 @@ def service_view(found: Standing, now_s: float) -> Json:
         "run": list(service.spec.run),
         "device": service.spec.device,
         "devices": service.spec.devices,
+        "share_of_each": str(service.spec.share) if service.spec.share else None,
         "target": {str(service.target.measure): service.target.value},
         "concurrency": serving.concurrency,
         "queue": {"most": service.queue_most, "timeout_s": service.timeout_s},
@@ -97,6 +98,7 @@ def load_view(load: Load) -> Json:
         "concurrency": load.busy,
         "concurrency_panic": load.busy_panic,
         "queued": load.queued,
+        "spread": load.spread,
     }
 
 

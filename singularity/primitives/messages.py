@@ -112,10 +112,12 @@ class Stop(_Command):
     """Kill the ranks without a checkpoint. Answered even when there is nothing to kill.
 
     `stacks`: first keep where each of them stands, for somebody will ask what it was waiting for.
+    `grace_s`: a replica has no longer than that to end well, whatever its service says.
     """
 
     verb: Literal["stop"] = "stop"
     stacks: bool = False
+    grace_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
 
 
 class Reslot(_Command):
@@ -227,6 +229,8 @@ class SharerNote(Wire):
     busy        of the device's compute, 0 to 1 or somewhat more; None: not known
     slowdown    how many times as long its work took as if it had run whenever it could; None
                 where it did nothing, or nobody can tell
+    held_s      of the device: how long its work was kept waiting for others, in its life so far
+    lost_s      and what it lacks of what its share promises
     complaint   why its share is not enforced; "" while it is
     """
 
@@ -238,6 +242,9 @@ class SharerNote(Wire):
     cap_bytes: Natural
     busy: float | None = None
     slowdown: float | None = None
+    held_s: float = Field(default=0.0, ge=0)
+    lost_s: float = Field(default=0.0, ge=0)
+    incarnation: Natural = 0
     complaint: str = Field(default="", max_length=512)
 
 

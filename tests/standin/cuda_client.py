@@ -143,6 +143,18 @@ def memory(how: str) -> None:
     sys.stdin.readline()
 
 
+def hold(how: str, count_bytes: int) -> None:
+    """Take memory, then launch and ask for as much again, for ever."""
+    stream, found, size = Stream(how), ctypes.c_uint64(), ctypes.c_size_t(count_bytes)
+    ok(DRIVER.cuMemAlloc_v2(ctypes.byref(found), size))
+    print("up", flush=True)
+    while True:
+        stream.launch(4, 50)
+        stream.wait()
+        assert DRIVER.cuMemAlloc_v2(ctypes.byref(found), size) == 2
+        time.sleep(0.01)
+
+
 def work(how: str, depth: int, blocks: int, wave_ns: int, threads: int = 4) -> None:
     """Until a line comes, launch `depth` kernels that change numbers in place, each with one behind
     it that cannot yield and looks whether all of it has run; then say how many were launched, how
