@@ -18,7 +18,8 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(slots=True)
 class Outcome:
-    """One job. `lost_s` device-seconds of work done that had to be done again."""
+    """One job. `lost_s` device-seconds of work done that had to be done again; `done_s` seconds at
+    full size by the end of the replay."""
 
     job: Arrival
     began_s: float | None = None
@@ -27,6 +28,21 @@ class Outcome:
     resizes: int = 0
     migrations: int = 0
     lost_s: float = 0.0
+    done_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Pooled:
+    """A service: `late` of its `requests` waited for longer than promised. `asked_s` and `held_s`
+    are device-seconds that its autoscaler wanted and that its replicas held, and `changes` how often
+    the first changed."""
+
+    name: str
+    requests: float = 0.0
+    late: float = 0.0
+    asked_s: float = 0.0
+    held_s: float = 0.0
+    changes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +73,7 @@ class Run:
     rounds: int = 0
     decided_ms: list[float] = field(default_factory=list)
     digest: str = ""
+    pools: list[Pooled] = field(default_factory=list)
 
     def noted(self, now_s: float, busy: float, wanted: float) -> None:
         """From now on so many devices are held and asked for."""

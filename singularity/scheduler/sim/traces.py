@@ -1,7 +1,8 @@
 """Traces of real clusters, and those that people write: jobs that arrive, and the machines.
 
 A file is known by its columns: Philly (`timestamp, duration, num_gpus`), the workloads of Pollux
-(`time, application, num_replicas`), pods and nodes of openb; or by its ending .yaml, see
+(`time, application, num_replicas`), pods and nodes of openb, the load of a service of ServeGen
+(`window_start_s, requests_per_s, dispersion`); or by its ending .yaml, see
 examples/simulation.yaml.
 """
 
@@ -19,6 +20,8 @@ from typing import Final
 from singularity.primitives.errors import InvalidSpec, NotFound, Unplaceable
 from singularity.primitives.model import Tier
 
+from .loads import Rates
+
 Row = Mapping[str, str]
 
 # Device-hours on one GPU. The workloads of Pollux name applications only; its paper (OSDI '21,
@@ -31,6 +34,8 @@ POLLUX_HOURS: Final[Mapping[str, float]] = {
     "yolov3": 30.0,
     "imagenet": 300.0,
 }
+# B6: of its 128 devices each serves 5 of the 195.84 requests/s that m-large has on average.
+_SERVEGEN_PART: Final = 5.0 / 195.84
 _QOS: Final = {"LS": Tier.PREMIUM, "Guaranteed": Tier.STANDARD, "Burstable": Tier.STANDARD}
 _TIERS: Final = ((10, Tier.PREMIUM), (40, Tier.STANDARD), (100, Tier.BASIC))  # of a hundred, up to
 
@@ -68,15 +73,40 @@ class Arrival:
 
 
 @dataclass(frozen=True, slots=True)
+class Serves:
+    """A service: requests that come from the beginning on, and what it may have for them.
+
+    per_replica  requests a second that one replica, of one device, serves
+    most         replicas; 0: as many as there are devices where it may be
+    wait_s       nobody shall wait longer for a replica, but `1 - kept` of all
+    region       where it is served; "": anywhere
+    """
+
+    name: str
+    rates: Rates
+    per_replica: float
+    least: int = 4
+    most: int = 0
+    wait_s: float = 5.0
+    kept: float = 0.9999
+    device: str = ""
+    region: str = ""
+    tier: Tier = Tier.PREMIUM
+    project: str = "default"
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Trace:
-    """Jobs in the order in which they arrive. `fleet` is () where the file names no machines, and
-    `notes` say what was left out or assumed."""
+    """Jobs in the order in which they arrive, and services. `fleet` is () where the file names no
+    machines, and `notes` say what was left out or assumed."""
 
     name: str
     jobs: tuple[Arrival, ...]
     fleet: tuple[Machines, ...] = ()
     notes: tuple[str, ...] = ()
     costs: Mapping[str, float] = field(default_factory=dict)
+    services: tuple[Serves, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +136,15 @@ def read(path: Path, how: Reading = Reading()) -> Trace:
 
         return _chosen(read_own(path), how)
     columns, rows = _rows(path)
+    if set(_SERVEGEN) <= set(columns):
+        return _servegen(path, rows)
     for wanted, reader in _READERS.items():
         if set(wanted) <= set(columns):
             jobs, notes = reader(path, rows)
             if "num_gpus" in columns or "application" in columns or how.hashed:
                 jobs = [replace(job, tier=tier_of(job.name)) for job in jobs]
             return _chosen(Trace(path.stem, tuple(jobs), notes=notes), how)
-    known = "; ".join(", ".join(wanted) for wanted in _READERS)
+    known = "; ".join(", ".join(wanted) for wanted in (*_READERS, _SERVEGEN))
     raise InvalidSpec(
         f"{path} is no trace that is known: it has the columns {', '.join(columns) or 'none'};"
         f" known are those with {known}"
@@ -128,9 +160,9 @@ def _chosen(trace: Trace, how: Reading) -> Trace:
             notes.append(f"{len(jobs) - len(kept)} jobs wanted more than {how.widest} devices")
         jobs = kept
     jobs = jobs[: how.most]
-    if not jobs:
+    if not jobs and not trace.services:
         raise InvalidSpec(f"the trace {trace.name} has no job" + (", as it is read" * bool(notes)))
-    first_s = jobs[0].at_s
+    first_s = jobs[0].at_s if jobs and not trace.services else 0.0
     jobs = [replace(job, at_s=job.at_s - first_s) for job in jobs]
     if how.elastic:
         jobs = [replace(job, devices_min=1) for job in jobs]
@@ -178,6 +210,9 @@ def fitted(trace: Trace, fleet: Iterable[Machines]) -> Trace:
     if not room:
         raise Unplaceable(f"the trace {trace.name} names no machines; say --fleet 60x8")
     usual = max(sorted(room), key=lambda device: sum(room[device].values()))
+    services = [
+        s if s.device in room else _refitted(s, usual, sorted(room)) for s in trace.services
+    ]
     jobs = []
     for job in trace.jobs:
         asked = job.device.split("|") if job.device else [usual]
@@ -190,7 +225,15 @@ def fitted(trace: Trace, fleet: Iterable[Machines]) -> Trace:
                 f" --widest {most} leaves such jobs out"
             )
         jobs.append(replace(job, device=device))
-    return replace(trace, jobs=tuple(jobs))
+    return replace(trace, jobs=tuple(jobs), services=tuple(services))
+
+
+def _refitted(service: Serves, usual: str, known: list[str]) -> Serves:
+    if not service.device:
+        return replace(service, device=usual)
+    raise Unplaceable(
+        f"no node has {service.device} devices for {service.name}; there are {', '.join(known)}"
+    )
 
 
 # -- formats ---------------------------------------------------------------------------------------
@@ -274,7 +317,27 @@ def _openb(path: Path, rows: list[Row]) -> tuple[list[Arrival], tuple[str, ...]]
     return jobs, tuple(notes)
 
 
+def _servegen(path: Path, rows: list[Row]) -> Trace:
+    """One service, whose devices serve as large a part of its mean as those of B6."""
+    starts, rates, dispersion = [], [], []
+    for line, row in enumerate(rows, 2):
+        starts.append(int(_number(path, line, row, "window_start_s")))
+        rates.append(_number(path, line, row, "requests_per_s"))
+        dispersion.append(_number(path, line, row, "dispersion"))
+    window_s = starts[1] - starts[0] if len(starts) > 1 else 0
+    if window_s < 1 or starts != list(range(0, window_s * len(starts), window_s)):
+        raise InvalidSpec(f"{path}: window_start_s must begin with 0 and grow by equal steps")
+    found = Rates(window_s, tuple(rates), tuple(dispersion))
+    if not found.mean:
+        raise InvalidSpec(f"{path}: there is no request in it")
+    carries = found.mean * _SERVEGEN_PART
+    note = f"a device is taken to serve {carries:.3g} requests/s, of {found.mean:.4g} on average"
+    service = Serves(path.stem, found, carries)
+    return Trace(path.stem, (), notes=(note,), services=(service,))
+
+
 Reader = Callable[[Path, list[Row]], tuple[list[Arrival], tuple[str, ...]]]
+_SERVEGEN: Final = ("window_start_s", "requests_per_s", "dispersion")
 _READERS: Final[Mapping[tuple[str, ...], Reader]] = {
     ("timestamp", "duration", "num_gpus"): _philly,
     ("time", "application", "num_replicas"): _pollux,
