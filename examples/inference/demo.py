@@ -174,7 +174,7 @@ def tell(root: Path, run: Run, epochs: int, span_s: float) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=200)
+    parser.add_argument("--epochs", type=int, default=400)
     parser.add_argument("--span", type=float, default=120.0, help="seconds of load")
     parser.add_argument("--png", type=Path, default=ROOT / "var" / "inference.png")
     args = parser.parse_args()

@@ -23,6 +23,7 @@ from .stall import Who, named
 
 _SETTLE_S: Final = 0.001  # a rank's store of `step` is visible long before this has passed
 _ROUND_S: Final = 0.004
+_AWAY_S: Final = 0.012  # until a lead that does not answer, or not yet, is asked again
 _GONE: Final = (State.NONE, State.EXITED)
 
 
@@ -87,7 +88,7 @@ class CutLoop:
             try:
                 self._obey(self._ask(view))
             except Unavailable:
-                time.sleep(_ROUND_S * 10)
+                time.sleep(_AWAY_S)
                 continue
             if decided(self._order) and self._dump_ended() and (free or self._came_to_rest()):
                 return Outcome(self._order, 0 if free else self._parked())

@@ -124,6 +124,7 @@ class GangServer:
     ) -> None:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # else an answer waits 40 ms for its header's receipt
 
             def do_POST(self) -> None:
                 length = int(self.headers.get("Content-Length", "0"))

@@ -9,7 +9,8 @@ Three things set it, and the greatest counts:
 * What came in lately: load jumps back to where it was, so the memory of a peak fades over hours.
 * What waits already: once a wait is half of what is promised, the mean of a few seconds counts.
 
-More is given at once; less only when a good deal less would have done for a while.
+More is given at once; less only when a good deal less would have done for a while, also by the
+mean of a few seconds where that has jumped: the mean of a minute tells of a jump too late.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from typing import Final
 from .policy import Policy
 
 _STABLE_S: Final = 60.0
-_UNUSUAL: Final = 3.0  # standard deviations of a minute's mean
+_PANIC_S: Final = 6.0
+_UNUSUAL: Final = 3.0  # standard deviations of a mean
 _ROUNDING: Final = 1e-9
 
 
@@ -85,7 +87,7 @@ def size(
         return replace(settled, replicas=wanted), reason
     if have - wanted < max(1.0, policy.scale_down_step * have):
         return settled, reason
-    calm = max(wanted, state.calm)
+    calm = max(wanted, state.calm, min(_risen(state, demand, bounds), have))
     since_s = now_s if state.calm_since_s is None else state.calm_since_s
     if now_s - since_s < policy.scale_down_after_s:
         return replace(state, calm_since_s=since_s, calm=calm), reason
@@ -96,13 +98,25 @@ def _observed(before: Scaling, demand: Demand, now_s: float, policy: Policy) -> 
     """A change larger than what chance makes is the new level; smaller ones are averaged."""
     since_s = max(0.0, now_s - before.at_s)
     change = demand.stable - before.level
-    usual = _UNUSUAL * math.sqrt(demand.spread * before.level / _STABLE_S)
+    usual = _usual(before.level, demand.spread, _STABLE_S)
     part = 1.0 - math.exp(-since_s / policy.scale_smooth_s) if abs(change) <= usual else 1.0
     level = before.level + part * change
     peak = max(level, before.peak * math.exp(-since_s / policy.scale_memory_s))
     busy = demand.stable > 0.0 or demand.panic > 0.0 or demand.queued > 0
     busy_at_s = now_s if busy else before.busy_at_s
     return replace(before, level=level, peak=peak, at_s=now_s, busy_at_s=busy_at_s)
+
+
+def _usual(level: float, spread: float, over_s: float) -> float:
+    """By how much a mean over so many seconds differs from the level by chance."""
+    return _UNUSUAL * math.sqrt(spread * level / over_s)
+
+
+def _risen(state: Scaling, demand: Demand, bounds: Bounds) -> int:
+    """What the last seconds ask for, if they are not as usual."""
+    if demand.panic - state.level <= _usual(state.level, demand.spread, _PANIC_S):
+        return 0
+    return math.ceil(demand.panic / bounds.per_replica - _ROUNDING)
 
 
 def _idle(state: Scaling, demand: Demand, bounds: Bounds, now_s: float) -> bool:

@@ -3,17 +3,20 @@ rank's side of the bargain, so that thousands of boundaries pass in a second."""
 
 from __future__ import annotations
 
+import os
 import random
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 
-from singularity.agent.barrier import Dumped, Verdict, View
+from singularity.agent.barrier import Dumped, Order, Verdict, View
 from singularity.agent.cutting import CutLoop, Outcome
-from singularity.agent.gang import CutRef, GangServer
+from singularity.agent.gang import CutRef, GangClient, GangServer
 from singularity.agent.interposer.page import Page, State
 from singularity.agent.layout import Layout
 from singularity.agent.leads import Leads
@@ -163,3 +166,27 @@ def test_ranks_that_never_reach_a_boundary_run_on_after_the_deadline(
     outcomes = planet.cut({n: Dump(ok=True) for n in NODES})
     assert {o.order.verdict for o in outcomes.values()} == {Verdict.ABORT}
     assert all(rank.page.stop == 0 for rank in planet.ranks.values())
+
+
+def test_no_answer_of_a_lead_waits_for_the_receipt_of_its_first_half() -> None:
+    """A lead answers in two writes; with Nagle's algorithm the second waits for a delayed
+    acknowledgement, 40 ms each time a node asks."""
+    undelayed: list[int] = []
+
+    def judge(_ref: CutRef, _view: View, _secret: str) -> Order:
+        for connection in psutil.Process().net_connections("tcp"):
+            here = connection.status == "ESTABLISHED" and connection.laddr.port == port
+            if here:
+                with socket.socket(fileno=os.dup(connection.fd)) as answering:
+                    undelayed.append(answering.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        return Order()
+
+    server = GangServer("127.0.0.1", judge)
+    port = int(server.address.rpartition(":")[2])
+    client = GangClient(server.address, "s")
+    try:
+        assert client.ask(REF, View(NODES[0])) == Order()
+    finally:
+        client.close()
+        server.close()
+    assert undelayed == [1]

@@ -66,6 +66,19 @@ def test_what_was_wanted_meanwhile_is_kept() -> None:
     assert run(state, 20.0, 200).replicas >= 70 / 5
 
 
+def test_none_is_given_back_while_the_minute_still_learns_of_a_jump() -> None:
+    """Its queue is served, and the last seconds say what a mean over a minute will say later."""
+    hasty = replace(POLICY, scale_down_after_s=8.0, scale_memory_s=20.0)
+    state = replace(run(Scaling(1), 5.0, 60), replicas=9)
+    for second in range(1, 60):
+        lagging = Demand(stable=5.0 + 40.0 * second / 60.0, panic=45.0)
+        state, _ = size(state, lagging, BOUNDS, state.at_s + 1.0, hasty)
+        assert state.replicas == 9
+    for _ in range(120):
+        state, _ = size(state, Demand(5.0, 5.0), BOUNDS, state.at_s + 1.0, hasty)
+    assert state.replicas < 4
+
+
 def test_small_ups_and_downs_change_nothing() -> None:
     state = run(Scaling(1), 50.0, 60)
     have = state.replicas
