@@ -8,16 +8,17 @@ but what is remembered of it write that memory as a round would, by the same fun
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from math import ceil
 from typing import Final
 
 from singularity.primitives.messages import Command, Cut, Reslot, Start
 from singularity.primitives.model import ACTIVE, Engine, Job, JobId, JobSpec, Kind
 from singularity.primitives.replicas import ready
 from singularity.primitives.serving import ServiceId, Serving
-from singularity.scheduler.autoscale import size
+from singularity.scheduler.autoscale import Scaling, size
 from singularity.scheduler.plan import Action, Verb
 from singularity.scheduler.policy import Policy
 from singularity.scheduler.services import (
@@ -37,6 +38,7 @@ from .replay import Costs, Replay
 from .traces import Machines, Serves, Trace
 
 LOOK_S: Final = 2  # between two looks at a load, which is told every second
+_BEGINS: Final = 1.25  # replicas for so much more than what comes at first
 _DRAINS_S: Final = 1.0  # a replica that leaves has answered what it had
 _FOR_EVER: Final = 1_000_000
 _ROUTER: Final = "router"
@@ -56,6 +58,9 @@ class _Books(MemoryLedger):
         router = Router(_ROUTER, "", now_s, left)
         return Traffic(tuple(self.services()), self.told, routers=(router,))
 
+    def service(self, id_: ServiceId) -> Service:
+        return self._services[id_]
+
     def remember(self, service: Service) -> None:
         self._services[service.id] = service
 
@@ -71,6 +76,7 @@ class _Pool:
     told: Pooled
     answering: set[JobId] = field(default_factory=set)
     there: set[JobId] = field(default_factory=set)
+    begun: bool = False  # its first replicas answer, and requests come
     done: list[float] = field(default_factory=lambda: [0.0] * int(PANIC_S))
 
 
@@ -164,15 +170,19 @@ class Inference(Replay):
         def ids(count: int) -> Sequence[JobId]:
             return [JobId(f"~{serves.name}-{n:04}") for n in range(count)]
 
-        first = opened(service, ids, 0.0)
-        self._books.open_service(*first)
-        self._demand.more(serves.device, serves.tier, first[0].scaling.replicas)
+        found, replicas = opened(service, ids, 0.0)
+        begins = ceil(_BEGINS * serves.rates.rates[0] / serves.per_replica)
+        begins = min(max(begins, found.least), most)
+        self._books.open_service(replace(found, scaling=Scaling(begins)), replicas)
+        self._demand.more(serves.device, serves.tier, begins)
         self._changed = True
 
     def _second(self, number: int) -> None:
         """What came in this second, and what became of it; and now and then a look."""
         for pool in self._pools.values():
-            if number < len(pool.requests.arrivals):
+            wanted = self._books.service(pool.id).scaling.replicas
+            pool.begun = pool.begun or len(pool.answering) >= wanted
+            if pool.begun and number < len(pool.requests.arrivals):
                 came = float(pool.requests.arrivals[number])
                 could = len(pool.answering) * pool.serves.per_replica
                 served = pool.queue.second(came, could)
@@ -182,7 +192,7 @@ class Inference(Replay):
                 if number % LOOK_S == 0:
                     self._look(pool, number)
             pool.told.held_s += len(pool.there)
-            pool.told.asked_s += self._books._services[pool.id].scaling.replicas
+            pool.told.asked_s += wanted
         if number + 1 <= self._until_s:
             self._at(number + 1.0, partial(self._second, number + 1))
 
@@ -192,10 +202,9 @@ class Inference(Replay):
             rps_panic=float(pool.requests.panic[number]),
             queued=int(pool.queue.fresh),
             done=sum(pool.done) / len(pool.done),
-            spread=float(pool.requests.spread[number]),
         )
         self._books.told[pool.id] = load
-        service = self._books._services[pool.id]
+        service = self._books.service(pool.id)
         demand = load.demand(service.target.measure)
         scaling, _ = size(service.scaling, demand, service.bounds, self._now_s, self._policy)
         if scaling.replicas == service.scaling.replicas:
@@ -218,8 +227,6 @@ class Inference(Replay):
         elif job.id not in self._books.leaving:
             self._books.leaving[job.id] = job.leaving_at_s
             self._at(self._now_s + _DRAINS_S, self._look_again)
-        else:
-            self._changed |= False
 
     def _look_again(self) -> None:
         self._changed = True

@@ -21,19 +21,10 @@ from singularity.primitives.errors import InvalidSpec, NotFound, Unplaceable
 from singularity.primitives.model import Tier
 
 from .loads import Rates
+from .pollux import ADAPTIVE, FIXED, Curve, hours
 
 Row = Mapping[str, str]
 
-# Device-hours on one GPU. The workloads of Pollux name applications only; its paper (OSDI '21,
-# table 1) puts them into classes of 0-1, 1-10, 10-100 and 100-1000: these are their middles.
-POLLUX_HOURS: Final[Mapping[str, float]] = {
-    "cifar10": 0.3,
-    "ncf": 0.3,
-    "bert": 3.0,
-    "deepspeech2": 3.0,
-    "yolov3": 30.0,
-    "imagenet": 300.0,
-}
 # B6: of its 128 devices each serves 5 of the 195.84 requests/s that m-large has on average.
 _SERVEGEN_PART: Final = 5.0 / 195.84
 _QOS: Final = {"LS": Tier.PREMIUM, "Guaranteed": Tier.STANDARD, "Burstable": Tier.STANDARD}
@@ -54,8 +45,8 @@ class Machines:
 @dataclass(frozen=True, slots=True)
 class Arrival:
     """One job: `at_s` after the trace begins it wants `devices`, on which it takes `work_s`; on n
-    of N it is (n / N) ** scaling as fast. `device` is the first of several that the fleet has,
-    "A|B", and "" what it has most of."""
+    of N it is (n / N) ** scaling as fast, or as its `curve` says. `device` is the first of several
+    that the fleet has, "A|B", and "" what it has most of."""
 
     name: str
     at_s: float
@@ -66,9 +57,12 @@ class Arrival:
     tier: Tier = Tier.BASIC
     project: str = "default"
     scaling: float = 1.0
+    curve: Curve = ()
 
     def speed(self, held: int) -> float:
         """Of its full one, on `held` devices."""
+        if self.curve and held:
+            return self.work_s / (3600.0 * hours(self.curve, min(held, self.devices)))
         return min(1.0, held / self.devices) ** self.scaling if held else 0.0
 
 
@@ -112,13 +106,16 @@ class Trace:
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What to make of a trace: only the first `most` jobs that want no more than `widest` devices;
-    `elastic` ones run on any number of devices, down to one. `tiers` are of a hundred jobs, by a
-    hash of their names, unless the trace knows them."""
+    `elastic` ones run on any number of devices, down to one, `rigid` ones on all or none, and
+    `adaptive` ones, of the workloads of Pollux, also on more than their owner named, with other
+    batches. Tiers are `hashed`, by names, where the trace knows others."""
 
     most: int | None = None
     widest: int | None = None
     elastic: bool = False
+    rigid: bool = False
     hashed: bool = False
+    adaptive: bool = False
 
 
 def tier_of(name: str) -> Tier:
@@ -141,6 +138,8 @@ def read(path: Path, how: Reading = Reading()) -> Trace:
     for wanted, reader in _READERS.items():
         if set(wanted) <= set(columns):
             jobs, notes = reader(path, rows)
+            if how.adaptive and "application" in columns:
+                jobs = [_adaptive(j, r["application"]) for j, r in zip(jobs, rows, strict=True)]
             if "num_gpus" in columns or "application" in columns or how.hashed:
                 jobs = [replace(job, tier=tier_of(job.name)) for job in jobs]
             return _chosen(Trace(path.stem, tuple(jobs), notes=notes), how)
@@ -166,6 +165,8 @@ def _chosen(trace: Trace, how: Reading) -> Trace:
     jobs = [replace(job, at_s=job.at_s - first_s) for job in jobs]
     if how.elastic:
         jobs = [replace(job, devices_min=1) for job in jobs]
+    elif how.rigid:
+        jobs = [replace(job, devices_min=job.devices) for job in jobs]
     return replace(trace, jobs=tuple(jobs), notes=tuple(notes))
 
 
@@ -285,14 +286,24 @@ def _philly(path: Path, rows: list[Row]) -> tuple[list[Arrival], tuple[str, ...]
 def _pollux(path: Path, rows: list[Row]) -> tuple[list[Arrival], tuple[str, ...]]:
     jobs = []
     for line, row in enumerate(rows, 2):
-        if (hours := POLLUX_HOURS.get(row["application"])) is None:
-            known = ", ".join(POLLUX_HOURS)
-            what = row["application"]
+        what = row["application"]
+        if what not in ADAPTIVE:
+            known = ", ".join(ADAPTIVE)
             raise InvalidSpec(f"{path} line {line}: {what!r} is not one of {known}")
         devices = max(1, int(_number(path, line, row, "num_replicas")))
-        name, at_s = row.get("name") or f"job-{line}", _number(path, line, row, "time")
-        jobs.append(Arrival(name, at_s, 3600.0 * hours / devices, devices, 1))
-    return jobs, ("hours of each application are assumed, from the class that it was published in",)
+        batch = int(_number(path, line, row, "batch_size")) if row.get("batch_size") else 0
+        curve = FIXED.get((what, batch), ADAPTIVE[what])
+        name, at_s = row.get("name") or f"{what}-{line}", _number(path, line, row, "time")
+        work_s = 3600.0 * hours(curve, devices)
+        jobs.append(Arrival(name, at_s, work_s, devices, 1, curve=curve))
+    return jobs, ("hours of each application are those of the artifact, see sim/pollux.py",)
+
+
+def _adaptive(job: Arrival, application: str) -> Arrival:
+    """It may use as many devices as make it faster."""
+    curve = ADAPTIVE[application]
+    most, least_h = curve[-1]
+    return replace(job, devices=most, work_s=3600.0 * least_h, curve=curve)
 
 
 def _openb(path: Path, rows: list[Row]) -> tuple[list[Arrival], tuple[str, ...]]:
