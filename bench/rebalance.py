@@ -15,7 +15,7 @@ import numpy as np
 
 from singularity.primitives.model import Job, JobId, JobSpec, JobState, Shard
 from singularity.primitives.nodes import ClusterId, Node, NodeId, RegionId
-from singularity.scheduler.plan import Draft
+from singularity.scheduler.draft import Draft
 from singularity.scheduler.policy import Policy
 from singularity.scheduler.rebalance import clearances
 from singularity.scheduler.snapshot import Snapshot

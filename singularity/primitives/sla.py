@@ -53,8 +53,8 @@ def accounted(before: Job, after: Job, now_s: float) -> Job:
 
 def share(job: Job, now_s: float) -> Share:
     """Of the last hour, or since it was submitted."""
-    slices = _up_to(job, now_s).slices
-    return Share(sum(s.asked_s for s in slices), sum(s.given_s for s in slices))
+    slices = _slices(job, now_s)
+    return Share(sum(s[1] for s in slices), sum(s[2] for s in slices))
 
 
 def attained_s(job: Job, now_s: float) -> float:
@@ -101,18 +101,23 @@ def attainment(jobs: Iterable[Job], now_s: float) -> list[Attainment]:
 
 
 def _up_to(job: Job, now_s: float) -> Account:
-    account = job.account or Account(job.submitted_at_s)
+    until_s = job.account.until_s if job.account else job.submitted_at_s
+    kept = tuple(Slice(*each) for each in _slices(job, now_s))
+    return Account(max(until_s, now_s), kept, attained_s(job, now_s))
+
+
+def _slices(job: Job, now_s: float) -> list[tuple[int, float, float]]:
+    """The newest, as of now: number, device-seconds asked for and given."""
+    account = job.account
+    known = {s.number: (s.asked_s, s.given_s) for s in account.slices} if account else {}
     asked, given = rates(job)
-    given_s = attained_s(job, now_s)
-    slices = {s.number: s for s in account.slices}
-    newest, at_s = int(now_s // SLICE_S), account.until_s
+    newest = int(now_s // SLICE_S)
+    at_s = account.until_s if account else job.submitted_at_s
     at_s = max(at_s, (newest - KEPT + 1) * SLICE_S)  # what is older would be dropped at once
     while at_s < now_s:
         number = int(at_s // SLICE_S)
         end_s = min(now_s, (number + 1) * SLICE_S)
-        old = slices.get(number) or Slice(number, 0.0, 0.0)
-        seconds = end_s - at_s
-        slices[number] = Slice(number, old.asked_s + asked * seconds, old.given_s + given * seconds)
+        old, seconds = known.get(number, (0.0, 0.0)), end_s - at_s
+        known[number] = old[0] + asked * seconds, old[1] + given * seconds
         at_s = end_s
-    kept = tuple(slices[n] for n in sorted(slices) if n > newest - KEPT)
-    return Account(max(account.until_s, now_s), kept, given_s)
+    return [(n, *known[n]) for n in sorted(known) if n > newest - KEPT]

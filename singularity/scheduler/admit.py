@@ -9,9 +9,10 @@ from singularity.primitives.projects import claim
 from singularity.primitives.sla import PROMISED
 
 from . import elastic
+from .draft import Draft
 from .explain import lacking
 from .placement import alike, find, may, sizes
-from .plan import Action, Draft, Reason, Verb
+from .plan import Action, Reason, Verb
 from .policy import Policy
 from .queueing import level, not_yet, promised, queue
 from .quota import UNBOUND, Bound

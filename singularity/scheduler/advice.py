@@ -9,10 +9,11 @@ from singularity.primitives.model import WAITING, Intent, Job, JobId, Tier
 from singularity.primitives.projects import claim
 
 from .decide import decide
+from .draft import Draft
 from .eta import Eta
 from .interval import spoken
 from .placement import allowed, find, sizes
-from .plan import Draft, Plan, Verb
+from .plan import Plan, Verb
 from .policy import Policy
 from .price import spoken as spoken_price
 from .snapshot import Snapshot

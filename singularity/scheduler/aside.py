@@ -23,9 +23,10 @@ from singularity.primitives.model import (
     Placement,
 )
 
+from .draft import Draft
 from .explain import lacking
 from .placement import feasible, find, sizes
-from .plan import Action, Draft, Reason, Verb
+from .plan import Action, Reason, Verb
 from .policy import Policy
 from .queueing import not_yet, queue
 from .snapshot import Ints

@@ -11,9 +11,10 @@ from singularity.primitives import engines
 from singularity.primitives.model import TERMINAL, Engine, Intent, Job, JobId, JobState
 
 from . import admit, aside, elastic, evacuate, quarantine, rebalance, serve, upkeep
+from .draft import Draft
 from .interval import cadence
 from .placement import feasible, find, sizes
-from .plan import Action, Draft, Plan, Reason, Verb
+from .plan import Action, Plan, Reason, Verb
 from .policy import Policy
 from .snapshot import Snapshot
 

@@ -10,8 +10,9 @@ import numpy as np
 from singularity.primitives import engines
 from singularity.primitives.model import Job, JobState, Tier
 
+from .draft import Draft
 from .placement import may, resized, sizes, stay
-from .plan import Action, Draft, Verb
+from .plan import Action, Verb
 from .policy import Policy
 from .sharing import widths
 

@@ -14,8 +14,9 @@ from singularity.primitives.holdings import hosts
 from singularity.primitives.model import ACTIVE, Job, JobState, Placement, Tier
 from singularity.primitives.nodes import NodeId
 
+from .draft import Draft
 from .placement import find, sizes
-from .plan import Action, Draft, Reason, Verb
+from .plan import Action, Reason, Verb
 from .policy import Policy
 
 

@@ -15,8 +15,9 @@ from singularity.primitives.model import ACTIVE, Job, JobId, JobState, Placement
 from singularity.primitives.nodes import Duty
 
 from . import evacuate
+from .draft import Draft
 from .evacuate import Fate, How
-from .plan import Action, Draft, Verb
+from .plan import Action, Verb
 from .policy import Policy
 from .snapshot import Snapshot
 

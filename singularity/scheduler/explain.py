@@ -13,10 +13,11 @@ from singularity.primitives.projects import claim
 from singularity.primitives.sharing import GIB
 
 from . import price
+from .draft import Draft
 from .interval import cadence, spoken
 from .parts import Parts
 from .placement import alike, allowed, feasible, find, offered, sizes
-from .plan import Draft, Plan, Reason
+from .plan import Plan, Reason
 from .policy import Policy
 from .queueing import queue
 from .snapshot import Flags, Snapshot

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from singularity.primitives.model import Intent, Job, JobState
 
+from .draft import Draft
 from .placement import may
-from .plan import Draft
 
 
 def shrinks_for(job: Job, blocked: Job) -> bool:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from singularity.primitives.engines import keeps_nothing
 from singularity.primitives.model import Job, Placement
@@ -11,7 +10,7 @@ from singularity.primitives.nodes import NodeId
 from singularity.primitives.resizing import is_in_place
 from singularity.primitives.sla import near_promise
 
-from .plan import Draft
+from .draft import Draft
 from .policy import Policy
 from .price import Price, of_leaving, of_sharing
 from .queueing import level
@@ -23,6 +22,7 @@ class Offer:
     in queueing: who had most gives first. `live`: no cut is needed. `ruinous`: the work done since
     its last checkpoint goes with them. `moves`: `target` is elsewhere, and the job goes on there.
     `borrowed`: they are not guaranteed to it. `near`: it was given hardly more than was promised.
+    It `frees` devices by node, and `gives` so many in all.
     """
 
     job: Job
@@ -34,12 +34,17 @@ class Offer:
     moves: bool = False
     borrowed: bool = True
     near: bool = False
+    frees: tuple[tuple[NodeId, int], ...] = field(init=False, compare=False)
+    gives: int = field(init=False, compare=False)
 
-    @property
-    def freed(self) -> Counter[NodeId]:
-        kept = Counter({s.node: s.devices for s in self.target})
-        held = Counter({s.node: s.devices for s in self.job.placement})
-        return held - kept
+    def __post_init__(self) -> None:
+        held = {s.node: s.devices for s in self.job.placement}
+        for shard in self.target:
+            if shard.node in held:
+                held[shard.node] -= shard.devices
+        frees = tuple((node, more) for node, more in held.items() if more > 0)
+        object.__setattr__(self, "frees", frees)
+        object.__setattr__(self, "gives", sum(more for _, more in frees))
 
 
 def offer(draft: Draft, job: Job, target: Placement, policy: Policy) -> Offer:
@@ -49,6 +54,16 @@ def offer(draft: Draft, job: Job, target: Placement, policy: Policy) -> Offer:
         return Offer(job, target, of_sharing(job, policy), had, live=True)
     price = of_leaving(job, draft.snapshot.now_s, policy)
     return Offer(job, target, price, had, ruinous=keeps_nothing(job))
+
+
+def offered(draft: Draft, job: Job, target: Placement, policy: Policy, *, borrowed: bool) -> Offer:
+    """The same, and how near the job is to its promise. Made once: it offers that to everybody."""
+    known, of = draft.findings.offers, (job.id, target, borrowed)
+    if (found := known.get(of)) is None:
+        made = offer(draft, job, target, policy)
+        found = known[of] = replace(made, borrowed=borrowed, near=near_of(draft, job))
+    assert isinstance(found, Offer)
+    return found
 
 
 def level_of(draft: Draft, job: Job, policy: Policy) -> int:
@@ -67,7 +82,7 @@ def near_of(draft: Draft, job: Job) -> bool:
 
 def given(offers: list[Offer]) -> list[tuple[Job, int]]:
     """Devices that jobs give up, and do not have elsewhere."""
-    return [(o.job, sum(o.freed.values())) for o in offers if not o.moves]
+    return [(o.job, o.gives) for o in offers if not o.moves]
 
 
 def total(offers: list[Offer]) -> float:
@@ -96,7 +111,7 @@ def cheapest_first(found: Offer) -> tuple[object, ...]:
 
 def cheapest_by_device(found: Offer) -> tuple[object, ...]:
     """The same for whoever needs many: one large job may be cheaper than many small ones."""
-    gives = max(1, sum(found.freed.values()))
+    gives = max(1, found.gives)
     *first, price, name = cheapest_first(found)
     return (*first, found.price.device_s / gives, -gives, price, name)
 

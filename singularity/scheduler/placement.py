@@ -15,11 +15,11 @@ from singularity.primitives.resizing import in_place
 from singularity.primitives.sharing import DeviceShare, Precedence
 from singularity.primitives.topology import Near
 
+from .draft import Draft
 from .fleet.gangs import Fleet, Gang
 from .fleet.layout import Level
 from .fleet.reference import Ranks
 from .nearness import distance, home_of
-from .plan import Draft
 from .policy import Policy
 from .snapshot import Flags, Ints, Snapshot, frozen
 

@@ -66,7 +66,9 @@ def _served(job: Job, now_s: float) -> int:
     """In twentieths, how much of what it asked for the job was given within the hour; 0 where that
     is promised to nobody."""
     most = PROMISED.get(job.tier)
-    return round(20 * min(most, share(job, now_s).fraction or 0.0)) if most else 0
+    if not most or (job.account is None and not job.placement):  # never given anything
+        return 0
+    return round(20 * min(most, share(job, now_s).fraction or 0.0))
 
 
 def not_yet(snapshot: Snapshot, job: Job) -> tuple[Reason, ...]:

@@ -8,7 +8,7 @@ back what was borrowed from it, whatever the tier of the borrower. Mutable, like
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Final
@@ -24,11 +24,24 @@ _Use = Callable[[_Key], int]
 @dataclass(frozen=True, slots=True)
 class Bound:
     """What keeps a job from more than `room` devices: the limit of `project`, or, where that is "",
-    what others keep for themselves."""
+    what others keep for themselves. It has `used` of what is `said`, or others keep `kept` of so
+    many idle ones."""
 
     project: str
     room: int
-    text: str
+    kind: str
+    used: int
+    said: Allotment | None = None
+    kept: int = 0
+
+    @property
+    def text(self) -> str:
+        if self.said is None:
+            return (
+                f"{self.kept} of {self.used} idle {self.kind} are not lent by those whose they are"
+            )
+        detail = f"{self.project} is at {self.used} of {self.said.most} {self.kind}"
+        return f"{detail} ({self.said.guaranteed} guaranteed, {self.said.borrow} borrowed at most)"
 
 
 class Quota:
@@ -44,10 +57,13 @@ class Quota:
         self._less_urgent: Counter[tuple[str, str, int]] = Counter()
         self._lineage: dict[str, tuple[str, ...]] = {}
         self._own: dict[_Key, int] = {}
+        self._limits: dict[_Key, tuple[tuple[_Key, Allotment], ...]] = {}
         self._parts: dict[str, list[str]] = {}
-        said = [a for p in self._projects.values() for a in p.allotments]
-        self.governs = bool(said)
-        self._kinds_kept = {a.kind for a in said if a.kept}
+        self._said = {(p.id, a.kind): a for p in self._projects.values() for a in p.allotments}
+        self.governs = bool(self._said)
+        self._kept = {key for key, each in self._said.items() if each.kept}
+        self._kinds_kept = {kind for _, kind in self._kept}
+        self._keep_now, self._keep_then = Kept(self, self._now), Kept(self, self._then)
         if not self.governs:
             return
         for project in self._projects.values():
@@ -57,7 +73,7 @@ class Quota:
                     self.use[above, kind] += devices
         for job in jobs or ():
             if devices := claim(job):
-                for key in self._keys(job):
+                for key in self.keys(job):
                     self.use[key] += devices
                     for tier in range(job.tier):
                         self._less_urgent[(*key, tier)] += devices
@@ -67,6 +83,7 @@ class Quota:
         found = copy(self)
         found.use, found.coming = Counter(self.use), Counter(self.coming)
         found.promised = Counter(self.promised)
+        found._keep_now, found._keep_then = Kept(found, found._now), Kept(found, found._then)
         return found
 
     # -- what changes ----------------------------------------------------------------------------
@@ -85,15 +102,20 @@ class Quota:
 
     def _count(self, counts: Counter[_Key], job: Job, devices: int) -> None:
         if self.governs and job.spec.aside is None:
-            for key in self._keys(job):
+            for key in self.keys(job):
                 counts[key] += devices
+                self._keep_then.forget(key)
+                if counts is self.use:
+                    self._keep_now.forget(key)
 
     # -- who may start ---------------------------------------------------------------------------
 
     def bound(self, job: Job, free: int) -> Bound | None:
         """What keeps the job from more devices now, `free` of its kind being idle; None if nothing
         does."""
-        return self._bound(job, self._now, free) if self.governs else None
+        if not self.governs:
+            return None
+        return self._bound(job, self._now, self._keep_now.besides, free)
 
     def bound_later(self, job: Job, free: int, freed: Iterable[tuple[Job, int]]) -> Bound | None:
         """The same, when all that is coming has come and jobs have given `freed` devices as well.
@@ -102,60 +124,64 @@ class Quota:
             return None
         less = Counter[_Key]()
         for other, devices in freed:
-            for key in self._keys(other):
+            for key in self.keys(other):
                 less[key] += devices
-        return self._bound(job, lambda key: self._then(key) - less[key], free)
+
+        def later(key: _Key) -> int:
+            return self._then(key) - less[key]
+
+        return self._bound(job, later, Kept(self, later).besides, free)
+
+    def admits_later(self, job: Job, devices: int, free: int, less: Mapping[_Key, int]) -> bool:
+        """Does `bound_later` leave room for so many more? `less` are the devices given, by project
+        and all that it is part of."""
+        for key, said in self._limits_of(job):
+            if said.most is not None and said.most - self._then(key) + less.get(key, 0) < devices:
+                return False
+        kind, key = job.spec.device, (job.spec.project, job.spec.device)
+        if kind not in self._kinds_kept:
+            return True
+        if self._owns(key) - self._then(key) + less.get(key, 0) >= devices:
+            return True  # within its own guarantee
+        path = self._path(job)
+        kept = self._keep_then.besides(path, kind)
+        if kept > 0 and free - kept < devices:
+            return False  # and no less is kept by those who give
+        if not less.keys().isdisjoint(self._kept):
+            kept = self._keep_then.less(path, kind, less)
+        return kept <= 0 or free - kept >= devices
 
     def refuses(self, job: Job, more: int) -> str:
         """Which limit of its projects would be exceeded by so many devices; "" if none."""
-        found = self._bound(job, self._now, UNBOUND) if self.governs and more else None
+        if not (self.governs and more):
+            return ""
+        found = self._bound(job, self._now, self._keep_now.besides, UNBOUND)
         return found.text if found and found.room < more else ""
 
     def hopeless(self, job: Job, devices: int) -> bool:
         """Would no quota admit the job even if all in its projects that is less urgent gave way?"""
-        for key in self._keys(job) if self.governs else ():
-            most = self._most(key)
+        if not self.governs:
+            return False
+        for key, said in self._limits_of(job):
             urgent = self.use[key] - self._less_urgent[(*key, int(job.tier))]
-            if most is not None and urgent + devices - claim(job) > most:
+            if said.most is not None and urgent + devices - claim(job) > said.most:
                 return True
         return False
 
-    def _bound(self, job: Job, use: _Use, free: int) -> Bound | None:
-        kind, found = job.spec.device, list[Bound]()
-        for key in self._keys(job):
-            if (most := self._most(key)) is not None:
-                said = self._said(key)
-                assert said is not None
-                detail = f"{key[0]} is at {use(key)} of {most} {kind}"
-                detail += f" ({said.guaranteed} guaranteed, {said.borrow} borrowed at most)"
-                found.append(Bound(key[0], most - use(key), detail))
-        if (kept := self._kept_from(job, use)) > 0:
-            room = max(free - kept, self._within(job, use))
-            detail = f"{kept} of {free} idle {kind} are not lent by those whose they are"
-            found.append(Bound("", room, detail))
-        return min(found, key=lambda b: b.room) if found else None
-
-    def _within(self, job: Job, use: _Use) -> int:
-        """Devices more that its project's own guarantee covers."""
-        key = job.spec.project, job.spec.device
-        return self._owns(key) - use(key)
-
-    def _kept_from(self, job: Job, use: _Use) -> int:
-        """Idle devices that others do not lend, down the branches that the job is not in."""
-        if job.spec.device not in self._kinds_kept:
-            return 0
-        path = (*self._path(job), "")
-        return sum(
-            self._kept((part, job.spec.device), use)
-            for above in path
-            for part in self._parts.get(above, ())
-            if part not in path
-        )
-
-    def _kept(self, key: _Key, use: _Use) -> int:
-        said = self._said(key)
-        parts = sum(self._kept((part, key[1]), use) for part in self._parts.get(key[0], ()))
-        return max(parts, (said.kept if said else 0) - use(key))
+    def _bound(
+        self, job: Job, use: _Use, besides: Callable[[tuple[str, ...], str], int], free: int
+    ) -> Bound | None:
+        """The tightest; `besides` counts what others keep, as Kept.besides."""
+        kind, room, by = job.spec.device, UNBOUND, None
+        for key, said in self._limits_of(job):
+            if said.most is not None and said.most - use(key) < room:
+                room, by = said.most - use(key), (key[0], said)
+        if kind in self._kinds_kept and (kept := besides(self._path(job), kind)) > 0:
+            key = job.spec.project, kind
+            left = max(free - kept, self._owns(key) - use(key))  # or what its own guarantee covers
+            if left < room:
+                return Bound("", left, kind, free, kept=kept)
+        return Bound(by[0], room, kind, (by[1].most or 0) - room, by[1]) if by else None
 
     # -- who gives back --------------------------------------------------------------------------
 
@@ -166,7 +192,7 @@ class Quota:
             return False
         others = self._path(before) if before is not None else ()
         more = devices - claim(job)
-        for key in self._keys(job):
+        for key in self.keys(job):
             if key[0] in others:
                 return False
             if 0 < self._then(key) + more <= self._owns(key):
@@ -192,8 +218,11 @@ class Quota:
         less_urgent = victim.tier > asker.tier
         if not self.governs or victim.spec.project == asker.spec.project:
             return less_urgent
-        lends = self.claims(asker, devices, victim)
-        return less_urgent + self.borrows(victim, asker) + lends >= 2
+        return less_urgent + self.stands(asker, devices, victim) >= 2
+
+    def stands(self, asker: Job, devices: int, victim: Job) -> int:
+        """How many of the other two speak for the asker: the same for all of a project."""
+        return self.borrows(victim, asker) + self.claims(asker, devices, victim)
 
     def spares(self, asker: Job, devices: int, freed: Iterable[tuple[Job, int]]) -> bool:
         """Does everybody who gives to the asker keep what he is guaranteed, as far as he has it?
@@ -233,16 +262,30 @@ class Quota:
             self._lineage[name] = lineage(self._projects, name)
         return self._lineage[name]
 
-    def _keys(self, job: Job) -> list[_Key]:
+    def keys(self, job: Job) -> list[_Key]:
+        """Of everything that counts its devices."""
         return [(project, job.spec.device) for project in self._path(job)]
 
-    def _said(self, key: _Key) -> Allotment | None:
-        project: Project | None = self._projects.get(key[0])
-        return project.of(key[1]) if project else None
+    def _limits_of(self, job: Job) -> tuple[tuple[_Key, Allotment], ...]:
+        """What may have no more than so many, from its project upwards."""
+        of = job.spec.project, job.spec.device
+        if (found := self._limits.get(of)) is None:
+            said = [(key, self.said(key)) for key in self.keys(job)]
+            limited = [(key, each) for key, each in said if each and each.most is not None]
+            found = self._limits[of] = tuple(limited)
+        return found
 
-    def _most(self, key: _Key) -> int | None:
-        said = self._said(key)
-        return said.most if said else None
+    def said(self, key: _Key) -> Allotment | None:
+        return self._said.get(key)
+
+    def parts(self, project: str) -> Sequence[str]:
+        """Of it, or, with "", those that are part of nothing."""
+        return self._parts.get(project, ())
+
+    def above(self, project: str) -> str | None:
+        """What it is part of; None for one that is unknown."""
+        found = self._projects.get(project)
+        return found.parent if found else None
 
     def _owns(self, key: _Key) -> int:
         if key not in self._own:
@@ -255,3 +298,64 @@ class Quota:
     def _then(self, key: _Key) -> int:
         """Devices in use when what is coming has come, and what was promised is taken."""
         return self.use[key] - self.coming[key] + self.promised[key]
+
+
+class Kept:
+    """Idle devices that others do not lend, by what is in `use`; remembered until that changes."""
+
+    def __init__(self, quota: Quota, use: _Use) -> None:
+        self._quota, self._use = quota, use
+        self._by: dict[_Key, int] = {}
+        self._inside: dict[_Key, int] = {}
+
+    def besides(self, path: Sequence[str], kind: str) -> int:
+        """In all branches that are not on the way from a project to the planet."""
+        found = self._of_parts(("", kind))
+        for project in path:
+            found += self._of_parts((project, kind))
+            if self._quota.above(project) is not None:
+                found -= self._of((project, kind))
+        return found
+
+    def less(self, path: Sequence[str], kind: str, less: Mapping[_Key, int]) -> int:
+        """The same if each that is in `less`, with all that it is part of, had so many fewer."""
+        touched: dict[str, list[str]] = {}
+        for project, of_kind in less:
+            above = self._quota.above(project)
+            if of_kind == kind and above is not None:
+                touched.setdefault(above, []).append(project)
+
+        def of(project: str) -> int:
+            said, key = self._quota.said((project, kind)), (project, kind)
+            mine = (said.kept if said else 0) - self._use(key) + less.get(key, 0)
+            return max(of_parts(project), mine)
+
+        def of_parts(project: str) -> int:
+            changed = sum(of(p) - self._of((p, kind)) for p in touched.get(project, ()))
+            return self._of_parts((project, kind)) + changed
+
+        found = of_parts("")
+        for project in path:
+            found += of_parts(project)
+            if self._quota.above(project) is not None:
+                found -= of(project)
+        return found
+
+    def forget(self, key: _Key) -> None:
+        """The project has more or fewer; the same is said of all that it is part of."""
+        self._by.pop(key, None)
+        self._inside.pop(key, None)
+        self._inside.pop(("", key[1]), None)
+
+    def _of(self, key: _Key) -> int:
+        if (found := self._by.get(key)) is None:
+            said = self._quota.said(key)
+            found = max(self._of_parts(key), (said.kept if said else 0) - self._use(key))
+            self._by[key] = found
+        return found
+
+    def _of_parts(self, key: _Key) -> int:
+        if (found := self._inside.get(key)) is None:
+            found = sum(self._of((part, key[1])) for part in self._quota.parts(key[0]))
+            self._inside[key] = found
+        return found

@@ -16,9 +16,10 @@ from singularity.primitives.holdings import hosts
 from singularity.primitives.model import ACTIVE, Job, JobState, Placement
 from singularity.primitives.nodes import Node, Scope
 
+from .draft import Draft
 from .orders import Order, Settle
 from .placement import find
-from .plan import Action, Draft, Verb
+from .plan import Action, Verb
 from .policy import Policy
 from .price import Price, of_leaving
 from .reclaim import may_move

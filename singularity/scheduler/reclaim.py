@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -12,9 +10,8 @@ import numpy as np
 
 from singularity.primitives.engines import keeps_nothing, loss
 from singularity.primitives.model import Job, JobState, Placement
-from singularity.primitives.nodes import NodeId
-from singularity.primitives.projects import claim
 
+from .draft import Draft
 from .givers import ANYWHERE, Givers
 from .lending import beside, shrinking
 from .offers import (
@@ -23,18 +20,19 @@ from .offers import (
     cheapest_first,
     given,
     level_of,
-    near_of,
     offer,
+    offered,
     spared_first,
     total,
     weight,
 )
 from .placement import alike, find, may, pack, sizes, stay
-from .plan import Action, Draft, Verb
+from .plan import Action, Verb
 from .policy import Policy
 from .price import of_leaving, of_moving, spoken
 from .sharing import narrowed
-from .snapshot import Flags, Ints
+from .snapshot import Flags
+from .space import Space, lacking_quota, room_for
 
 _IN_VAIN = "no less urgent job could make room"
 _BLOCKS_TRIED = 8  # where others are moved away from; the next best are hardly ever better
@@ -56,7 +54,7 @@ def reclaim(draft: Draft, blocked: Job, attempts: Sequence[int], policy: Policy)
     if told := _hopeless(draft, blocked, attempts, policy):
         return Made(told, comes=False)
     for devices in attempts:
-        if there := _room(draft, blocked, devices, []):
+        if there := room_for(draft, blocked, devices, []):
             draft.promise(blocked, there)
             return Made("devices are being freed for it", comes=True)
         if draft.preemptions >= policy.preemptions_per_tick_max:
@@ -70,7 +68,7 @@ def reclaim(draft: Draft, blocked: Job, attempts: Sequence[int], policy: Policy)
     if shared := _shared(draft, blocked, policy):
         return shared
     for devices in attempts:
-        lacks = _lacks(draft, blocked, devices, [])  # to move others gives no quota
+        lacks = lacking_quota(draft, blocked, devices, [])  # to move others gives no quota
         if lacks <= 0 and (chosen := _out_of_the_way(draft, blocked, devices, policy)):
             return _carry_out(draft, blocked, devices, chosen, policy)
         if chosen := _cheapest(draft, blocked, devices, policy, equals=True):
@@ -116,7 +114,8 @@ def _cheapest(
     well. To a replica its equals that train give whatever they can without leaving, and whoever can
     shrink does so before anybody is suspended."""
     per_cluster, more = _per_cluster(draft, blocked), beside(draft, blocked)
-    lacks, givers = _lacks(draft, blocked, devices, []), Givers(draft, blocked, devices, policy)
+    lacks = lacking_quota(draft, blocked, devices, [])
+    givers = Givers(draft, blocked, devices, policy)
     found = list[tuple[tuple[float, ...], list[Offer]]]()
     for cluster, jobs in sorted(givers.by_cluster(equals, lacks > 0).items()):
         free = blocked.held + per_cluster.get(cluster, 0)
@@ -136,12 +135,10 @@ def _cheapest(
 def _offers(draft: Draft, blocked: Job, jobs: list[Job], short: int, policy: Policy) -> list[Offer]:
     found, borrows = list[Offer](), dict[str, bool]()
     for job in jobs:
-        if job.spec.project not in borrows:
-            borrows[job.spec.project] = draft.quota.borrows(job, blocked)
-        borrowed, near = borrows[job.spec.project], near_of(draft, job)
+        if (borrowed := borrows.get(job.spec.project)) is None:
+            borrowed = borrows[job.spec.project] = draft.quota.borrows(job, blocked)
         for target in dict.fromkeys((_smaller(draft, job, short), ())):
-            made = offer(draft, job, target, policy)
-            found.append(replace(made, borrowed=borrowed, near=near))
+            found.append(offered(draft, job, target, policy, borrowed=borrowed))
     return found
 
 
@@ -151,7 +148,7 @@ def _least(short: int, offers: list[Offer]) -> int:
     for count, each in enumerate(offers):
         if freed >= short:
             return count
-        freed += sum(each.freed.values())
+        freed += each.gives
     return len(offers)
 
 
@@ -160,36 +157,39 @@ def _choose(
 ) -> list[Offer]:
     """The first offers that together are enough, `least` or more, less those that turn out not to
     be needed."""
-
-    def enough(count: int) -> bool:
-        return bool(_room(draft, blocked, devices, offers[:count]))
-
-    if not enough(count := least):
-        counts = range(least + 1, len(offers) + 1)  # more offers never make less room
-        count = least + 1 + bisect_left(counts, True, key=enough)
-    return _needed(draft, blocked, devices, offers[:count]) if count <= len(offers) else []
+    space = Space(draft, blocked, devices)
+    for count, each in enumerate(offers):
+        if count >= least and space.fits():
+            return _needed(space, offers[:count])
+        space.add(each)
+    return _needed(space, offers) if space.fits() else []
 
 
 def _smaller(draft: Draft, job: Job, wanted: int) -> Placement:
     """The job on its own nodes with as many devices fewer as are wanted, or as it can spare; where
     that needs no cut, with every rank where it is."""
-    own = np.zeros_like(draft.free)
-    for shard in job.placement:
-        own[draft.snapshot.row[shard.node]] = shard.devices
     options = list(sizes(job, most=job.held - 1)) if job.held > 1 else []
     if not options:
         return ()
     devices = max((d for d in options if job.held - d >= wanted), default=options[-1])
-    return stay(draft, job, devices) or pack(draft.snapshot, own, job, devices)
+    if there := stay(draft, job, devices):
+        return there
+    own = np.zeros_like(draft.free)
+    for shard in job.placement:
+        own[draft.snapshot.row[shard.node]] = shard.devices
+    return pack(draft.snapshot, own, job, devices)
 
 
-def _needed(draft: Draft, blocked: Job, devices: int, chosen: list[Offer]) -> list[Offer]:
-    """Drop what turned out not to be needed. Of one job at most one offer is kept."""
+def _needed(space: Space, chosen: list[Offer]) -> list[Offer]:
+    """Drop what turned out not to be needed: `chosen` is what the space was offered. Of one job at
+    most one offer is kept."""
     kept = list(chosen)
     for each in sorted(chosen, key=spared_first):
-        rest = [o for o in kept if o is not each]
-        if _room(draft, blocked, devices, rest):
-            kept = rest
+        space.drop(each)
+        if space.fits():
+            kept = [o for o in kept if o is not each]
+        else:
+            space.add(each)
     suspended = {o.job.id for o in kept if not o.target}
     return [o for o in kept if not o.target or o.job.id not in suspended]
 
@@ -213,7 +213,7 @@ def _shared(draft: Draft, blocked: Job, policy: Policy) -> Made | None:
 def _per_cluster(draft: Draft, blocked: Job) -> dict[int, int]:
     """Devices by cluster that are unclaimed on nodes where it may go."""
     there = may(draft, blocked) & draft.snapshot.ready
-    room = np.bincount(draft.snapshot.cluster, weights=np.where(there, _unclaimed(draft), 0))
+    room = np.bincount(draft.snapshot.cluster, weights=np.where(there, draft.unclaimed(), 0))
     return dict(enumerate(room.astype(int).tolist()))
 
 
@@ -227,7 +227,7 @@ def _out_of_the_way(draft: Draft, blocked: Job, devices: int, policy: Policy) ->
     there = may(draft, blocked) & snapshot.ready
     by_node = blocked.spec.same_node or devices > blocked.spec.ranks
     blocks = np.arange(len(snapshot.nodes)) if by_node else snapshot.cluster.astype(np.int64)
-    room = np.bincount(blocks, weights=np.where(there, _unclaimed(draft), 0))
+    room = np.bincount(blocks, weights=np.where(there, draft.unclaimed(), 0))
     spare = np.maximum(draft.free - draft.promised, 0)
     inside, elsewhere = np.bincount(blocks, weights=spare), int(spare.sum())
     if (room + elsewhere - inside < devices).all():
@@ -273,7 +273,7 @@ def _moves(
     of_block, inside = leaving
     jobs = {job.id: job for job in of_block}.values()
     elsewhere = np.where(inside, 0, np.maximum(draft.free - draft.promised, 0))
-    chosen: list[Offer] = []
+    chosen, space = list[Offer](), Space(draft, blocked, devices)
     priced = [(of_leaving(job, draft.snapshot.now_s, policy).device_s, job) for job in jobs]
     for _, job in sorted(priced, key=lambda p: (p[0], p[1].id)):
         homeless = replace(job, placement=(), target=())  # its own devices are no place to go
@@ -283,8 +283,9 @@ def _moves(
             far = _region(draft, target) != _region(draft, job.placement)
             price = of_moving(job, draft.snapshot.now_s, policy, far=far)
             chosen.append(Offer(job, target, price, moves=True))
-            if _room(draft, blocked, devices, chosen):
-                return _needed(draft, blocked, devices, chosen)
+            space.add(chosen[-1])
+            if space.fits():
+                return _needed(space, chosen)
     return []
 
 
@@ -295,51 +296,11 @@ def _region(draft: Draft, placement: Placement) -> int:
 # -- what comes of it ------------------------------------------------------------------------------
 
 
-def _unclaimed(draft: Draft) -> Ints:
-    """int64[N]: free now or soon, and not meant for a job that waits ahead."""
-    found: Ints = np.maximum(draft.free + draft.coming - draft.promised, 0)
-    return found
-
-
-def _room(draft: Draft, blocked: Job, devices: int, offers: list[Offer]) -> Placement:
-    """Where the blocked job would fit if the offers were taken; () if nowhere, or if its quota
-    would still not admit it."""
-    if _lacks(draft, blocked, devices, offers) > 0:
-        return ()
-    room = _unclaimed(draft)
-    freed: dict[str, Counter[NodeId]] = {}
-    shared = {o.job.id for o in offers if o.job.spec.share is not None}
-    freed["shares"] = draft.parts.emptied(shared, soon=True) - draft.parts.emptied((), soon=True)
-    # A suspend gives what a shrink of the same job gave, and the rest.
-    for each in (o for o in offers if o.job.id not in shared):
-        freed[each.job.id] = freed.get(each.job.id, Counter()) | each.freed
-        if each.moves:
-            for shard in each.target:
-                row = draft.snapshot.row[shard.node]
-                room[row] = max(0, int(room[row]) - shard.devices)
-    for gives in freed.values():
-        for node, more in sorted(gives.items()):
-            room[draft.snapshot.row[node]] += more
-    return find(draft, blocked, devices, free=room, leaving=shared)
-
-
-def _lacks(draft: Draft, blocked: Job, devices: int, offers: list[Offer]) -> int:
-    """Devices that its quota would still not admit if the offers were taken."""
-    if not draft.quota.governs:
-        return 0
-    most: dict[str, tuple[Job, int]] = {}
-    for job, count in given(offers):
-        most[job.id] = (job, max(count, most.get(job.id, (job, 0))[1]))
-    idle = draft.idle(blocked.spec.device, _unclaimed(draft)) + sum(n for _, n in most.values())
-    bound = draft.quota.bound_later(blocked, idle, most.values())
-    return 0 if bound is None else devices - claim(blocked) - bound.room
-
-
 def _carry_out(
     draft: Draft, blocked: Job, devices: int, chosen: list[Offer], policy: Policy
 ) -> Made:
     """Take what was chosen, as far as one plan and one minute may go; says what was done."""
-    there, done = _room(draft, blocked, devices, chosen), list[Offer]()
+    there, done = room_for(draft, blocked, devices, chosen), list[Offer]()
     for each in chosen:
         if bound := _bound(draft, each, policy):
             break
@@ -378,7 +339,7 @@ def _take(draft: Draft, blocked: Job, taken: Offer) -> None:
         verb, reason = Verb.MIGRATE, f"makes room for {whom}"
     else:
         verb = Verb.SCALE if taken.target else Verb.SUSPEND
-        what = "its shares" if job.spec.share else f"{sum(taken.freed.values())} devices"
+        what = "its shares" if job.spec.share else f"{taken.gives} devices"
         reason = f"gives {what} to {whom}"
     serving, at_home = blocked.spec.serving, job.spec.project == blocked.spec.project
     equal = job.tier == blocked.tier and (at_home or not draft.quota.governs)

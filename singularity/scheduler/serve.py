@@ -18,9 +18,10 @@ from singularity.primitives.nodes import NodeId
 from singularity.primitives.serving import ServiceId
 
 from .autoscale import size
+from .draft import Draft
 from .evacuate import draining, governing, must_go
 from .placement import find
-from .plan import Action, Draft, Reason, Verb
+from .plan import Action, Reason, Verb
 from .policy import Policy
 from .services import PROMISED, Change, Served, Service, Trial
 

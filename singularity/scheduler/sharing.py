@@ -9,9 +9,9 @@ import numpy as np
 
 from singularity.primitives.model import Job, JobId, JobState
 
+from .draft import Draft
 from .goodput import allot, worth
 from .placement import may, sizes, stay
-from .plan import Draft
 from .policy import Policy
 from .queueing import level, promised
 

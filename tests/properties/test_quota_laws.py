@@ -13,7 +13,7 @@ from singularity.primitives.errors import InvalidSpec
 from singularity.primitives.model import TERMINAL, Intent, Tier
 from singularity.primitives.projects import Usage, claim
 from singularity.scheduler.decide import decide
-from singularity.scheduler.plan import Draft
+from singularity.scheduler.draft import Draft
 from singularity.scheduler.quota import Quota
 from singularity.scheduler.snapshot import Snapshot
 from tests.unit.fleets import POLICY, Planet

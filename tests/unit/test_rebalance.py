@@ -12,8 +12,8 @@ from singularity.primitives.errors import Conflict, NotFound
 from singularity.primitives.model import JobId
 from singularity.primitives.nodes import Scope, ScopeKind
 from singularity.primitives.rebalancing import Rebalancing
+from singularity.scheduler.draft import Draft
 from singularity.scheduler.orders import Settle
-from singularity.scheduler.plan import Draft
 from singularity.scheduler.rebalance import Clearance, clearances
 from tests.unit.fleets import POLICY, Planet, verbs
 

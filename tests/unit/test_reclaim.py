@@ -8,8 +8,8 @@ from singularity.primitives.model import Goal, Intent, JobId, JobState, Tier
 from singularity.primitives.service import Account, Slice
 from singularity.primitives.sla import SLICE_S, near_promise
 from singularity.scheduler.decide import decide
+from singularity.scheduler.draft import Draft
 from singularity.scheduler.explain import lacking
-from singularity.scheduler.plan import Draft
 from singularity.scheduler.policy import Policy
 
 

@@ -15,7 +15,7 @@ from singularity.primitives.errors import NotFound
 from singularity.primitives.nodes import Scope
 from singularity.primitives.operations import By
 from singularity.primitives.rebalancing import Rebalancing
-from singularity.scheduler.plan import Draft
+from singularity.scheduler.draft import Draft
 from singularity.scheduler.policy import Policy
 from singularity.scheduler.rebalance import Clearance, clearances
 from singularity.scheduler.snapshot import Snapshot

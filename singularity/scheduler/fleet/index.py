@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from typing import Final, NamedTuple, Protocol
@@ -52,10 +53,27 @@ class Engine(Protocol):
 
 
 class Plain:
-    """NumPy only. Finds by looking at every node; keeps the index all the same."""
+    """NumPy only. Looks at every domain, and at the nodes of the one that it takes; keeps the index
+    all the same."""
 
     def find(self, index: Index, allowed: Ranks, want: Want) -> Picks:
-        return reference.find(index.free, index.start, index.end, allowed, want)
+        best: tuple[int, int, int, int, int] | None = None
+        tallies = index.tally[want.low : want.high].tolist()
+        rooms = index.room[want.low : want.high].tolist()
+        ranks = allowed[want.low : want.high].tolist()
+        least = want.units * want.unit
+        for at, (rank, room) in enumerate(zip(ranks, rooms, strict=True)):
+            if rank == 0 or room < least or (best is not None and rank > best[0]):
+                continue
+            nodes, waste = measure(tallies[at], want)
+            key = (rank, nodes, waste, room, want.low + at)
+            if nodes and (best is None or key < best):
+                best = key
+        if best is None:
+            return reference.NONE
+        start, end = int(index.start[best[-1]]), int(index.end[best[-1]])
+        picks, _ = reference.fit(index.free[start:end], want)
+        return picks[0] + start, picks[1]
 
     def put_all(self, index: Index, positions: Ints, free: Ints) -> None:
         for position, now in zip(positions.tolist(), free.tolist(), strict=True):
@@ -80,6 +98,29 @@ class Plain:
             ends.append(ends[-1] + len(positions))
         picks = np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found])
         return np.array(ends, dtype=np.int64), picks
+
+
+def measure(tally: Sequence[int], want: Want) -> tuple[int, int]:
+    """Nodes that the gang takes in a domain with `tally[f]` nodes of f free devices, and what is
+    left over on the last of them; (0, 0) if it does not fit. As reference.fit."""
+    nodes, left, unit, levels = 0, want.units, want.unit, len(tally)
+    for rooms in range((levels - 1) // unit, 0, -1):
+        if want.single and rooms < left:
+            return 0, 0
+        low = rooms * unit
+        have = sum(tally[low : low + unit])
+        whole = min(have, left // rooms)
+        nodes, left = nodes + whole, left - whole * rooms
+        if left == 0:
+            return nodes, 0
+        if whole < have:  # the rest goes where least is left over, whole nodes apart
+            for level in range(left * unit, low):
+                if tally[level]:
+                    return nodes + 1, level - left * unit
+            while whole >= tally[low]:
+                whole, low = whole - tally[low], low + 1
+            return nodes + 1, low - left * unit
+    return 0, 0
 
 
 def _mark(words: Words, bit: int, to: bool) -> None:
