@@ -155,7 +155,9 @@ def main() -> None:
         if not path.is_file():
             parser.error(f"{path} is not there; the top of this file says where it is public")
         traces = [load(path, seed) for seed in range(args.seeds)]
-        print(f"{name}: {traces[0].requests.arrivals.sum() / 1e6:.0f} M requests, {args.seeds} seeds")
+        print(
+            f"{name}: {traces[0].requests.arrivals.sum() / 1e6:.0f} M requests, {args.seeds} seeds"
+        )
         verdict = "met" if report(traces) else "missed"
         print(f"  {KEPT:.2%} at {HOURS:,.0f} device-hours with {RESIZES:,} changes: {verdict}")
 

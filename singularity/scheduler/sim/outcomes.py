@@ -34,8 +34,8 @@ class Outcome:
 @dataclass(slots=True)
 class Pooled:
     """A service: `late` of its `requests` waited for longer than promised. `asked_s` and `held_s`
-    are device-seconds that its autoscaler wanted and that its replicas held, and `changes` how often
-    the first changed."""
+    are device-seconds that its autoscaler wanted and that its replicas held, and `changes` is how
+    often the first changed."""
 
     name: str
     requests: float = 0.0

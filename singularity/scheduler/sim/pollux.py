@@ -2,10 +2,10 @@
 
 From what their authors measured (github.com/petuum/adaptdl, branch osdi21-artifact, Apache-2.0,
 simulator/traces): iterations to the end of training by batch size (validation-*.csv, last lines)
-times the seconds of a step on so many GPUs of 16 nodes of 4 (placements.csv, scalability.csv; 4 GPUs
-of one node at a time), with accumulation where a batch does not fit, as the artifact's own rule
-picks a configuration. The sizes and batches that the workloads name come out of this table: they
-are those that keep 50 to 80 % of the speed of one GPU for each.
+times the seconds of a step on so many GPUs, on as few nodes of 4 as hold them (placements.csv,
+scalability.csv), with accumulation where a batch does not fit, as the artifact's own rule picks a
+configuration. The sizes and batches that the workloads name come out of this table: they are those
+that keep 50 to 80 % of the speed of one GPU for each.
 
 Only the number of GPUs counts here, not how they lie, and a batch is chosen once for each size,
 where Pollux chooses it anew as the noise of gradients grows. So it is a model of that system, and

@@ -150,7 +150,7 @@ class Replay:
         assert not (faults := check(snapshot, plan)), faults
         running = [job for job in snapshot.jobs if job.state is JobState.RUNNING]
         self._unsettled = bool(plan.pending) or any(job.held < job.devices for job in running)
-        if plan.actions:
+        if plan.actions or plan.changes:
             self._carry_out(plan)
         self._give_up(plan, idle=not running)
 
