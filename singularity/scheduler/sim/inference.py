@@ -88,14 +88,14 @@ class Inference(Replay):
         trace: Trace,
         fleet: Iterable[Machines] = (),
         policy: Policy | None = None,
-        costs: Costs = Costs(),
+        costs: Costs | None = None,
         name: str = "singularity",
     ) -> None:
         fleet = tuple(fleet) or trace.fleet
         self._until_s = float(max((s.rates.seconds for s in trace.services), default=0))
         self._pools: dict[ServiceId, _Pool] = {}
         self._books = _Books()
-        super().__init__(trace, fleet, policy, costs, name)
+        super().__init__(trace, fleet, policy, costs or Costs(), name)
         for service in self._trace.services:
             self._open(service, _room(service, fleet))
         self._at(0.0, partial(self._second, 0))

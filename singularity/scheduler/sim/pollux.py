@@ -56,7 +56,7 @@ FIXED: Final[Mapping[tuple[str, int], Curve]] = {
 }
 
 
-def hours(curve: Curve, gpus: int) -> float:
+def hours(curve: Curve, gpus: float) -> float:
     """On so many; between two sizes that were measured by the power that leads from one to the
     next. Beyond the last no faster."""
     least, _ = curve[0]

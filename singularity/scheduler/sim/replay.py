@@ -41,7 +41,8 @@ class Costs:
     """Seconds that machines take, and how often the scheduler looks: not sooner than `gap_s` after
     its last round, and every `tick_s` while somebody waits or holds less than it wants. A resize
     is answered after `resize_s`, and the work stands still for `stall_s`; a replica takes requests
-    `ready_s` after its start."""
+    `ready_s` after its start. Jobs are cut every `every_s`, which tells how fast they are; 0: only
+    when they must leave, for nothing fails here."""
 
     start_s: float = 0.0
     restart_s: float = 60.0
@@ -49,6 +50,7 @@ class Costs:
     resize_s: float = 0.0
     stall_s: float = 0.0
     ready_s: float = 0.0
+    every_s: float = 0.0
     gap_s: float = 0.0
     tick_s: float = 300.0
 
@@ -193,7 +195,7 @@ class Replay:
             devices_max=job.devices,
             project=job.project,
             tier=job.tier,
-            checkpoint_every_s=0.0,  # nothing fails here
+            checkpoint_every_s=self._costs.every_s,
         )
         found = Job(JobId(job.name), spec, job.devices, submitted_at_s=self._now_s)
         self._ledger.submit(found)

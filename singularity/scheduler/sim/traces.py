@@ -59,7 +59,7 @@ class Arrival:
     scaling: float = 1.0
     curve: Curve = ()
 
-    def speed(self, held: int) -> float:
+    def speed(self, held: float) -> float:
         """Of its full one, on `held` devices."""
         if self.curve and held:
             return self.work_s / (3600.0 * hours(self.curve, min(held, self.devices)))
@@ -108,7 +108,7 @@ class Reading:
     """What to make of a trace: only the first `most` jobs that want no more than `widest` devices;
     `elastic` ones run on any number of devices, down to one, `rigid` ones on all or none, and
     `adaptive` ones, of the workloads of Pollux, also on more than their owner named, with other
-    batches. Tiers are `hashed`, by names, where the trace knows others."""
+    batches. Tiers are `hashed`, by names, where the trace knows others; or all are of one `tier`."""
 
     most: int | None = None
     widest: int | None = None
@@ -116,6 +116,7 @@ class Reading:
     rigid: bool = False
     hashed: bool = False
     adaptive: bool = False
+    tier: Tier | None = None
 
 
 def tier_of(name: str) -> Tier:
@@ -167,6 +168,8 @@ def _chosen(trace: Trace, how: Reading) -> Trace:
         jobs = [replace(job, devices_min=1) for job in jobs]
     elif how.rigid:
         jobs = [replace(job, devices_min=job.devices) for job in jobs]
+    if how.tier is not None:
+        jobs = [replace(job, tier=how.tier) for job in jobs]
     return replace(trace, jobs=tuple(jobs), notes=tuple(notes))
 
 
