@@ -97,6 +97,7 @@ def _running(rng: np.random.Generator, nodes: int) -> Iterator[Job]:
     at, used, number = 0, 0, 0
     while at < nodes:
         wanted = int(rng.choice([1, 2, 4, 8, 16], p=[0.25, 0.25, 0.2, 0.2, 0.1]))
+        wanted = min(wanted, _left(at, used, nodes))
         narrow = wanted > 1 and rng.random() < 0.12
         left, shards = max(1, wanted // 2) if narrow else wanted, []
         while left and at < nodes:
@@ -119,6 +120,14 @@ def _running(rng: np.random.Generator, nodes: int) -> Iterator[Job]:
             pause_s=float(rng.uniform(1.0, 30.0)) if rng.random() < 0.5 else None,
         )
         number += 1
+
+
+def _left(at: int, used: int, nodes: int) -> int:
+    """Devices until the end of the cluster, for no gang lies in two."""
+    here, end = _node(at, nodes, 0).cluster, at + 1
+    while end < nodes and end < at + 2 and _node(end, nodes, 0).cluster == here:
+        end += 1
+    return (end - at) * DEVICES - used
 
 
 def _waiting(rng: np.random.Generator, number: int) -> Job:

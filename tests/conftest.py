@@ -8,11 +8,15 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import settings
 from sqlalchemy import Engine, create_engine, make_url
 
 from singularity.api.applier import SqlLedger
 from singularity.api.schema import migrate
 from singularity.cli.servers import Postgres
+
+settings.register_profile("busy", deadline=None)  # how long an example takes is no law
+settings.load_profile("busy")
 
 _TEMPLATE = "migrated"
 _numbers = itertools.count()

@@ -11,11 +11,12 @@ from singularity.primitives.sla import PROMISED
 from . import elastic
 from .draft import Draft
 from .explain import lacking
-from .placement import alike, find, may, sizes
+from .offers import level_of
+from .placement import alike, find, meet, sizes
 from .plan import Action, Reason, Verb
 from .policy import Policy
-from .queueing import level, not_yet, promised, queue
-from .quota import UNBOUND, Bound
+from .queueing import not_yet, promised, queue
+from .quota import UNBOUND
 from .reclaim import reclaim
 
 
@@ -34,14 +35,17 @@ class Waiting:
             wanting.setdefault(job.spec.device, set()).add(job.spec.project)
         self.contested = frozenset(kind for kind, by in wanting.items() if len(by) > 1)
         self._kinds: dict[Hashable, Job] = {}  # the first of each tier that is like no other
-        self._bound: dict[Hashable, tuple[Job, Bound]] = {}  # by a quota; the first of each tier
+        self._bound: dict[Hashable, list[tuple[int, Job]]] = {}  # by quota, in their order
+        self._behind = set[Hashable]()  # of each tier the first that is bound by it
         self._borrow: dict[tuple[str, str], Tier] = {}  # the first that had to, by project and kind
 
     def add(self, draft: Draft, job: Job) -> None:
         limit, claims = draft.bound(job), job.id in self.within
         if limit is not None and limit.room < _least(job) - claim(job):
-            of = job.tier, claims, job.spec.device, limit.project
-            self._bound.setdefault(of, (job, limit))
+            quota = limit.project, job.spec.device
+            if (of := (job.tier, claims, quota)) not in self._behind:
+                self._bound.setdefault(quota, []).append((len(self._behind), job))
+                self._behind.add(of)
         else:
             self.jobs.append(job)
             self._kinds.setdefault((job.tier, claims, alike(job)), job)
@@ -50,16 +54,15 @@ class Waiting:
         """One of `tier` or more urgent, or within its guarantee where `job` is not, that could use
         nodes, or a quota, which `job` could use."""
         borrows = job.id not in self.within
-        for other, limit in self._bound.values():
-            first = other.tier <= tier or (borrows and other.id in self.within)
-            same = other.spec.device == job.spec.device and draft.quota.binds(limit, job)
-            if first and same:
-                return other
-        for other in self._kinds.values():
-            first = other.tier <= tier or (borrows and other.id in self.within)
-            if first and (may(draft, job) & may(draft, other)).any():
-                return other
-        return None
+
+        def first(other: Job) -> bool:
+            return other.tier <= tier or (borrows and other.id in self.within)
+
+        quotas = (("", job.spec.device), *draft.quota.keys(job)) if self._bound else ()
+        bound = (each for quota in quotas for each in self._bound.get(quota, ()))
+        if found := min(((n, other.id) for n, other in bound if first(other)), default=None):
+            return draft.snapshot.by_id[found[1]]
+        return next((o for o in self._kinds.values() if first(o) and meet(draft, job, o)), None)
 
     def claims(self, draft: Draft, job: Job) -> bool:
         """Is it within the guarantee of its project? Not if a more urgent one there is not."""
@@ -84,7 +87,7 @@ def place(draft: Draft, policy: Policy) -> list[Job]:
     reclaimed for it. Among equals the smaller may pass. Those within the guarantee of their
     project come before all who would have to borrow, in each project in their order.
     """
-    line = queue(draft.snapshot, policy)
+    line = queue(draft.snapshot, policy, draft.findings.level)
     waiting = Waiting(job for job in line if not draft.touched(job))
     if draft.quota.governs:
         line = _by_tier(draft, line, waiting, policy, guaranteed=True)
@@ -96,10 +99,13 @@ def _by_tier(
     draft: Draft, line: Sequence[Job], waiting: Waiting, policy: Policy, *, guaranteed: bool
 ) -> list[Job]:
     """One pass over all tiers; returns who is not within a guarantee where it is for those only."""
-    left = []
-    for tier in Tier:
-        for job in line:
-            if job.tier is not tier or draft.touched(job):
+    left = list[Job]()
+    by_tier: dict[Tier, list[Job]] = {tier: [] for tier in Tier}
+    for job in line:
+        by_tier[job.tier].append(job)
+    for tier, jobs in by_tier.items():
+        for job in jobs:
+            if draft.touched(job):
                 continue
             barred = guaranteed and bool(not_yet(draft.snapshot, job))
             if guaranteed and not barred and not waiting.claims(draft, job):
@@ -149,7 +155,7 @@ def _admit(draft: Draft, job: Job, waiting: Waiting, policy: Policy) -> None:
 def _kind(draft: Draft, job: Job, waiting: Waiting, policy: Policy) -> Hashable:
     """Of two that are the same in this, the second fits nowhere if the first did not, and nobody
     gives way for it."""
-    spec, had = job.spec, level(job, draft.snapshot.now_s, policy)
+    spec, had = job.spec, level_of(draft, job, policy)
     alone = job.id if spec.topology.apart else ""
     whose = (spec.project, job.id in waiting.within, claim(job)) if draft.quota.governs else ()
     return alike(job), job.tier, had, job.devices, spec.devices_min, spec.ranks, alone, whose

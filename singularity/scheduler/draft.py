@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from singularity.primitives import replicas
 from singularity.primitives.holdings import holdings, hosts
 from singularity.primitives.model import ACTIVE, Job, JobId, JobState, Placement
 from singularity.primitives.nodes import NodeId
@@ -28,14 +29,17 @@ class Findings:
     that wait are alike. Devices only become fewer, so what did not fit will not.
 
     may    nodes that a job may use      full  the fewest units that fit nowhere
+    meet   of two, do they share some?
     lacks  what such a job lacks         vain  devices and level, for which nobody made room
     level  of a job, as in queueing      told  why one waits, and then all that are like it
     near   as in sla.near_promise
     offers what a job gives, by its id, where it goes and whether that was borrowed
     roster as in roster.py
+    ways   as in ways.py, by cluster and who asks; and how often it had been stirred by then
     """
 
     may: dict[Hashable, Flags] = field(default_factory=dict)
+    meet: dict[Hashable, bool] = field(default_factory=dict)
     full: dict[Hashable, int] = field(default_factory=dict)
     lacks: dict[Hashable, tuple[Reason, ...]] = field(default_factory=dict)
     vain: dict[Hashable, tuple[int, int]] = field(default_factory=dict)
@@ -44,6 +48,7 @@ class Findings:
     near: dict[JobId, bool] = field(default_factory=dict)
     offers: dict[Hashable, object] = field(default_factory=dict)
     roster: object | None = None
+    ways: dict[Hashable, tuple[int, object]] = field(default_factory=dict)
 
 
 class Draft:
@@ -53,7 +58,10 @@ class Draft:
     devices that are given out in shares; `coming` what
     earlier decisions, carried out or not, will free on each node, so that nothing is reclaimed
     twice; `promised` what of both is meant for jobs that wait, so that no two count on the same
-    devices. `quota` keeps the same of projects.
+    devices. `quota` keeps the same of projects, and `stirred` how often any of it has changed in
+    each cluster. `preemptions` are jobs that this plan takes devices from for the sake of others,
+    and `evictions` those that it tells to leave theirs, with those that did so within the last
+    minute, unless an operator has acknowledged that.
     """
 
     def __init__(self, snapshot: Snapshot, policy: Policy = Policy()) -> None:
@@ -68,9 +76,10 @@ class Draft:
         self._actions: dict[JobId, Action] = {}
         self._pending: dict[JobId, tuple[Reason, ...]] = {}
         self._changes: list[Change] = []
-        self._evicted = len(recently_evicted(snapshot))
+        self.preemptions, self.evictions = 0, len(recently_evicted(snapshot))
         self._in: dict[JobState, list[Job]] = {}
         self._groups: dict[tuple[str, str], list[Job]] = {}
+        self.stirred = [0] * len(snapshot.cluster_names)
         self._unclaimed: Ints | None = None
         self._of_kind: dict[str, Flags] = {}
         self._idle: dict[str, int] = {}
@@ -78,7 +87,8 @@ class Draft:
             self._in.setdefault(job.state, []).append(job)
             if job.spec.topology.apart:
                 self._groups.setdefault(_group(job), []).append(job)
-            if job.state in (JobState.SUSPENDING, JobState.STOPPING) or job.resizing:
+            passing = job.state in (JobState.SUSPENDING, JobState.STOPPING)
+            if passing or job.resizing or replicas.evicted(job):
                 self._expect(job, job.target)
 
     def touched(self, job: Job) -> bool:
@@ -102,6 +112,7 @@ class Draft:
             and not job.dumping
             and not job.resizing
             and not job.exited
+            and not replicas.evicted(job)
             and job.retry_at_s <= self.snapshot.now_s
         )
 
@@ -135,25 +146,19 @@ class Draft:
         assert action.job not in self._actions, f"{action.job} already has an action"
         self._actions[action.job] = action
         job = self.snapshot.by_id[action.job]
+        if action.price is not None:
+            self.preemptions += 1
+            self.evictions += evicts(job, action)
+        for shard in job.placement:
+            self._stir(self.snapshot.row[shard.node])
         for node, devices in self._needed(job, action.placement).items():
             self._give(node, devices)
         if action.placement:
             self.quota.take(job, grows(job, action))
         leaves = action.verb not in (Verb.RESUME, Verb.CHECKPOINT, Verb.WAKE, Verb.REST)
-        if leaves and job.state in (JobState.STARTING, JobState.RUNNING):
+        known = replicas.evicted(job)  # its devices are expected already
+        if leaves and not known and job.state in (JobState.STARTING, JobState.RUNNING):
             self._expect(job, action.placement)
-
-    @property
-    def preemptions(self) -> int:
-        """Jobs that this plan takes devices from for the sake of others."""
-        return sum(1 for action in self._actions.values() if action.price is not None)
-
-    @property
-    def evictions(self) -> int:
-        """Jobs that left their devices for others within the last minute, unless an operator has
-        acknowledged that, and those that this plan tells to."""
-        told = [a for a in self._actions.values() if a.price is not None]
-        return self._evicted + sum(evicts(self.snapshot.by_id[a.job], a) for a in told)
 
     def promise(self, job: Job, placement: Placement) -> None:
         """Keep what is free there, and what will be, for a job that waits for the rest of it. Of
@@ -163,7 +168,7 @@ class Draft:
             there = {part.index for part in self.snapshot.nodes[row].parts}
             devices = shard.devices - len(there & set(shard.indices))
             self.promised[row] += devices
-            self._unclaimed = None
+            self._stir(row)
             if self.quota.governs:  # it may wait for its quota alone: others take what is spare
                 spare = self.free[row] + self.coming[row] - self.promised[row]
                 devices = min(devices, max(0, int(self.fleet.free[row]) - max(0, int(spare))))
@@ -215,11 +220,15 @@ class Draft:
     def _give(self, node: NodeId, devices: int) -> None:
         row = self.snapshot.row[node]
         self.free[row] -= devices
-        self._unclaimed = None
+        self._stir(row)
         kind = self.snapshot.nodes[row].device
         if kind in self._idle and self.snapshot.ready[row]:
             self._idle[kind] -= devices
         self._hide(row, devices)
+
+    def _stir(self, row: int) -> None:
+        self._unclaimed = None
+        self.stirred[self.snapshot.cluster[row]] += 1
 
     def _hide(self, row: int, devices: int) -> None:
         """From the fleet, where whole devices are found; what was promised is not in it any more,
@@ -241,7 +250,7 @@ class Draft:
             freed = _devices(job.placement) - _devices(target)
         for node, devices in freed.items():
             self.coming[self.snapshot.row[node]] += devices
-        self._unclaimed = None
+            self._stir(self.snapshot.row[node])
         self.quota.expect(job, max(0, job.held - sum(s.devices for s in target)))
 
 

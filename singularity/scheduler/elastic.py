@@ -11,7 +11,7 @@ from singularity.primitives import engines
 from singularity.primitives.model import Job, JobState, Tier
 
 from .draft import Draft
-from .placement import may, resized, sizes, stay
+from .placement import alike, may, resized, sizes, stay
 from .plan import Action, Verb
 from .policy import Policy
 from .sharing import widths
@@ -34,7 +34,7 @@ def grow(draft: Draft, blocked: Sequence[Job], policy: Policy) -> None:
     """Give jobs that hold less than they want more, when nobody waits for the same nodes and they
     have had their devices for a while: tier by tier, to those that gain most by it."""
     wanted = np.zeros(len(draft.snapshot.nodes), dtype=np.bool_)
-    for other in blocked:
+    for other in {alike(j): j for j in blocked}.values():
         wanted |= may(draft, other)
     small: dict[tuple[Tier, str], list[Job]] = {}
     for job in draft.untouched(JobState.RUNNING):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Hashable, Mapping, Sequence
+from functools import cached_property
 from typing import Final
 
 from singularity.primitives.engines import keeps_nothing
-from singularity.primitives.model import Job
+from singularity.primitives.model import Job, Tier
 
 from .draft import Draft
 from .lending import shrinks_for
@@ -22,42 +22,68 @@ ANYWHERE: Final = -1  # in place of a cluster: whoever uses the quota that the b
 
 
 class Givers:
-    """Who may be made to give to the blocked job. Jobs of one project, tier and kind of device are
-    judged together, but for those that yield to an equal."""
+    """Who may be made to give to the blocked job; with `equals`, who had more than it so far as
+    well. Jobs of one project and tier are judged together, but for those that give to an equal."""
 
-    def __init__(self, draft: Draft, blocked: Job, devices: int, policy: Policy) -> None:
+    def __init__(
+        self, draft: Draft, blocked: Job, devices: int, policy: Policy, equals: bool
+    ) -> None:
         self._draft, self._blocked, self._devices = draft, blocked, devices
-        self._policy = policy
+        self._policy, self.equals = policy, equals
+        self._crew = roster(draft).kinds.get(blocked.spec.device)
         self._stands: dict[str, int] = {}
 
-    def by_cluster(self, equals: bool, any_of_its_quota: bool) -> dict[int, list[Job]]:
-        """By the cluster where they are, if the blocked job may go there; under ANYWHERE those
-        that use the same quota."""
-        draft, found = self._draft, defaultdict[int, list[Job]](list)
-        there = may(draft, self._blocked) & draft.snapshot.ready
-        for each in self._willing(equals):
-            if _any(there, each.rows):
-                found[each.cluster].append(each.job)
-            if any_of_its_quota and draft.quota.same(each.job, self._blocked):
-                found[ANYWHERE].append(each.job)
-        return dict(found)
+    @property
+    def clusters(self) -> Sequence[int]:
+        """Where some run that are of its kind of device, in order."""
+        return self._crew.clusters if self._crew else ()
 
-    def _willing(self, equals: bool) -> Iterator[Runs]:
-        draft, blocked = self._draft, self._blocked
-        of_kind = roster(draft).kinds.get(blocked.spec.device, {})
-        for (_, tier), jobs in of_kind.items():
-            every = self._may_take(jobs[0].job)
-            if every or tier is blocked.tier:
-                for each in jobs:
-                    gives = every or self._gives_to_equal(each.job, equals)
-                    if gives and not draft.touched(each.job):
-                        yield each
+    @property
+    def projects(self) -> Sequence[Job]:
+        """One job of each project that has some there."""
+        return self._crew.projects if self._crew else ()
 
-    def _gives_to_equal(self, job: Job, equals: bool) -> bool:
-        return shrinks_for(job, self._blocked) or (equals and self._yields(job))
+    @property
+    def straddled(self) -> frozenset[int]:
+        """Clusters where one runs that is in another, too."""
+        return self._crew.straddled if self._crew else frozenset()
+
+    @cached_property
+    def verdicts(self) -> Hashable:
+        """Who may be made to give, by project and tier: equal for all who find the same."""
+        first = self._crew.first if self._crew else {}
+        return tuple(self._may_take(job) for job in first.values())
+
+    def of(self, cluster: int) -> list[Job]:
+        """Those in the cluster on nodes where the blocked job may go; under ANYWHERE those that use
+        the same quota."""
+        if self._crew is None:
+            return []
+        if cluster == ANYWHERE:
+            every = [r.job for jobs in self._crew.by_cluster.values() for r in self._willing(jobs)]
+            return [job for job in every if self._draft.quota.same(job, self._blocked)]
+        there, jobs = self._there, self._willing(self._crew.by_cluster[cluster])
+        return [r.job for r in jobs if any(there[row] for row in r.rows)]
 
     def may_leave(self, job: Job) -> bool:
         return not shrinks_for(job, self._blocked) or self._may_take(job)
+
+    @cached_property
+    def _there(self) -> Flags:
+        return may(self._draft, self._blocked) & self._draft.snapshot.ready
+
+    def _willing(self, classes: Mapping[tuple[str, Tier], Sequence[Runs]]) -> list[Runs]:
+        touched, found = self._draft.touched, list[Runs]()
+        for (_, tier), jobs in classes.items():
+            if self._may_take(jobs[0].job):
+                found += [r for r in jobs if not touched(r.job)]
+            elif tier is self._blocked.tier:
+                equal = [r for r in jobs if self._gives_to_equal(r.job)]
+                found += [r for r in equal if not touched(r.job)]
+        return found
+
+    def _gives_to_equal(self, job: Job) -> bool:
+        return shrinks_for(job, self._blocked) or (self.equals and self._yields(job))
 
     def _may_take(self, job: Job) -> bool:
         """As Quota.may_take, with what is the same for all of a project looked up."""
@@ -77,7 +103,3 @@ class Givers:
             return False
         had_more = level_of(draft, job, policy) > level_of(draft, blocked, policy)
         return had_more and yields(job, draft.snapshot.now_s, policy)
-
-
-def _any(there: Flags, rows: tuple[int, ...]) -> bool:
-    return any(there[row] for row in rows)

@@ -59,6 +59,15 @@ def may(draft: Draft, job: Job) -> Flags:
     return found
 
 
+def meet(draft: Draft, one: Job, other: Job) -> bool:
+    """Is there a node that both may use?"""
+    kinds = alike(one), alike(other)
+    if (found := draft.findings.meet.get(kinds)) is None:
+        found = bool((may(draft, one) & may(draft, other)).any())
+        draft.findings.meet[kinds] = found
+    return found
+
+
 def allowed(snapshot: Snapshot, spec: JobSpec) -> Flags:
     """bool[N]: nodes in regions that the owner allows, with devices that can be had as asked."""
     share = spec.share

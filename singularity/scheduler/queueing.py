@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from singularity.primitives.model import WAITING, Intent, Job, JobState
+from singularity.primitives.model import WAITING, Intent, Job, JobId, JobState
 from singularity.primitives.sla import PROMISED, attained_s, share
 
 from .plan import Reason
@@ -12,20 +12,21 @@ from .policy import Policy
 from .snapshot import Snapshot
 
 
-def queue(snapshot: Snapshot, policy: Policy) -> list[Job]:
+def queue(snapshot: Snapshot, policy: Policy, levels: dict[JobId, int] | None = None) -> list[Job]:
     """Jobs that want devices: most urgent tier first, in each the replicas of services, then those
     furthest from what the tier promises, then those whose project has used least by its weight,
     then those that had least so far (`level`), then the longest waiting. After an hour without
     devices none is further than another, and what a project used is worth half after a day. Those
-    that verify others do not queue."""
-    now_s = snapshot.now_s
+    that verify others do not queue. `levels` is told that of each."""
+    now_s, levels = snapshot.now_s, {} if levels is None else levels
     used = {p.id: p.share(now_s) for p in snapshot.projects}
     waiting = [j for j in snapshot.jobs if j.state in WAITING and j.intent is Intent.RUN]
     waiting = [j for j in waiting if j.spec.aside is None]
+    levels.update({j.id: level(j, now_s, policy) for j in waiting})
     order = {
         j.id: (
             *(j.tier, j.spec.serving is None, _served(j, now_s)),
-            *(used.get(j.spec.project, 0.0), level(j, now_s, policy)),
+            *(used.get(j.spec.project, 0.0), levels[j.id]),
         )
         for j in waiting
     }

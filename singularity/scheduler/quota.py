@@ -243,10 +243,6 @@ class Quota:
         kind = one.spec.device == other.spec.device
         return kind and not set(self._path(one)).isdisjoint(self._path(other))
 
-    def binds(self, bound: Bound, job: Job) -> bool:
-        """Is the job one of those that this limit is for?"""
-        return bound.project in (*self._path(job), "")
-
     # -- the tree --------------------------------------------------------------------------------
 
     def above_its_own(self, job: Job, devices: int) -> int:

@@ -12,27 +12,23 @@ from singularity.primitives.engines import keeps_nothing, loss
 from singularity.primitives.model import Job, JobState, Placement
 
 from .draft import Draft
-from .givers import ANYWHERE, Givers
-from .lending import beside, shrinking
+from .lending import shrinking
 from .offers import (
     Offer,
-    cheapest_by_device,
     cheapest_first,
     given,
     level_of,
     offer,
-    offered,
-    spared_first,
     total,
-    weight,
 )
-from .placement import alike, find, may, pack, sizes, stay
+from .placement import alike, find, may, stay
 from .plan import Action, Verb
 from .policy import Policy
 from .price import of_leaving, of_moving, spoken
 from .sharing import narrowed
 from .snapshot import Flags
 from .space import Space, lacking_quota, room_for
+from .ways import cheapest, choose, needed, per_cluster
 
 _IN_VAIN = "no less urgent job could make room"
 _BLOCKS_TRIED = 8  # where others are moved away from; the next best are hardly ever better
@@ -59,7 +55,7 @@ def reclaim(draft: Draft, blocked: Job, attempts: Sequence[int], policy: Policy)
             return Made("devices are being freed for it", comes=True)
         if draft.preemptions >= policy.preemptions_per_tick_max:
             continue
-        if chosen := _cheapest(draft, blocked, devices, policy):
+        if chosen := cheapest(draft, blocked, devices, policy):
             if not all(o.target for o in chosen) and shrinking(draft, blocked):
                 return Made("waits for what is shrinking, before anybody is suspended", comes=False)
             return _carry_out(draft, blocked, devices, chosen, policy)
@@ -71,7 +67,7 @@ def reclaim(draft: Draft, blocked: Job, attempts: Sequence[int], policy: Policy)
         lacks = lacking_quota(draft, blocked, devices, [])  # to move others gives no quota
         if lacks <= 0 and (chosen := _out_of_the_way(draft, blocked, devices, policy)):
             return _carry_out(draft, blocked, devices, chosen, policy)
-        if chosen := _cheapest(draft, blocked, devices, policy, equals=True):
+        if chosen := cheapest(draft, blocked, devices, policy, equals=True):
             return _carry_out(draft, blocked, devices, chosen, policy)
     draft.findings.vain[_kind(draft, blocked, attempts[-1])] = (
         attempts[-1],
@@ -103,97 +99,6 @@ def _kind(draft: Draft, blocked: Job, least: int) -> Hashable:
     return alike(blocked), blocked.tier, unit, alone, project if draft.quota.governs else ""
 
 
-# -- those less urgent give ----------------------------------------------------------------------
-
-
-def _cheapest(
-    draft: Draft, blocked: Job, devices: int, policy: Policy, *, equals: bool = False
-) -> list[Offer]:
-    """What makes room in one cluster: what was borrowed first, sparing work that would be lost,
-    then the more urgent, then by price; [] if none. `equals`: who had more than it so far gives as
-    well. To a replica its equals that train give whatever they can without leaving, and whoever can
-    shrink does so before anybody is suspended."""
-    per_cluster, more = _per_cluster(draft, blocked), beside(draft, blocked)
-    lacks = lacking_quota(draft, blocked, devices, [])
-    givers = Givers(draft, blocked, devices, policy)
-    found = list[tuple[tuple[float, ...], list[Offer]]]()
-    for cluster, jobs in sorted(givers.by_cluster(equals, lacks > 0).items()):
-        free = blocked.held + per_cluster.get(cluster, 0)
-        short = max(lacks, 0 if cluster == ANYWHERE else devices - free)
-        if sum(j.held for j in jobs) < short and blocked.spec.share is None:
-            continue
-        offers = _offers(draft, blocked, jobs, max(1, short) + more, policy)
-        offers = [o for o in offers if o.target or givers.may_leave(o.job)]
-        for order in (cheapest_first, cheapest_by_device):
-            offers.sort(key=order)
-            chosen = _choose(draft, blocked, devices, offers, _least(short, offers))
-            if chosen and draft.quota.spares(blocked, devices, given(chosen)):
-                found.append(((*weight(chosen, blocked), cluster), chosen))
-    return min(found, key=lambda f: f[0])[1] if found else []
-
-
-def _offers(draft: Draft, blocked: Job, jobs: list[Job], short: int, policy: Policy) -> list[Offer]:
-    found, borrows = list[Offer](), dict[str, bool]()
-    for job in jobs:
-        if (borrowed := borrows.get(job.spec.project)) is None:
-            borrowed = borrows[job.spec.project] = draft.quota.borrows(job, blocked)
-        for target in dict.fromkeys((_smaller(draft, job, short), ())):
-            found.append(offered(draft, job, target, policy, borrowed=borrowed))
-    return found
-
-
-def _least(short: int, offers: list[Offer]) -> int:
-    """How many of the first offers it takes at the very least to free `short` devices."""
-    freed = 0
-    for count, each in enumerate(offers):
-        if freed >= short:
-            return count
-        freed += each.gives
-    return len(offers)
-
-
-def _choose(
-    draft: Draft, blocked: Job, devices: int, offers: list[Offer], least: int
-) -> list[Offer]:
-    """The first offers that together are enough, `least` or more, less those that turn out not to
-    be needed."""
-    space = Space(draft, blocked, devices)
-    for count, each in enumerate(offers):
-        if count >= least and space.fits():
-            return _needed(space, offers[:count])
-        space.add(each)
-    return _needed(space, offers) if space.fits() else []
-
-
-def _smaller(draft: Draft, job: Job, wanted: int) -> Placement:
-    """The job on its own nodes with as many devices fewer as are wanted, or as it can spare; where
-    that needs no cut, with every rank where it is."""
-    options = list(sizes(job, most=job.held - 1)) if job.held > 1 else []
-    if not options:
-        return ()
-    devices = max((d for d in options if job.held - d >= wanted), default=options[-1])
-    if there := stay(draft, job, devices):
-        return there
-    own = np.zeros_like(draft.free)
-    for shard in job.placement:
-        own[draft.snapshot.row[shard.node]] = shard.devices
-    return pack(draft.snapshot, own, job, devices)
-
-
-def _needed(space: Space, chosen: list[Offer]) -> list[Offer]:
-    """Drop what turned out not to be needed: `chosen` is what the space was offered. Of one job at
-    most one offer is kept."""
-    kept = list(chosen)
-    for each in sorted(chosen, key=spared_first):
-        space.drop(each)
-        if space.fits():
-            kept = [o for o in kept if o is not each]
-        else:
-            space.add(each)
-    suspended = {o.job.id for o in kept if not o.target}
-    return [o for o in kept if not o.target or o.job.id not in suspended]
-
-
 # -- equals share ----------------------------------------------------------------------------------
 
 
@@ -201,20 +106,13 @@ def _shared(draft: Draft, blocked: Job, policy: Policy) -> Made | None:
     """Admit it by making equals narrower, where that is worth more; None where it is not."""
     if blocked.held or blocked.spec.serving is not None:  # equals gave what they could to that
         return None
-    for devices, narrow in narrowed(draft, blocked, _per_cluster(draft, blocked), policy):
+    for devices, narrow in narrowed(draft, blocked, per_cluster(draft, blocked), policy):
         jobs = [(draft.snapshot.by_id[job], to) for job, to in sorted(narrow.items())]
         offers = [offer(draft, job, stay(draft, job, to), policy) for job, to in jobs]
-        chosen = _choose(draft, blocked, devices, sorted(offers, key=cheapest_first), 0)
+        chosen = choose(draft, blocked, devices, sorted(offers, key=cheapest_first))
         if chosen and draft.quota.spares(blocked, devices, given(chosen)):
             return _carry_out(draft, blocked, devices, chosen, policy)
     return None
-
-
-def _per_cluster(draft: Draft, blocked: Job) -> dict[int, int]:
-    """Devices by cluster that are unclaimed on nodes where it may go."""
-    there = may(draft, blocked) & draft.snapshot.ready
-    room = np.bincount(draft.snapshot.cluster, weights=np.where(there, draft.unclaimed(), 0))
-    return dict(enumerate(room.astype(int).tolist()))
 
 
 # -- equals move out of the way --------------------------------------------------------------------
@@ -285,7 +183,7 @@ def _moves(
             chosen.append(Offer(job, target, price, moves=True))
             space.add(chosen[-1])
             if space.fits():
-                return _needed(space, chosen)
+                return needed(space, chosen)
     return []
 
 
@@ -338,7 +236,9 @@ def _take(draft: Draft, blocked: Job, taken: Offer) -> None:
     if taken.moves:
         verb, reason = Verb.MIGRATE, f"makes room for {whom}"
     else:
-        verb = Verb.SCALE if taken.target else Verb.SUSPEND
+        answers = job.spec.serving is not None and bool(job.endpoint)
+        verb = Verb.EVICT if answers else Verb.SUSPEND
+        verb = Verb.SCALE if taken.target else verb
         what = "its shares" if job.spec.share else f"{taken.gives} devices"
         reason = f"gives {what} to {whom}"
     serving, at_home = blocked.spec.serving, job.spec.project == blocked.spec.project

@@ -21,12 +21,24 @@ class Runs:
 
 
 @dataclass(frozen=True, slots=True)
+class Crew:
+    """Those of one kind of device, by cluster and there by project and tier. Some may have got an
+    action since. `first` of each project and tier, and `projects` one of each project; `straddled`
+    are clusters with one that is in another, too."""
+
+    by_cluster: Mapping[int, Mapping[tuple[str, Tier], Sequence[Runs]]]
+    clusters: tuple[int, ...]
+    first: Mapping[tuple[str, Tier], Job]
+    projects: tuple[Job, ...]
+    straddled: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Roster:
-    """In id order; `kinds` by kind of device, and there by project and tier. Some may have got an
-    action since."""
+    """In id order, and by kind of device."""
 
     jobs: Sequence[Runs]
-    kinds: Mapping[str, Mapping[tuple[str, Tier], Sequence[Runs]]]
+    kinds: Mapping[str, Crew]
 
 
 def roster(draft: Draft) -> Roster:
@@ -38,14 +50,28 @@ def roster(draft: Draft) -> Roster:
 
 
 def _written(draft: Draft) -> Roster:
-    snapshot, kinds = draft.snapshot, dict[str, dict[tuple[str, Tier], list[Runs]]]()
+    snapshot, kinds = draft.snapshot, dict[str, list[Runs]]()
+    clusters = snapshot.cluster.tolist()
     jobs = []
     for job in draft.untouched(JobState.RUNNING):
-        if not draft.can_cut(job):
-            continue
-        rows = tuple(sorted(snapshot.row[n] for n in job.nodes))
-        each = Runs(job, rows, int(snapshot.cluster[rows[0]]))
-        jobs.append(each)
-        of_kind = kinds.setdefault(job.spec.device, {})
-        of_kind.setdefault((job.spec.project, job.tier), []).append(each)
-    return Roster(jobs, kinds)
+        if draft.can_cut(job):
+            rows = tuple(sorted(snapshot.row[s.node] for s in job.placement))
+            jobs.append(Runs(job, rows, clusters[rows[0]]))
+            kinds.setdefault(job.spec.device, []).append(jobs[-1])
+    return Roster(jobs, {kind: _crew(of_kind, clusters) for kind, of_kind in kinds.items()})
+
+
+def _crew(jobs: Sequence[Runs], clusters: Sequence[int]) -> Crew:
+    by_cluster: dict[int, dict[tuple[str, Tier], list[Runs]]] = {}
+    first: dict[tuple[str, Tier], Job] = {}
+    projects: dict[str, Job] = {}
+    straddled = set[int]()
+    for each in jobs:
+        of = each.job.spec.project, each.job.tier
+        by_cluster.setdefault(each.cluster, {}).setdefault(of, []).append(each)
+        first.setdefault(of, each.job)
+        projects.setdefault(of[0], each.job)
+        there = {clusters[row] for row in each.rows}
+        straddled |= there if len(there) > 1 else set()
+    every = tuple(sorted(by_cluster)), first, tuple(projects.values()), frozenset(straddled)
+    return Crew(by_cluster, *every)
