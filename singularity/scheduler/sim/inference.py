@@ -197,11 +197,13 @@ class Inference(Replay):
             self._at(number + 1.0, partial(self._second, number + 1))
 
     def _look(self, pool: _Pool, number: int) -> None:
+        rps = float(pool.requests.stable[number])
         load = Load(
-            rps=float(pool.requests.stable[number]),
+            rps=rps,
             rps_panic=float(pool.requests.panic[number]),
             queued=int(pool.queue.fresh),
             done=sum(pool.done) / len(pool.done),
+            varies=rps * float(pool.requests.spread[number]),
         )
         self._books.told[pool.id] = load
         service = self._books.service(pool.id)

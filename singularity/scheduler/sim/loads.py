@@ -41,7 +41,7 @@ class Rates:
 @dataclass(frozen=True, slots=True)
 class Requests:
     """By the second: requests; and trailing, what routers tell (traffic.py): means of 60 s and 6 s,
-    and the variance over the mean of those 60 s."""
+    and the variance over the mean, by the changes from second to second of those 60 s."""
 
     arrivals: Floats
     stable: Floats
@@ -57,9 +57,8 @@ def drawn(rates: Rates, seed: int) -> Requests:
     shape = np.maximum(rate * chance / (1.0 - chance), 1e-9)
     found = np.random.default_rng(seed).negative_binomial(shape, chance).astype(np.float64)
     stable, panic = _trailing(found, _MINUTE), _trailing(found, _PANIC)
-    count = np.minimum(np.arange(1, len(found) + 1), _MINUTE)
-    apart = (_trailing(found**2, _MINUTE) - stable**2) * count / np.maximum(count - 1, 1)
-    spread = np.where(count < 10, 1.0, apart / np.maximum(stable, 1e-9))
+    jumps = np.diff(found, prepend=found[0]) ** 2 / 2.0
+    spread = _trailing(jumps, _MINUTE) / np.maximum(stable, 1e-9)
     return Requests(found, stable, panic, np.maximum(spread, 1.0))
 
 

@@ -108,7 +108,7 @@ class Reading:
     """What to make of a trace: only the first `most` jobs that want no more than `widest` devices;
     `elastic` ones run on any number of devices, down to one, `rigid` ones on all or none, and
     `adaptive` ones, of the workloads of Pollux, also on more than their owner named, with other
-    batches. Tiers are `hashed`, by names, where the trace knows others; or all are of one `tier`."""
+    batches. Tiers are `hashed`, by names, where the trace knows others; or all of one `tier`."""
 
     most: int | None = None
     widest: int | None = None
