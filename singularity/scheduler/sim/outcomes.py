@@ -18,8 +18,8 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(slots=True)
 class Outcome:
-    """One job. `lost_s` device-seconds of work done that had to be done again; `done_s` seconds at
-    full size by the end of the replay."""
+    """One job. `lost_s` device-seconds of work done that had to be done again; `did_s`, of one that
+    did not end, seconds at full size by the end of the replay."""
 
     job: Arrival
     began_s: float | None = None
@@ -28,7 +28,12 @@ class Outcome:
     resizes: int = 0
     migrations: int = 0
     lost_s: float = 0.0
-    done_s: float = 0.0
+    did_s: float = 0.0
+
+    @property
+    def done_s(self) -> float:
+        """Of its work, in seconds at full size."""
+        return self.did_s if self.ended_s is None else self.job.work_s
 
 
 @dataclass(slots=True)

@@ -119,7 +119,7 @@ class Replay:
         for id_ in self._living:  # of a replay that ends before they do
             work = self._works[id_]
             left_s = work.speed * (self._now_s - work.at_s)
-            work.outcome.done_s = min(work.outcome.job.work_s, work.done_s + left_s)
+            work.outcome.did_s = min(work.outcome.job.work_s, work.done_s + left_s)
         self.run_.digest = self._digest.hexdigest()[:16]
         return self.run_
 
@@ -237,7 +237,7 @@ class Replay:
                 self._report(id_, node, "exited", exit_code=0)
 
     def _end(self, job: Job, work: _Work) -> None:
-        work.outcome.ended_s, work.outcome.done_s = self._now_s, work.outcome.job.work_s
+        work.outcome.ended_s = self._now_s
         del self._living[job.id]
         self._ended.append(job.id)
         self._wanted -= work.outcome.job.devices

@@ -222,6 +222,5 @@ class _Pool:
         for row, outcome in enumerate(self._run.outcomes):
             outcome.began_s, outcome.ended_s = float(self._began_s[row]), float(self._ended_s[row])
             outcome.preemptions = int(self._preempted[row])
-            outcome.done_s = outcome.job.work_s
         self._run.digest = hashlib.sha256(np.round(self._ended_s, 6).tobytes()).hexdigest()[:16]
         return self._run
