@@ -67,7 +67,7 @@ demo-drain: $(STAMP) criu  ## a region drained under six trainings, by plan; the
 	$(BIN)/python -m examples.drain.demo
 
 demo-inference: $(STAMP) criu  ## a service whose load rises tenfold, and the training that lends it devices
-	$(BIN)/python examples/inference/demo.py
+	$(BIN)/python -m examples.inference.demo
 
 storm: $(STAMP)  ## SEEDS=50 simulated planets under faults
 	$(BIN)/python -m singularity.scheduler.sim storm --seeds $(SEEDS)

@@ -5,6 +5,8 @@ stalls nor a generator that lags looks better than it is (no coordinated omissio
 a curve of points `second:rate`, straight between them; arrivals are the same for the same seed.
 
     python bench/load.py --url http://127.0.0.1:8480/default/digits/classify --curve 0:5,20:50,60:5
+
+Told to end (SIGTERM) it sends no more, waits for the answers, and tells of what it sent.
 """
 
 from __future__ import annotations
@@ -13,10 +15,12 @@ import argparse
 import asyncio
 import csv
 import itertools
+import signal
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from random import Random
@@ -73,16 +77,32 @@ class Load:
         self._url, self._method = url, method
         self._bodies = itertools.cycle(bodies or [b""])
         self.answers: list[Answer] = []
+        self._ended = asyncio.Event()
 
-    async def run(self, times: Sequence[float]) -> None:
+    def end(self) -> None:
+        """Send no more."""
+        self._ended.set()
+
+    async def run(
+        self, times: Sequence[float], began: Callable[[float], object] = lambda _: None
+    ) -> None:
+        """`began` is told when, by the monotonic clock."""
         timeout = aiohttp.ClientTimeout(total=PATIENCE_S)
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
             began_s = time.monotonic()
+            began(began_s)
             async with asyncio.TaskGroup() as group:
                 for meant_s in times:
-                    await asyncio.sleep(began_s + meant_s - time.monotonic())
+                    if await self._ended_within(began_s + meant_s - time.monotonic()):
+                        break
                     group.create_task(self._ask(http, began_s, meant_s))
+
+    async def _ended_within(self, seconds: float) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._ended.wait()
+        return self._ended.is_set()
 
     async def _ask(self, http: aiohttp.ClientSession, began_s: float, meant_s: float) -> None:
         late_s = time.monotonic() - began_s - meant_s
@@ -140,11 +160,20 @@ def main() -> int:
     args = parser.parse_args()
     bodies = args.bodies.read_bytes().splitlines() if args.bodies else []
     load = Load(args.url, args.method, bodies)
-    uvloop.run(load.run(list(arrivals(args.curve, args.seed))))
+    times = list(arrivals(args.curve, args.seed))
+
+    async def run() -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, load.end)
+        await load.run(times, lambda at_s: print(f"began at {at_s:.3f}", flush=True))
+
+    uvloop.run(run())
     answers = sorted(load.answers, key=lambda a: a.meant_s)
     if args.out:
         write(args.out, answers)
-    tell(answers, args.curve[-1][0] - args.curve[0][0])
+    first_s, last_s = args.curve[0][0], args.curve[-1][0]
+    if len(answers) < len(times):  # it was told to end
+        last_s = max((a.meant_s for a in answers), default=first_s)
+    tell(answers, last_s - first_s)
     return 0
 
 

@@ -13,9 +13,6 @@ accelerator's: what is measured is queueing and scheduling, not arithmetic.
 from __future__ import annotations
 
 import argparse
-import csv
-import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,16 +22,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
-import yaml
-from report import Asked, Run, Sample, draw, summary, timeline
 from rich.console import Console
-from sklearn.datasets import load_digits
 
+from examples.inference.asking import NAME, ROOT, document, load
+from examples.inference.report import Run, Sample, draw, summary, timeline
 from singularity.cli.embedded import Planet
 from singularity.cli.fleet import Cluster, Fleet, Region
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 REGION: Final = "here"
 RANKS: Final = 4
 DEVICE_MS: Final = 90  # least time of an answer
@@ -79,7 +74,7 @@ class Story:
         return found
 
     def service(self) -> Json:
-        found: Json = self.call("GET", "services/digits-cnn")
+        found: Json = self.call("GET", f"services/{NAME}")
         return found
 
     def steps(self) -> int:
@@ -109,41 +104,24 @@ class Story:
         self.say(f"a training of {RANKS} ranks has {RANKS} of 8 devices")
 
     def serve(self) -> None:
-        document = yaml.safe_load((HERE / "service.yaml").read_text())
-        script = [sys.executable, str(HERE / "serve.py"), "--port", "$PORT"]
-        weights = self.root / "weights.pt"
-        subprocess.run([sys.executable, str(HERE / "serve.py"), "--keep", str(weights)], check=True)
-        document["run"] = [*script, "--device-ms", str(DEVICE_MS), "--weights", str(weights)]
-        self.call("POST", "services", document)
+        self.call("POST", "services", document(self.root, DEVICE_MS))
         self.until("a replica", lambda: self.service()["condition"] == "serving", 90)
         self.say("a service has a replica that answers")
 
     def load(self, span_s: float) -> None:
         """Requests from a process of its own, while this one looks at what there is."""
-        bodies, told = self.root / "bodies", self.root / "asked.csv"
-        pixels = load_digits().images[:200].reshape(-1, 64).astype(int).tolist()
-        bodies.write_text("\n".join(json.dumps({"pixels": each}) for each in pixels))
-        curve = ",".join(f"{at}:{rate}" for at, rate in (*CURVE, (span_s, LOW)))
-        url = f"{self.planet.router_url(REGION)}/default/digits-cnn/classify"
-        argv = [sys.executable, str(ROOT / "bench" / "load.py"), "--url", url, "--curve", curve]
-        argv += ["--bodies", str(bodies), "--out", str(told)]
         self.say(f"{LOW:g} requests a second, from {CURVE[2][0]} s to {CURVE[3][0]} s {HIGH:g}")
-        began_s = time.monotonic()
-        with subprocess.Popen(argv, stdout=subprocess.DEVNULL) as process:
-            while process.poll() is None:
-                self.sample(began_s)
+        router_url = self.planet.router_url(REGION)
+        with load(router_url, (*CURVE, (span_s, LOW)), self.root) as asking:
+            while asking.runs():
+                self.sample(asking.began_s)
                 time.sleep(0.4)
-        if process.returncode:
-            raise SystemExit("the load generator failed")
-        with told.open() as file:
-            for row in csv.DictReader(file):
-                times = (float(row[n]) for n in ("meant_s", "wait_s", "latency_s"))
-                self.run.asked.append(Asked(*times, int(row["status"])))
+            self.run.asked += asking.asked()
         self.run.loans = self.call("GET", f"loans?job={self.training}")["items"]
 
     def finish(self) -> None:
         self.say("the load is over; the training goes on to its end")
-        self.call("DELETE", "services/digits-cnn")
+        self.call("DELETE", f"services/{NAME}")
         ended = ("succeeded", "failed", "cancelled")
         self.until("the end of the training", lambda: self.job()["state"] in ended, 300)
         job = self.job()

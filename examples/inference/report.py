@@ -11,7 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
-WAIT_MOST_S: Final = 2.0  # as service.yaml promises
+from examples.inference.asking import WAIT_MOST_S, Asked, waits
+
 ROW_S: Final = 5.0
 Json = dict[str, Any]
 
@@ -27,20 +28,6 @@ class Sample:
     devices: int
     lent: int
     steps: int
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """One request, as bench/load.py tells of it."""
-
-    meant_s: float
-    wait_s: float
-    latency_s: float
-    status: int
-
-    @property
-    def kept(self) -> bool:
-        return self.status == 200 and self.wait_s <= WAIT_MOST_S
 
 
 @dataclass(slots=True)
@@ -74,15 +61,6 @@ class Run:
             if asked and seen:
                 yield at_s, asked, seen[-1]
             at_s += ROW_S
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    return sorted(values)[min(int(len(values) * share), len(values) - 1)]
-
-
-def waits(asked: Sequence[Asked]) -> tuple[float, float]:
-    found = [a.wait_s for a in asked]
-    return quantile(found, 0.5), quantile(found, 0.99)
 
 
 def timeline(run: Run) -> Table:

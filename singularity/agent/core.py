@@ -240,7 +240,7 @@ def _stop(state: AgentState, stop: Stop) -> Outcome:
     life = state.live.get(stop.job)
     if life is not None and life.start.incarnation == stop.incarnation:
         state = _with(state, stop.job, replace(life, stopping=True, cut=None, reslot=None))
-        return state, (Kill(stop.job, stop.incarnation, stop.stacks),), ()
+        return state, (Kill(stop.job, stop.incarnation, stop.stacks, stop.grace_s),), ()
     last = state.last.get(stop.job)
     if last is not None and last.incarnation >= stop.incarnation:
         return state, (), (last,)  # ended before: how it ended is a better answer than 'stopped'

@@ -34,11 +34,12 @@ class TakeSlots:
 @dataclass(frozen=True, slots=True)
 class Kill:
     """Kill whatever there is of a job's ranks, in any stage; with `stacks`, keep first where each
-    of them stands. Answered by Ended."""
+    of them stands. `grace_s` as in messages.Stop. Answered by Ended."""
 
     job: JobId
     incarnation: int
     stacks: bool = False
+    grace_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

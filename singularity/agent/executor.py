@@ -86,7 +86,7 @@ class Executor:
     def kill_all(self) -> None:
         """Kill every rank and wait until none is left. For a node that starts anew."""
         for hands in self._alive():
-            hands.kill(at_once=True)
+            hands.kill(grace_s=0.0)
         for hands in list(self._hands.values()):
             hands.join()
         self._tools.handovers.clear()
@@ -119,7 +119,7 @@ class Executor:
         hands = self._hands.get(kill.job)
         known = hands is not None and hands.start_command.incarnation == kill.incarnation
         if hands is not None and known and not hands.ended:
-            hands.kill(with_stacks=kill.stacks)
+            hands.kill(with_stacks=kill.stacks, grace_s=kill.grace_s)
             return
         done = Ended(kill.job, kill.incarnation, killed=True)
         threading.Thread(target=self._answer, args=(done, nothing), daemon=True).start()

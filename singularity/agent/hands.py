@@ -64,7 +64,8 @@ class Hands(threading.Thread):
         self._families = Families(self._pages, self._ranks, alone=start.world == 1)
         self._pool = ThreadPoolExecutor(max_workers=max(2, len(start.ranks)))
         self._overseer = stacks.Overseer(start.hang_after_s, tools.first_step_s)
-        self._stacks_wanted = self._at_once = False
+        self._stacks_wanted = False
+        self._grace_s: float | None = None
         self._before = start.origin.step if start.origin and begins_from_files(start) else 0
         self._note_at = 0  # the step at which the ranks shall note the hash of their parameters
 
@@ -81,11 +82,11 @@ class Hands(threading.Thread):
     def put(self, effect: Effect) -> None:
         self._inbox.put(effect)
 
-    def kill(self, *, with_stacks: bool = False, at_once: bool = False) -> None:
+    def kill(self, *, with_stacks: bool = False, grace_s: float | None = None) -> None:
         """Stop whatever is going on and kill the ranks; answered by Ended(killed=True). Those that
-        may take their time to end do not, `at_once`."""
+        may take their time to end have `grace_s` for it, where that is said."""
         self._stacks_wanted = with_stacks
-        self._at_once = at_once
+        self._grace_s = grace_s
         self._killed.set()
 
     def abandon(self) -> None:

@@ -75,9 +75,11 @@ class Replica(Hands):
             return
         for sandbox in self._ranks.values():
             sandbox.send(signal.SIGTERM)
-        deadline_s = time.monotonic() + serving.grace_s
-        while any(s.alive() for s in self._ranks.values()) and time.monotonic() < deadline_s:
-            if self._at_once or self._abandoned.wait(_LOOK_S):
+        told_s = time.monotonic()
+        while any(s.alive() for s in self._ranks.values()):
+            grace_s = serving.grace_s if self._grace_s is None else self._grace_s
+            over = time.monotonic() - told_s >= min(grace_s, serving.grace_s)
+            if over or self._abandoned.wait(_LOOK_S):
                 return
 
     def _clear(self) -> None:

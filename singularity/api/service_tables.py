@@ -69,6 +69,7 @@ service_load = Table(
     int_("done"),
     time_("busy_s"),
     int_("queued"),
+    time_("jumps"),
     Index(None, "service", "at_s"),
     Index(None, "router", "at_s"),
 )

@@ -97,6 +97,7 @@ def load_view(load: Load) -> Json:
         "concurrency": load.busy,
         "concurrency_panic": load.busy_panic,
         "queued": load.queued,
+        "spread": load.spread,
     }
 
 

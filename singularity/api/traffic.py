@@ -103,6 +103,7 @@ class SqlServices:
                             include={"service", "revision", "span_s", "arrivals", "done", "queued"}
                         ),
                         "busy_s": note.busy * note.span_s,
+                        "jumps": note.arrivals if note.jumps is None else note.jumps,
                         "router": loads.router,
                         "at_s": now_s,
                     }
@@ -189,7 +190,8 @@ def _served_of(row: Any) -> Served:
 def _parts(db: Connection, now_s: float) -> dict[ServiceId, list[Part]]:
     row = st.service_load
     late = row.c.at_s > now_s - PANIC_S
-    sums = [func.sum(c) for c in (row.c.arrivals, row.c.done, row.c.span_s, row.c.busy_s)]
+    columns = (row.c.arrivals, row.c.done, row.c.span_s, row.c.busy_s, row.c.jumps)
+    sums = [func.sum(column) for column in columns]
     newest = func.array_agg(aggregate_order_by(row.c.queued, row.c.id.desc())).filter(late)
     query = select(
         *(row.c.service, row.c.router, func.max(row.c.at_s)),
@@ -200,8 +202,8 @@ def _parts(db: Connection, now_s: float) -> dict[ServiceId, list[Part]]:
     for service, router, last_s, *rest in db.execute(
         query.group_by(row.c.service, row.c.revision, row.c.router)
     ):
-        stable, panic = Window(*rest[:4]), Window(*(x or 0 for x in rest[4:8]))
-        queued = rest[8][0] if rest[8] else 0
+        stable, panic = Window(*rest[:5]), Window(*(x or 0 for x in rest[5:10]))
+        queued = rest[10][0] if rest[10] else 0
         found.setdefault(service, []).append(Part(router, last_s, stable, panic, queued))
     return found
 

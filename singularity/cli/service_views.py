@@ -36,6 +36,7 @@ class LoadView(View):
     rps: float = 0.0
     concurrency: float = 0.0
     queued: int = 0
+    spread: float = 1.0
 
 
 class HourView(View):

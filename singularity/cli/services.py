@@ -142,6 +142,8 @@ def describe(ctx: typer.Context, name: Name, output: Output = Format.TABLE) -> N
             f"\nrevision {view.canary.revision} is on trial: it has served {view.canary.served} of "
             f"{view.canary.requests} requests, {percent(view.canary.attained)} as promised\n"
         )
+    if view.load is not None:
+        write(f"\nrequests come {view.load.spread:.1f} times as unevenly as one by one\n")
     hour = view.hour
     write(
         f"\nlast hour: {hour.arrivals} requests, {hour.failed} failed, {hour.shed} shed; "

@@ -112,10 +112,12 @@ class Stop(_Command):
     """Kill the ranks without a checkpoint. Answered even when there is nothing to kill.
 
     `stacks`: first keep where each of them stands, for somebody will ask what it was waiting for.
+    `grace_s`: a replica has no longer than that to end well, whatever its service says.
     """
 
     verb: Literal["stop"] = "stop"
     stacks: bool = False
+    grace_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
 
 
 class Reslot(_Command):

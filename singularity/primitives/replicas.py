@@ -1,7 +1,8 @@
 """Jobs that are replicas of a service: when they answer, when they rest, what their crashes count.
 
 A replica at rest is a job that is held. It leaves first: while it is leaving it runs on, gets no
-new requests, and is stopped when it has none left (scheduler/serve.py).
+new requests, and is stopped when it has none left (scheduler/serve.py). So does one that makes way
+for others, in less time; and then it waits for devices, as any job that had to.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from .messages import Report
 from .model import WAITING, Intent, Job, JobState
 
 SETTLED_S: Final = 600.0  # a replica that served so long has not failed "again" when it crashes
+LAST_S: Final = 5.0  # to end, once told to, for one whose devices others wait for
 
 
 def wake(job: Job) -> Job:
@@ -24,8 +26,30 @@ def wake(job: Job) -> Job:
 
 def rest(job: Job, now_s: float) -> Job:
     """It shall serve no more. One without devices is at rest at once."""
-    leaving_s = None if job.state in WAITING else now_s
+    leaving_s = None if job.state in WAITING else _leaving_s(job, now_s)
     return replace(job, intent=Intent.HOLD, leaving_at_s=leaving_s, version=job.version + 1)
+
+
+def evict(job: Job, now_s: float) -> Job:
+    """It shall make way. What is weighed for that is charged to it in the same step."""
+    return replace(job, leaving_at_s=_leaving_s(job, now_s), version=job.version + 1)
+
+
+def evicted(job: Job) -> bool:
+    """Is it leaving to make way for others? Then nobody may call it back."""
+    since_s = job.leaving_at_s
+    if since_s is None or job.taken is None or job.taken.evicted_at_s is None:
+        return False
+    return job.taken.evicted_at_s >= since_s
+
+
+def patience_s(job: Job) -> float | None:
+    """How long it has to end once it is told to; None: as its service says."""
+    return LAST_S if evicted(job) else None
+
+
+def _leaving_s(job: Job, now_s: float) -> float:
+    return now_s if job.leaving_at_s is None else job.leaving_at_s
 
 
 def ready(job: Job) -> bool:

@@ -108,6 +108,9 @@ class LoadNote(Wire):
     queued     that wait at the end of the span
     waits      until a replica took them, of those it took or that gave up
     latencies  from arrival to the last byte, of those done
+    jumps      how uneven they came: half the squares of the changes from each second to the next,
+               summed over the seconds that ended in the span; as much as the arrivals where
+               requests come independently. None of a router that does not know this yet
     """
 
     service: ServiceId
@@ -121,6 +124,7 @@ class LoadNote(Wire):
     queued: Natural = 0
     waits: Counts = NONE
     latencies: Counts = NONE
+    jumps: Seconds | None = None
 
 
 class Loads(Wire):

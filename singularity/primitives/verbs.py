@@ -131,6 +131,7 @@ def stop(
     if not kept:
         return Step(_stopped(moved, now_s))
     told = {"job": job.id, "incarnation": job.incarnation, "stacks": stacks}
+    told["grace_s"] = replicas.patience_s(job)
     return Step(moved, tuple(Stop.model_validate({**told, "node": s.node}) for s in kept))
 
 
@@ -318,7 +319,8 @@ def _survivor_gone(job: Job, report: Report, now_s: float) -> Job:
 def _stopped(job: Job, now_s: float) -> Job:
     if job.goal is Goal.FAIL:
         return advance(job, Event.FAILED, now_s, placement=())
-    done = advance(job, Event.STOPPED, now_s, placement=(), running_at_s=None)
+    over = {"running_at_s": None, "leaving_at_s": None, "endpoint": ""}
+    done = advance(job, Event.STOPPED, now_s, placement=(), **over)
     return advance(done, Event.CANCELLED, now_s) if job.goal is Goal.CANCEL else done
 
 

@@ -89,7 +89,7 @@ class Desk:
         """A replica for a new request; to be given back by `end` or `again`. Raises Refused."""
         number, self._came = self._came, self._came + 1
         future = self._expect(number)
-        self.tally.of(self._revision).arrivals += 1
+        self.tally.came(self._revision, self._loop.time())
         self._fold(Came(number))
         return await self._wait(number, future)
 

@@ -3,6 +3,7 @@ of it for whoever scrapes."""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -46,6 +47,41 @@ class Counts:
         self.latency_s += other.latency_s
 
 
+class Jumps:
+    """How uneven requests come: see LoadNote.jumps. By changes and not by distances from a mean, so
+    that a load which rises steadily is not taken for one that comes in swarms."""
+
+    def __init__(self, now_s: float) -> None:
+        self._second, self._count = math.floor(now_s), 0
+        self._before: int | None = None  # in the second before; None while none was seen whole
+        self._whole = False
+        self._sum = 0.0
+
+    def came(self, now_s: float) -> None:
+        self._pass(now_s)
+        self._count += 1
+
+    def cut(self, now_s: float) -> float:
+        """Of the seconds that have ended since this was last asked."""
+        self._pass(now_s)
+        found, self._sum = self._sum, 0.0
+        return found
+
+    def _pass(self, now_s: float) -> None:
+        passed = math.floor(now_s) - self._second
+        if passed < 1:
+            return
+        if self._before is not None:
+            self._sum += (self._count - self._before) ** 2 / 2
+        if passed > 1 and self._whole:  # then a second without any followed
+            self._sum += self._count**2 / 2
+        if passed > 1:
+            self._before = 0
+        elif self._whole:
+            self._before = self._count
+        self._second, self._count, self._whole = self._second + passed, 0, True
+
+
 class Tally:
     """Counts by revision. `level` says how many requests there are now; the mean over a span is
     weighed by time."""
@@ -55,6 +91,11 @@ class Tally:
         self._total: dict[int, Counts] = defaultdict(Counts)
         self._since_s = self._level_s = now_s
         self._level, self._area = 0, 0.0
+        self._jumps = Jumps(now_s)
+
+    def came(self, revision: int, now_s: float) -> None:
+        self.of(revision).arrivals += 1
+        self._jumps.came(now_s)
 
     def of(self, revision: int) -> Counts:
         """Where to count what happens now."""
@@ -74,10 +115,11 @@ class Tally:
 
     def cut(self, service: ServiceId, revision: int, queued: int, now_s: float) -> list[LoadNote]:
         """The notes of the span that ends now; the next one begins. What is no revision's own,
-        how many there are and wait, is said of `revision`."""
+        how many there are and wait and how they come, is said of `revision`."""
         self.level(self._level, now_s)
         span_s = max(now_s - self._since_s, 1e-6)
         self.of(revision)
+        jumps = self._jumps.cut(now_s)
         notes = [
             LoadNote(
                 service=service,
@@ -91,6 +133,7 @@ class Tally:
                 queued=queued if number == revision else 0,
                 waits=tuple(counts.waits),
                 latencies=tuple(counts.latencies),
+                jumps=jumps if number == revision else 0.0,
             )
             for number, counts in sorted(self._span.items())
         ]

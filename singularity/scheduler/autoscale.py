@@ -46,7 +46,7 @@ class Bounds:
 class Demand:
     """The load now: its mean over a minute and over six seconds; how many requests wait for a
     replica, and how long one that came now would; the variance over the mean of what comes in a
-    second."""
+    second, 1 where requests come independently."""
 
     stable: float
     panic: float
@@ -58,8 +58,9 @@ class Demand:
 @dataclass(frozen=True, slots=True)
 class Scaling:
     """What is remembered of a service. `level` is its load at `at_s` without the usual ups and
-    downs, `peak` the highest that it lately had, faded. Since `calm_since_s` never more than `calm`
-    replicas were wanted, which is a good deal fewer than there are."""
+    downs, `peak` the highest that it lately had, faded; `spread` is averaged, for much of a
+    minute's is chance. Since `calm_since_s` never more than `calm` replicas were wanted, which is
+    a good deal fewer than there are."""
 
     replicas: int
     level: float = 0.0
@@ -68,6 +69,7 @@ class Scaling:
     busy_at_s: float = 0.0
     calm_since_s: float | None = None
     calm: int = 0
+    spread: float = 1.0
 
 
 def size(
@@ -98,13 +100,15 @@ def _observed(before: Scaling, demand: Demand, now_s: float, policy: Policy) -> 
     """A change larger than what chance makes is the new level; smaller ones are averaged."""
     since_s = max(0.0, now_s - before.at_s)
     change = demand.stable - before.level
-    usual = _usual(before.level, demand.spread, _STABLE_S)
-    part = 1.0 - math.exp(-since_s / policy.scale_smooth_s) if abs(change) <= usual else 1.0
+    smooth = 1.0 - math.exp(-since_s / policy.scale_smooth_s)
+    spread = before.spread + smooth * (demand.spread - before.spread)
+    part = smooth if abs(change) <= _usual(before.level, spread, _STABLE_S) else 1.0
     level = before.level + part * change
     peak = max(level, before.peak * math.exp(-since_s / policy.scale_memory_s))
     busy = demand.stable > 0.0 or demand.panic > 0.0 or demand.queued > 0
     busy_at_s = now_s if busy else before.busy_at_s
-    return replace(before, level=level, peak=peak, at_s=now_s, busy_at_s=busy_at_s)
+    after = replace(before, level=level, peak=peak, spread=spread)
+    return replace(after, at_s=now_s, busy_at_s=busy_at_s)
 
 
 def _usual(level: float, spread: float, over_s: float) -> float:
@@ -114,7 +118,7 @@ def _usual(level: float, spread: float, over_s: float) -> float:
 
 def _risen(state: Scaling, demand: Demand, bounds: Bounds) -> int:
     """What the last seconds ask for, if they are not as usual."""
-    if demand.panic - state.level <= _usual(state.level, demand.spread, _PANIC_S):
+    if demand.panic - state.level <= _usual(state.level, state.spread, _PANIC_S):
         return 0
     return math.ceil(demand.panic / bounds.per_replica - _ROUNDING)
 
@@ -126,7 +130,7 @@ def _idle(state: Scaling, demand: Demand, bounds: Bounds, now_s: float) -> bool:
 
 
 def _wanted(state: Scaling, demand: Demand, bounds: Bounds, policy: Policy) -> tuple[int, str]:
-    room = demand.spread * math.log(1.0 / bounds.miss) / (2.0 * bounds.wait_s) if state.level else 0
+    room = state.spread * math.log(1.0 / bounds.miss) / (2.0 * bounds.wait_s) if state.level else 0
     load, reason = state.level + room, f"{state.level:.3g} now, and {room:.3g} for bursts"
     if state.peak > load:
         load, reason = state.peak, f"{state.level:.3g} now, and more lately"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from singularity.primitives import replicas
 from singularity.primitives.holdings import holdings, hosts
 from singularity.primitives.model import ACTIVE, Job, JobId, JobState, Placement
 from singularity.primitives.nodes import NodeId
@@ -86,7 +87,8 @@ class Draft:
             self._in.setdefault(job.state, []).append(job)
             if job.spec.topology.apart:
                 self._groups.setdefault(_group(job), []).append(job)
-            if job.state in (JobState.SUSPENDING, JobState.STOPPING) or job.resizing:
+            passing = job.state in (JobState.SUSPENDING, JobState.STOPPING)
+            if passing or job.resizing or replicas.evicted(job):
                 self._expect(job, job.target)
 
     def touched(self, job: Job) -> bool:
@@ -110,6 +112,7 @@ class Draft:
             and not job.dumping
             and not job.resizing
             and not job.exited
+            and not replicas.evicted(job)
             and job.retry_at_s <= self.snapshot.now_s
         )
 
@@ -153,7 +156,8 @@ class Draft:
         if action.placement:
             self.quota.take(job, grows(job, action))
         leaves = action.verb not in (Verb.RESUME, Verb.CHECKPOINT, Verb.WAKE, Verb.REST)
-        if leaves and job.state in (JobState.STARTING, JobState.RUNNING):
+        known = replicas.evicted(job)  # its devices are expected already
+        if leaves and not known and job.state in (JobState.STARTING, JobState.RUNNING):
             self._expect(job, action.placement)
 
     def promise(self, job: Job, placement: Placement) -> None:

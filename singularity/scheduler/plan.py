@@ -41,6 +41,7 @@ class Verb(StrEnum):
     LET_GO = "let-go"  # of a handover that nobody comes for
     WAKE = "wake"  # a replica shall serve
     REST = "rest"  # it shall not, once its requests are done
+    EVICT = "evict"  # it shall make way, once its requests are done
 
 
 MINUTE_S: Final = 60.0
@@ -105,7 +106,8 @@ def grows(job: Job, action: Action) -> int:
 def evicts(job: Job, action: Action) -> bool:
     """Does it make the job leave its devices, and not only share them more tightly?"""
     shares = action.verb is Verb.SCALE and is_in_place(job, action.placement)
-    return action.verb in CUTS - {Verb.CHECKPOINT} and (not shares or job.resize_refused)
+    leaves = action.verb in CUTS - {Verb.CHECKPOINT} or action.verb is Verb.EVICT
+    return leaves and (not shares or job.resize_refused)
 
 
 def perform(job: Job, action: Action, now_s: float) -> Step:
@@ -146,6 +148,11 @@ def _dispatch(job: Job, action: Action, now_s: float) -> Step:
             return verbs.stop(job, now_s, Goal.FAIL, action.reason)
         case Verb.LET_GO:
             return Step(cuts.let_go(job))
-        case Verb.WAKE | Verb.REST:
-            wakes = action.verb is Verb.WAKE
-            return Step(replicas.wake(job) if wakes else replicas.rest(job, now_s))
+        case Verb.WAKE | Verb.REST | Verb.EVICT:
+            return Step(_of_replica(job, action.verb, now_s))
+
+
+def _of_replica(job: Job, verb: Verb, now_s: float) -> Job:
+    if verb is Verb.WAKE:
+        return replicas.wake(job)
+    return replicas.evict(job, now_s) if verb is Verb.EVICT else replicas.rest(job, now_s)

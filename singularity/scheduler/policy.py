@@ -40,6 +40,7 @@ class Policy:
     ready_deadline_s: float = (
         300.0  # from the start of a replica until it answers; models are large
     )
+    evict_grace_s: float = 10.0  # for requests of a replica that makes way, or its grace, if less
     router_lost_after_s: float = 10.0  # ten posts missed: it is asked no more who has requests left
     aside_wait_s: float = 300.0  # for idle devices; whoever asked to verify wants an answer
     aside_settle_s: float = 5.0  # from the start, or the last cut, to one that is to be compared

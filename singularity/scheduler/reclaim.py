@@ -236,7 +236,9 @@ def _take(draft: Draft, blocked: Job, taken: Offer) -> None:
     if taken.moves:
         verb, reason = Verb.MIGRATE, f"makes room for {whom}"
     else:
-        verb = Verb.SCALE if taken.target else Verb.SUSPEND
+        answers = job.spec.serving is not None and bool(job.endpoint)
+        verb = Verb.EVICT if answers else Verb.SUSPEND
+        verb = Verb.SCALE if taken.target else verb
         what = "its shares" if job.spec.share else f"{taken.gives} devices"
         reason = f"gives {what} to {whom}"
     serving, at_home = blocked.spec.serving, job.spec.project == blocked.spec.project

@@ -41,7 +41,7 @@ def rehearse(snapshot: Snapshot, policy: Policy) -> tuple[Snapshot, tuple[Action
     for _ in range(_ROUNDS_MOST):
         plan = decide(snapshot, policy)
         actions = [a for a in plan.actions if a.verb is not Verb.CHECKPOINT]
-        waits = any(j.retry_at_s > snapshot.now_s for j in snapshot.jobs if j.state not in ACTIVE)
+        waits = any(_waits(job, snapshot.now_s) for job in snapshot.jobs)
         if not actions and not waits:
             break
         done += actions
@@ -49,6 +49,13 @@ def rehearse(snapshot: Snapshot, policy: Policy) -> tuple[Snapshot, tuple[Action
         changed = {a.job: perform(jobs[a.job], a, snapshot.now_s).job for a in actions}
         snapshot = _with(snapshot, changed, snapshot.now_s + _STEP_S)
     return snapshot, tuple(done), plan
+
+
+def _waits(job: Job, now_s: float) -> bool:
+    """Will time alone change something for it?"""
+    if job.state in ACTIVE:
+        return job.leaving_at_s is not None
+    return job.retry_at_s > now_s
 
 
 def _with(snapshot: Snapshot, changed: Mapping[JobId, Job], now_s: float) -> Snapshot:

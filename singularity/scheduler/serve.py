@@ -3,14 +3,15 @@
 The pass changes what is wanted of replicas, and nothing else: those woken queue like any job, and
 make room as any does. Whoever shall rest leaves first. Replicas that must be replaced, for their
 node is drained or their revision no longer in force, rest when others answer in their place.
-There are never more of a service than it may have, those leaving included.
+There are never more of a service than it may have, those leaving included; a trial where it may
+have one gets one more.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from singularity.primitives import replicas
 from singularity.primitives.model import ACTIVE, TERMINAL, WAITING, Intent, Job, JobState
@@ -65,8 +66,8 @@ def scale(draft: Draft, policy: Policy) -> None:
         if service.ending:
             _end(draft, service, mine)
             continue
-        now = _sized(draft, _judged(draft, service, mine), policy)
-        _flip(draft, _Pool(now, mine, now.most - held, short), policy)
+        now = _sized(draft, _judged(draft, service, mine), mine, policy)
+        _flip(draft, _Pool(now, mine, now.ceiling - held, short), policy)
         if now is service and any(draft.verb(j) is Verb.WAKE for j in mine):
             draft.change(Change(service.changed(service.message), "", ""))  # see plan.outdated
 
@@ -83,12 +84,15 @@ def _short(jobs: Iterable[Job]) -> Counter[NodeId]:
 # -- how many -------------------------------------------------------------------------------------
 
 
-def _sized(draft: Draft, service: Service, policy: Policy) -> Service:
-    """As many as its load needs. Of which nothing is known, that stays as it is."""
+def _sized(draft: Draft, service: Service, jobs: Sequence[Job], policy: Policy) -> Service:
+    """As many as its load needs. Of which nothing is known, that stays as it is. Before the first
+    of a new one has started nobody can say that it is idle."""
     snapshot = draft.snapshot
     load, before = snapshot.traffic.loads.get(service.id), service.scaling
     if load is None or snapshot.now_s - before.at_s < policy.scale_look_s:
         return service
+    if all(job.started_at_s is None for job in jobs):
+        before = replace(before, busy_at_s=snapshot.now_s)
     demand = load.demand(service.target.measure)
     scaling, why = size(before, demand, service.bounds, snapshot.now_s, policy)
     more = scaling.replicas - before.replicas
@@ -179,7 +183,7 @@ def _fill(draft: Draft, pool: _Pool, revision: int, count: int, spare: int) -> i
         if len(good) + woken >= count or job.intent is not Intent.HOLD or draft.touched(job):
             continue
         leaves = job.state in _PLACED
-        if leaves and draining(draft, job):
+        if leaves and (draining(draft, job) or replicas.evicted(job)):
             continue
         if not leaves and (job.state not in WAITING or spare < 1):
             continue
@@ -239,19 +243,32 @@ def _replace(draft: Draft, pool: _Pool, count: int, spare: int, policy: Policy) 
 
 
 def _leave(draft: Draft, jobs: Sequence[Job], policy: Policy) -> None:
-    """Stop those that shall rest and have no requests left, or no time."""
+    """Stop those that shall rest, or make way, and have no requests left, or no time."""
     now_s = draft.snapshot.now_s
     for job in jobs:
-        if job.intent is not Intent.HOLD or job.state not in _PLACED or draft.touched(job):
+        evicted = replicas.evicted(job)
+        leaves = evicted or job.intent is Intent.HOLD
+        if not leaves or job.state not in _PLACED or draft.touched(job):
             continue
-        assert job.spec.serving is not None
-        since_s, grace_s = job.leaving_at_s, job.spec.serving.grace_s
+        since_s, what = job.leaving_at_s, "makes way" if evicted else "rests"
         if not job.endpoint or since_s is None:
-            _take(draft, Verb.SUSPEND, job, "rests before it took requests")
-        elif now_s - since_s >= grace_s:
-            _take(draft, Verb.SUSPEND, job, f"rests: its grace of {grace_s:g} s is over")
+            _take(draft, Verb.SUSPEND, job, f"{what} before it took requests")
+        elif over := _over(job, now_s, policy):
+            _take(draft, Verb.SUSPEND, job, f"{what}: {over}")
         elif _idle(draft, job, since_s, policy):
-            _take(draft, Verb.SUSPEND, job, "rests: it has no requests left")
+            _take(draft, Verb.SUSPEND, job, f"{what}: it has no requests left")
+
+
+def _over(job: Job, now_s: float, policy: Policy) -> str:
+    """Why it has no time left for its requests; "" while it has."""
+    assert job.spec.serving is not None and job.leaving_at_s is not None
+    grace_s = job.spec.serving.grace_s
+    if now_s - job.leaving_at_s >= grace_s:
+        return f"its grace of {grace_s:g} s is over"
+    told_s = job.taken.evicted_at_s if job.taken and replicas.evicted(job) else None
+    if told_s is not None and now_s - told_s >= policy.evict_grace_s:
+        return f"others wait for its devices for {policy.evict_grace_s:g} s"
+    return ""
 
 
 def _idle(draft: Draft, job: Job, since_s: float, policy: Policy) -> bool:

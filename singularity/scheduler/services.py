@@ -166,12 +166,17 @@ class Service:
         """Replicas that it never goes below, however little it has to do."""
         return 0 if self.idle_after_s is not None else self.least
 
+    @property
+    def ceiling(self) -> int:
+        """How many there may be: `most`, and one more for a trial where that is one."""
+        return self.most if self.trial is None else max(self.most, 2)
+
     def wanted(self) -> tuple[int, int]:
-        """Replicas of the revision in force and of the one on trial, `most` in all."""
+        """Replicas of the revision in force and of the one on trial, `ceiling` in all."""
         count = min(max(self.scaling.replicas, self.floor), self.most)
         if self.trial is None or count == 0:
             return count, 0
-        tried = min(max(1, round(count * self.trial.share)), self.most - 1)
+        tried = min(max(1, round(count * self.trial.share)), self.ceiling - 1)
         return max(1, count - tried), tried
 
     def changed(self, message: str, **changes: object) -> Service:
@@ -205,17 +210,15 @@ def must_live(service: Service) -> Service:
 def opened(service: Service, ids: NewIds, now_s: float) -> Amended:
     """A new service, its replicas at rest. It starts with one at least, so that somebody sees
     whether it answers."""
-    first = Scaling(replicas=max(1, service.least))
+    first = Scaling(replicas=max(1, service.least), busy_at_s=now_s)
     return _staffed(replace(service, created_at_s=now_s, scaling=first), ids, now_s)
 
 
 def rescaled(
     service: Service, least: int, most: int, target: Target, ids: NewIds, now_s: float
 ) -> Amended:
-    """Other bounds or another target, from the next round on. Raises InvalidSpec, Conflict."""
+    """Other bounds or another target, from the next round on. Raises Conflict."""
     must_live(service)
-    if service.trial is not None and most < 2:
-        raise InvalidSpec("replicas: max must be 2 at least while a revision is on trial")
     told = f"its owner wants {least} to {most} replicas, {target.value:g} {target.measure} each"
     after = service.changed(told, least=least, most=most, target=target)
     return _staffed(after, ids, now_s)
@@ -250,8 +253,6 @@ def updated(
         told = f"revision {number} takes over at once"
         changes |= {"spec": spec, "made": 0}
     else:
-        if wanted.most < 2:
-            raise InvalidSpec("canary: replicas.max is 1, and a trial needs one more")
         told = f"revision {number} is on trial with {canary.share:.0%} of the requests"
         until_s = now_s + canary.within_s
         changes["trial"] = Trial(spec, canary.share, canary.requests, until_s)

@@ -27,6 +27,7 @@ class Window:
     done: int = 0
     span_s: float = 0.0
     busy_s: float = 0.0
+    jumps: float = 0.0
 
     def plus(self, note: LoadNote) -> Window:
         return Window(
@@ -34,6 +35,7 @@ class Window:
             self.done + note.done,
             self.span_s + note.span_s,
             self.busy_s + note.busy * note.span_s,
+            self.jumps + (note.arrivals if note.jumps is None else note.jumps),
         )
 
     def beside(self, other: Window) -> Window:
@@ -43,6 +45,7 @@ class Window:
             self.done + other.done,
             max(self.span_s, other.span_s),
             self.busy_s + other.busy_s,
+            self.jumps + other.jumps,
         )
 
     def per_second(self, total: float) -> float:
@@ -52,7 +55,8 @@ class Window:
 @dataclass(frozen=True, slots=True)
 class Load:
     """Of one service over all its routers: requests a second and requests at a time, both over
-    STABLE_S and PANIC_S; requests that wait now, and how many are answered a second."""
+    STABLE_S and PANIC_S; requests that wait now, and how many are answered a second. `varies` is
+    the variance of what comes in a second, over STABLE_S: over fewer it is mostly chance."""
 
     rps: float = 0.0
     rps_panic: float = 0.0
@@ -60,6 +64,13 @@ class Load:
     busy_panic: float = 0.0
     queued: int = 0
     done: float = 0.0
+    varies: float = 0.0
+
+    @property
+    def spread(self) -> float:
+        """That variance over the mean, 1 where requests come independently. They never count as
+        coming more evenly than that, for what is done for them is uneven, too."""
+        return max(1.0, self.varies / self.rps) if self.rps > 0.0 else 1.0
 
     @property
     def wait_s(self) -> float:
@@ -72,7 +83,7 @@ class Load:
         stable, panic = self.busy, self.busy_panic
         if measure is Measure.RPS:
             stable, panic = self.rps, self.rps_panic
-        return Demand(stable, panic, self.queued, self.wait_s)
+        return Demand(stable, panic, self.queued, self.wait_s, self.spread)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +115,7 @@ def load_of(parts: Iterable[Part]) -> Load:
             found.busy_panic + panic.per_second(panic.busy_s),
             found.queued + sum(part.queued for part in mine if part.last_s == last_s),
             found.done + panic.per_second(panic.done),
+            found.varies + stable.per_second(stable.jumps),
         )
     return found
 

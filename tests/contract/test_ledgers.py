@@ -188,10 +188,18 @@ class Ledgers(TwoLedgers):
         arrivals=st.integers(0, 9),
         failed=st.integers(0, 2),
         revision=st.integers(1, 3),
+        jumps=st.sampled_from([None, 0.0, 24.5]),
         leaves=st.booleans(),
     )
     def hear_router(
-        self, router: str, busy: float, arrivals: int, failed: int, revision: int, leaves: bool
+        self,
+        router: str,
+        busy: float,
+        arrivals: int,
+        failed: int,
+        revision: int,
+        jumps: float | None,
+        leaves: bool,
     ) -> None:
         """Of all services, and some that there are not. Halves add up in any order."""
         self.now_s += 0.25
@@ -200,7 +208,7 @@ class Ledgers(TwoLedgers):
         notes = tuple(
             LoadNote(
                 service=ServiceId(f"s{n}"), revision=revision, span_s=0.5, busy=busy
-            ).model_copy(update={**counts, "waits": waits})
+            ).model_copy(update={**counts, "waits": waits, "jumps": jumps})
             for n in range(1, 4)
         )
         left = {j.id: 0 for j in self.memory.jobs().values() if j.leaving_at_s and leaves}

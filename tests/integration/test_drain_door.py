@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from itertools import product
 from typing import Any
 
 import pytest
@@ -108,13 +109,19 @@ def test_whoever_watches_a_drain_sees_it_to_its_end(api: Api, fleet: list[Agent]
         ({"target": "us-east", "within": "soon"}, 422, "is no duration"),
         ({"target": "us-east", "polcy": "suspend"}, 422, "did you mean 'policy'?"),
         ({"target": "us-east", "policy": "explode"}, 422, "stop-basic-first"),
+        ({"target": "region/atlantis"}, 404, "no place 'region/atlantis'"),
+        ({"target": "us-eest"}, 404, '"near": ["region/us-east"'),
+        ({"target": "us-east", "within": "0s"}, 422, "within"),
+        ({"target": "us-east", "within": "-1h"}, 422, "within"),
         ({"target": "us-east", "moves": 0}, 422, "moves"),
     ],
 )
+@pytest.mark.parametrize("plan", [False, True])
 def test_a_wrong_order_is_answered_with_what_to_do(
-    api: Api, fleet: list[Agent], body: dict[str, Any], status: int, told: str
+    api: Api, fleet: list[Agent], body: dict[str, Any], status: int, told: str, plan: bool
 ) -> None:
-    answer = api.call("POST", "/v1/drains", body)
+    """Also where only its plan is asked for."""
+    answer = api.call("POST", "/v1/drains", {**body, "plan": plan})
     assert answer[0] == status and told in json.dumps(answer[1])
     assert api.ok("GET", "/v1/drains")["items"] == []
 
@@ -123,6 +130,14 @@ def test_overlapping_drains_are_refused_with_the_one_that_is_in_the_way(
     api: Api, fleet: list[Agent]
 ) -> None:
     first = api.ok("POST", "/v1/drains", {"target": "us-east"})
-    for body in ({"target": "node/east-1"}, {"target": "us-east", "policy": "suspend"}):
+    others = ("node/east-1", "cluster/us-east-a", "us-east")
+    for target, plan in product(others, (False, True)):
+        body = {"target": target, "policy": "suspend", "plan": plan}
         status, answer = api.call("POST", "/v1/drains", body)
         assert status == 409 and f"drained by {first['id']}" in answer["detail"]
+        assert "undo that first" in answer["detail"]
+    assert api.call("POST", "/v1/drains", {"target": "eu-north", "plan": True})[0] == 200
+    inside = api.ok("POST", "/v1/drains", {"target": "node/north-1"})
+    status, answer = api.call("POST", "/v1/drains", {"target": "eu-north"})
+    assert status == 409 and f"node/north-1 is being drained by {inside['id']}" in answer["detail"]
+    assert len(api.ok("GET", "/v1/drains")["items"]) == 2

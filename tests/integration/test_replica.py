@@ -44,8 +44,9 @@ def start(*more: str, grace_s: float = 30.0) -> Start:
     )
 
 
-def stop(*, stacks: bool = False) -> Stop:
-    return Stop(job=JOB, node=NodeId("a"), incarnation=1, stacks=stacks)
+def stop(*, stacks: bool = False, grace_s: float | None = None) -> Stop:
+    known = {"job": JOB, "node": NodeId("a"), "incarnation": 1}
+    return Stop.model_validate({**known, "stacks": stacks, "grace_s": grace_s})
 
 
 def client(report: Report) -> httpx.Client:
@@ -93,8 +94,12 @@ def test_told_to_stop_it_ends_what_it_has(node: LocalNode) -> None:
     assert "ended well" in output(node)
 
 
-def test_one_that_does_not_end_is_killed_when_its_grace_is_over(node: LocalNode) -> None:
-    report = serving(node, grace_s=0.5)
+@pytest.mark.parametrize(("grace_s", "told_s"), [(0.5, None), (3600.0, 0.5)])
+def test_one_that_does_not_end_is_killed_when_its_grace_is_over(
+    node: LocalNode, grace_s: float, told_s: float | None
+) -> None:
+    """Its service's, or what it is told where others wait for its devices."""
+    report = serving(node, grace_s=grace_s)
     with client(report) as http:
 
         def ask() -> None:
@@ -107,7 +112,7 @@ def test_one_that_does_not_end_is_killed_when_its_grace_is_over(node: LocalNode)
             lambda: httpx.get(f"http://{report.endpoint}/state").json()["held"] == 1,
             "it to hold the request",
         )
-        node.send(stop())
+        node.send(stop(grace_s=told_s))
         assert node.report().phase == "stopped"
         asked.join()
     assert "ended well" not in output(node)

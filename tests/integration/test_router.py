@@ -396,3 +396,9 @@ def test_loads_tell_what_happened(world: World) -> None:
     assert {note.revision for note in notes} == {3}
     assert sum(sum(note.waits) for note in notes) == 6
     assert sum(sum(note.latencies) for note in notes) == 5
+
+    def uneven() -> bool:  # known from the second whole second on
+        world.http.get("/p/s/x")
+        return told("jumps") > 0
+
+    until(uneven, "how uneven they come to be told")

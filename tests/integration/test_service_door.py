@@ -104,6 +104,22 @@ def test_a_service_from_its_making_to_its_end(api: Api, fleet: list[Agent]) -> N
     assert again["id"] != made["id"]
 
 
+def test_how_uneven_requests_come_is_told_and_need_not_be(api: Api, fleet: list[Agent]) -> None:
+    """A router of an older release says nothing of it, which counts as one by one."""
+    router, made = api.token("router"), api.ok("POST", "/v1/services", SPEC)
+    tell(api, router, note(made["id"], arrivals=30))
+    assert api.ok("GET", "/v1/services/cnn")["load"]["spread"] == 1.0
+    tell(api, router, note(made["id"], arrivals=30, jumps=570.0))
+    assert api.ok("GET", "/v1/services/cnn")["load"]["spread"] == 10.0
+    status, answer = api.call(
+        "POST",
+        "/v1/routers/us-east/loads",
+        {"router": "r", "notes": [note(made["id"], jumps=-1.0)]},
+        router,
+    )
+    assert status == 422 and "jumps" in str(answer)
+
+
 def test_training_lends_and_gets_back(api: Api, fleet: list[Agent]) -> None:
     router = api.token("router")
     east = [a for a in fleet if a.register["region"] == "us-east"]
@@ -198,6 +214,11 @@ def test_more_than_the_fleet_could_ever_hold_is_refused_with_numbers(
     api.ok("POST", "/v1/services", SPEC)
     status, answer = api.call("PATCH", "/v1/services/cnn", {"replicas": {"min": 13, "max": 13}})
     assert status == 422 and "at most 12" in answer["detail"]
+    grown = {"service": {**SPEC, "replicas": {"min": 13, "max": 13}}}
+    status, answer = api.call("POST", "/v1/services/cnn/updates", grown)
+    assert status == 422 and "at most 12" in answer["detail"]
+    now = api.ok("GET", "/v1/services/cnn")
+    assert (now["replicas"]["min"], now["revision"]) == (1, 1), "nothing of it was done"
 
 
 def test_names_keys_and_projects(api: Api, fleet: list[Agent]) -> None:

@@ -1,5 +1,5 @@
 """A service on a whole planet: it grows at the cost of training, whoever is killed meanwhile, loses
-its router, and gives back.
+its router, gives back, rests and is woken, and makes way.
 
 Every process is real. The load is requests that replicas hold until they are told to let go, so
 nothing depends on how fast this machine is.
@@ -8,153 +8,48 @@ nothing depends on how fast this machine is.
 from __future__ import annotations
 
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-from singularity.cli.embedded import Planet
-from singularity.cli.fleet import Cluster, Fleet, Region
-from tests.integration.plain import run_plain
-
-JOBS = Path(__file__).parent / "jobs"
-RANKS = 2
-PATIENCE_S = 120.0
-Json = dict[str, Any]
-SERVICE = {
-    "name": "held",
-    "kind": "serve",
-    "run": [sys.executable, str(JOBS / "replica.py"), "$PORT", "r"],
-    "devices": "cpu:1",
-    "replicas": {"min": 1, "max": 3},
-    "target": {"concurrency": 1},
-    "health": "/health",
-    "queue": {"most": 100, "timeout": "100s"},
-    "grace": "5s",
-}
-
-
-class Story:
-    def __init__(self, planet: Planet, root: Path) -> None:
-        self.planet, self.root, self.out = planet, root, root / "out"
-        self.out.mkdir()
-        headers = {"Authorization": f"Bearer {planet.token}"}
-        self.http = httpx.Client(base_url=planet.url, headers=headers, timeout=30)
-        self.pool = ThreadPoolExecutor(32)
-        self.url = f"{planet.router_url('here')}/default/held"
-
-    def close(self) -> None:
-        self.pool.shutdown()
-        self.http.close()
-
-    def call(self, method: str, path: str, body: object = None) -> Any:
-        response = self.http.request(method, f"/v1/{path}", json=body)
-        assert response.is_success, response.text
-        return response.json()
-
-    def until(self, what: str, ready: Callable[[], object]) -> None:
-        deadline_s = time.monotonic() + PATIENCE_S
-        while not ready():
-            assert time.monotonic() < deadline_s, f"never: {what}: {self.service()}"
-            time.sleep(0.1)
-
-    def service(self) -> Json:
-        found: Json = self.call("GET", "services/held")
-        return found
-
-    def ready(self) -> int:
-        return int(self.service()["replicas"]["ready"])
-
-    def training(self) -> Json:
-        found: Json = self.call("GET", "jobs/training")
-        return found
-
-    def devices(self) -> int:
-        return sum(shard["devices"] for shard in self.training()["placement"])
-
-    def train(self) -> None:
-        script = [sys.executable, str(JOBS / "paced.py"), "--steps", "100000"]
-        run = [*script, "--out", str(self.out), "--until", str(self.root / "enough")]
-        elastic = {"min": 1, "max": RANKS}
-        spec = {"name": "training", "run": run, "ranks": RANKS, "devices": f"cpu:{RANKS}"}
-        self.call("POST", "jobs", {**spec, "elastic": elastic})
-        self.until("training", lambda: self.steps() > 20)
-
-    def steps(self) -> int:
-        log = self.out / "loss-0.csv"
-        return log.read_bytes().count(b"\n") if log.exists() else 0
-
-    def hold(self, names: range) -> list[Future[int]]:
-        """Requests that replicas hold; the status of the answer, 0 where there was none."""
-
-        def ask(name: int) -> int:
-            headers = {"X-Request-Id": f"r-{name}"}
-            try:
-                answer = httpx.get(f"{self.url}/hold?gate=g", headers=headers, timeout=PATIENCE_S)
-            except httpx.TransportError:
-                return 0
-            return answer.status_code
-
-        return [self.pool.submit(ask, name) for name in names]
-
-    def replicas(self) -> list[str]:
-        items = self.service()["replicas"]["items"]
-        return [f"http://{item['endpoint']}" for item in items if item["ready"]]
-
-    def held(self) -> list[str]:
-        """The requests that replicas have begun, by the names that came with them."""
-        found = [httpx.get(f"{url}/state", timeout=30).json() for url in self.replicas()]
-        return [name for state in found for name in state["ids"]]
-
-    def let_go(self) -> None:
-        for url in self.replicas():
-            httpx.get(f"{url}/open?gate=g", timeout=30)
+from tests.integration.served import RANKS, SERVICE, Story, partial_state, planet
 
 
 @pytest.fixture
 def story(tmp_path: Path) -> Iterator[Story]:
-    tmp_path.chmod(0o755)
-    cluster = Cluster(nodes=1, device="cpu", devices=RANKS + 2)
-    fleet = Fleet(regions={"here": Region(clusters={"a": cluster})})
-    policy = {"node_lost_after_s": "20", "grow_after_s": "1"}
-    with Planet(tmp_path / "planet", fleet, policy=policy, lease_s=15.0) as planet:
-        story = Story(planet, tmp_path)
-        yield story
-        story.close()
+    with planet(tmp_path, RANKS + 2, "here", evict_grace_s="100") as found:
+        yield found
 
 
 def test_a_service_grows_at_the_cost_of_training_loses_its_router_and_gives_back(
-    story: Story, tmp_path: Path
+    story: Story,
 ) -> None:
-    story.train()
-    story.call("POST", "services", SERVICE)
-    story.until("a replica", lambda: story.service()["condition"] == "serving")
-    assert httpx.get(f"{story.url}/x").json()["path"] == "/x"
+    story.train(elastic={"min": 1, "max": RANKS})
+    story.serve()
+    assert httpx.get(f"{story.url()}/x").json()["path"] == "/x"
     assert story.devices() == RANKS
 
-    asked = story.hold(range(8))
+    asked = story.hold(*(f"r-{n}" for n in range(8)))
     story.until("more to be wanted", lambda: story.service()["replicas"]["wanted"] > 1)
-    for name in ("schedule", "agent-a-1"):  # in the middle of it; others go on where they were
+    for name in ("schedule", "agent-here-a-1"):  # in the middle of it; others go on where they were
         story.planet.kill(name)
     story.until("three replicas, the third on a device of the training", lambda: story.ready() == 3)
     story.until("the training to have shrunk", lambda: story.devices() == RANKS - 1)
     assert story.service()["borrowed"]["devices"] == 1
-    story.until("one request with each", lambda: len(story.held()) == 3)
+    story.until("one request with each", lambda: len(story.begun()) == 3)
 
     story.planet.kill("router-here")
     assert [future.result() for future in asked] == [0] * 8, "who waits is not left hanging"
     assert story.training()["state"] == "running" and story.ready() == 3
-    back(story)
-    again = story.hold(range(8, 14))
-    story.until("three more to be begun", lambda: len(story.held()) == 6)
+    story.router_is_back()
+    again = story.hold(*(f"r-{n}" for n in range(8, 14)))
+    story.until("three more to be begun", lambda: len(story.begun()) == 6)
     story.let_go()
     assert [future.result() for future in again] == [200] * 6
-    begun = Counter(story.held())
+    begun = story.begun()
     assert set(begun.values()) == {1}, "nothing is done twice"
     assert len(begun) == 3 + 6, "those that waited when the router died were never begun"
 
@@ -164,27 +59,47 @@ def test_a_service_grows_at_the_cost_of_training_loses_its_router_and_gives_back
     assert story.service()["borrowed"]["devices"] == 0
     (loan,) = story.call("GET", "loans?service=held")["items"]
     assert loan["devices"] == 1 and loan["until_s"] is not None
-    assert httpx.get(f"{story.url}/x").status_code == 200
+    assert httpx.get(f"{story.url()}/x").status_code == 200
 
     story.call("DELETE", "services/held")
-    (tmp_path / "enough").touch()
-    story.until("the training's end", lambda: story.training()["state"] == "succeeded")
-    (life,) = story.call("GET", "jobs/training/incarnations")["items"]
-    assert len(life["resizes"]) == 2 and not life["lost_s"]
-    plain = tmp_path / "plain"
-    argv = [str(JOBS / "paced.py"), "--steps", str(story.steps()), "--pause-s", "0"]
-    run_plain(plain, RANKS, *argv, "--out", str(plain))
-    for log in sorted(plain.glob("loss-*.csv")):
-        assert (story.out / log.name).read_bytes() == log.read_bytes()
+    ((life,),) = story.finish("training")
+    assert len(life["resizes"]) == 2
 
 
-def back(story: Story) -> None:
-    """Until the supervisor has brought the router back."""
+def test_a_service_that_nobody_asks_rests_and_its_first_request_wakes_it(story: Story) -> None:
+    """Also when the router and the scheduler are other processes than those that put it to rest."""
+    story.call("POST", "services", {**SERVICE, "scale_to_zero": "2s"})
+    for _ in range(2):
+        story.until("it to rest", lambda: story.service()["condition"] == "at-rest")
+        story.until("nothing to be left of it", lambda: not story.service()["replicas"]["items"])
+        (answer,) = story.hold("wakes-it")
+        story.until("it to be woken", lambda: story.begun() == Counter(["wakes-it"]))
+        assert story.service()["condition"] == "serving", "it stays while it has a request"
+        story.let_go()
+        assert answer.result() == 200
+        story.planet.kill("router-here")
+        story.planet.kill("schedule")
+        story.router_is_back()
 
-    def answers() -> bool:
-        try:
-            return httpx.get(f"{story.planet.router_url('here')}/healthz").status_code == 200
-        except httpx.TransportError:
-            return False
 
-    story.until("the router to be back", answers)
+def test_a_replica_that_makes_way_finishes_its_requests_first(story: Story) -> None:
+    story.serve(tier="basic", devices="cpu:2", replicas={"min": 2, "max": 2})
+    asked = story.hold("one", "two")
+    story.until("one request with each", lambda: len(story.begun()) == 2)
+    urgent = {"name": "urgent", "kind": "batch", "tier": "premium", "devices": "cpu:2"}
+    run = [sys.executable, "-c", "import time; time.sleep(1000)"]
+    story.call("POST", "jobs", {**urgent, "run": run})
+    story.until("one to leave", lambda: any(r["leaving"] for r in story.replicas()))
+    leaving, staying = sorted(story.replicas(), key=lambda r: not r["leaving"])
+    assert not staying["leaving"] and story.training("urgent")["state"] == "pending"
+    assert not any(future.done() for future in asked)
+
+    (waits,) = story.hold("three")  # both have what they take, and the one gets nothing new
+    httpx.get(f"http://{leaving['endpoint']}/open?gate=g")
+    story.until("urgent work to have its devices", partial_state(story, "urgent", "running"))
+    assert [r["job"] for r in story.replicas()] == [staying["job"]]
+    story.let_go()
+    assert [future.result() for future in (*asked, waits)] == [200] * 3
+    assert set(story.begun().values()) == {1}
+    story.call("POST", "jobs/urgent/cancel")
+    story.until("it to come back", lambda: story.ready() == 2)

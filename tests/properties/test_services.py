@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from singularity.primitives.drains import Drain
 from singularity.primitives.messages import Report
 from singularity.primitives.model import Engine, JobState, Tier
 from singularity.primitives.nodes import Scope, ScopeKind
+from singularity.primitives.routing import LoadNote
 from singularity.scheduler.services import Canary, Measure, Promise, Served, Slo, Target
 from singularity.scheduler.traffic import Part, Window, load_of
 from tests.unit.service_scene import ServiceScene, service
@@ -42,10 +45,9 @@ def befall(scene: ServiceScene, what: str, how: object, number: int) -> None:
             for order in scene.ledger.drains():
                 scene.ledger.close_drain(order.id, scene.now_s)
         case "rescale", (int(least), int(more)):
-            if scene.seen().trial is None or least + more > 1:
-                scene.rescale(least, least + more)
+            scene.rescale(least, least + more)
         case "update", bool(tries):
-            canary = Canary(0.5, 1_000_000, 60.0) if tries and scene.seen().most > 1 else None
+            canary = Canary(0.5, 1_000_000, 60.0) if tries else None
             scene.update(f"v{number}", canary)
 
 
@@ -105,6 +107,31 @@ def test_revisions_of_one_router_share_its_spans_and_routers_add_up() -> None:
     assert one.queued == 2, "what waited when a revision was last spoken of is no more"
     both = load_of([Part("a", 9.0, main, main, 2), Part("b", 9.0, main, main, 3)])
     assert both.rps == 2.0 and both.queued == 5
+
+
+def test_how_uneven_requests_come_is_told_by_the_variance_of_all_routers() -> None:
+    """Independent streams: their variances add up, as their means do."""
+    calm, wild = Window(60, 60, 60.0, 0.0, 60.0), Window(60, 60, 60.0, 0.0, 1_740.0)
+    assert load_of([Part("a", 0.0, calm, calm, 0)]).spread == 1.0
+    assert load_of([Part("a", 0.0, wild, calm, 0)]).spread == 29.0
+    both = load_of([Part("a", 0.0, calm, calm, 0), Part("b", 0.0, wild, calm, 0)])
+    assert both.spread == both.demand(Measure.RPS).spread == 15.0
+    even = load_of([Part("a", 0.0, Window(60, 60, 60.0), calm, 0)])
+    assert even.spread == 1.0, "what is done for them is uneven, too"
+    assert load_of([]).spread == 1.0
+
+
+def test_of_a_router_that_does_not_tell_requests_are_taken_to_come_independently() -> None:
+    """A note of an older release has no such field, and one of its own has nothing new for it."""
+    old = {"service": "s", "revision": 1, "span_s": 1.0, "arrivals": 7}
+    window = Window().plus(LoadNote.model_validate(old))
+    assert load_of([Part("a", 0.0, window, window, 0)]).spread == 1.0
+    new = LoadNote.model_validate({**old, "jumps": 49.0})
+    mixed = window.plus(new)
+    assert mixed.jumps == 56.0 and load_of([Part("a", 0.0, mixed, mixed, 0)]).spread == 4.0
+    for wrong in (-1.0, float("inf"), float("nan"), "many"):
+        with pytest.raises(ValidationError):
+            LoadNote.model_validate({**old, "jumps": wrong})
 
 
 def test_a_wait_is_told_by_what_is_answered() -> None:

@@ -64,7 +64,7 @@ def service(name: str = "cnn", least: int = 1, most: int = 4, **changes: Any) ->
         checkpoint_every_s=0.0,
         retry_infra=1_000_000,
         retry_user=1_000_000,
-        serving=Serving(ServiceId(name), 1, grace_s=30.0),
+        serving=Serving(ServiceId(name), 1, grace_s=changes.pop("grace_s", 30.0)),
     )
     target = Target(Measure.CONCURRENCY, 1.0)
     return replace(Service(ServiceId(name), name, "default", spec, least, most, target), **changes)
@@ -175,8 +175,8 @@ class ServiceScene:
     def _laws(self) -> None:
         for one in self.ledger.services():
             there = [j for j in self.replicas(one.id) if j.intent is Intent.RUN or j.placement]
-            most = max(one.most, self._there.get(one.id, 0))  # its owner may have said fewer
-            assert len(there) <= most, f"{len(there)} of {one.most}"
+            most = max(one.ceiling, self._there.get(one.id, 0))  # its owner may have said fewer
+            assert len(there) <= most, f"{len(there)} of {one.ceiling}"
             self._there[one.id] = len(there)
 
     # -- looking ---------------------------------------------------------------------------------

@@ -23,10 +23,24 @@ def run(state: Scaling, load: float, seconds: int, bounds: Bounds = BOUNDS) -> S
 
 def test_enough_for_the_load_and_its_bursts() -> None:
     calm, _ = size(Scaling(1), Demand(50.0, 50.0), BOUNDS, 1.0, POLICY)
-    wild, reason = size(Scaling(1), Demand(50.0, 50.0, spread=30.0), BOUNDS, 1.0, POLICY)
+    swarms = Demand(50.0, 50.0, spread=30.0)
+    wild, reason = size(Scaling(1, spread=30.0), swarms, BOUNDS, 1.0, POLICY)
     assert calm.replicas == 11  # 50 + 0.92 requests a second, 5 by each
     assert wild.replicas == 16  # 50 + 27.6
     assert "27.6 for bursts" in reason
+
+
+def test_room_for_swarms_is_made_when_they_have_come_for_a_while_and_kept_as_long() -> None:
+    """One minute is not much to tell it by, so several are averaged."""
+    state = run(Scaling(1), 50.0, 60)
+    for _ in range(3):
+        state, _ = size(state, Demand(50.0, 50.0, spread=30.0), BOUNDS, state.at_s + 1.0, POLICY)
+    assert state.spread < 1.5
+    for _ in range(1800):
+        state, _ = size(state, Demand(50.0, 50.0, spread=30.0), BOUNDS, state.at_s + 1.0, POLICY)
+    assert state.spread > 29.0 and state.replicas >= 16
+    assert run(state, 50.0, 60).replicas == state.replicas
+    assert run(state, 50.0, 3600).replicas < 13
 
 
 def test_a_queue_counts_at_once_though_the_minute_does_not_know_yet() -> None:

@@ -29,6 +29,29 @@ def test_a_rate_lies_between_its_points() -> None:
     assert [rate_at(curve, at_s) for at_s in (0, 5, 10, 11)] == [4, 6, 8, 0]
 
 
+def test_told_to_end_it_sends_no_more_and_waits_for_the_answers() -> None:
+    async def ask() -> tuple[int, list[int]]:
+        asked, gate = list[Load](), asyncio.Event()
+
+        async def answer(_: web.BaseRequest) -> web.Response:
+            asked.append(load)
+            if len(asked) == 3:
+                load.end()
+                asyncio.get_running_loop().call_soon(gate.set)
+            await gate.wait()
+            return web.Response()
+
+        runner = web.ServerRunner(web.Server(answer))
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        load = Load(f"http://127.0.0.1:{runner.addresses[0][1]}/", "GET", [])
+        await load.run([0.0, 0.0, 0.0, 3600.0])
+        await runner.cleanup()
+        return len(asked), [a.status for a in load.answers]
+
+    assert asyncio.run(ask()) == (3, [200] * 3)
+
+
 def test_what_a_request_waits_for_others_is_counted() -> None:
     """A server that does one after the other, asked for ten at once: the last one waits for all."""
 

@@ -64,6 +64,7 @@ def test_a_new_life_answers_nowhere_yet() -> None:
     assert stopped.state is JobState.STOPPING
     at_rest = verbs.settle(stopped, told(stopped, phase="stopped"), 14.0).job
     assert at_rest.state is JobState.SUSPENDED
+    assert at_rest.endpoint == "" and at_rest.leaving_at_s is None, "it has left"
     again = verbs.resume(replicas.wake(at_rest), (Shard(N0, 1),), 15.0).job
     assert again.endpoint == "" and again.leaving_at_s is None
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence, Set
+from itertools import pairwise
+from random import Random
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from singularity.primitives.routing import BOUNDS_S, NONE
@@ -10,7 +16,7 @@ from singularity.primitives.serving import ServiceId
 from singularity.primitives.telemetry import Histogram, Metric, render
 from singularity.router.addressing import candidates, introduce, passed_on
 from singularity.router.pool import Why
-from singularity.router.tally import Tally
+from singularity.router.tally import Jumps, Tally
 
 S = ServiceId("s")
 
@@ -78,6 +84,40 @@ def test_the_mean_is_weighed_by_time_and_a_span_counts_once() -> None:
     (quiet,) = tally.cut(S, 1, 0, 5.0)
     assert (quiet.busy, quiet.arrivals, quiet.waits) == (0.0, 0, NONE)
     assert [(n, c.arrivals, c.done) for n, c in tally.totals()] == [(1, 3, 1), (2, 0, 0)]
+
+
+def jumps_of(counts: Sequence[int], cuts: Set[int] = frozenset()) -> float:
+    """What a router tells in all of requests that came so by the second, posting in between."""
+    jumps, told = Jumps(0.5), 0.0
+    for second, count in enumerate(counts, start=1):
+        for number in range(count):
+            jumps.came(second + number / count)
+        if second in cuts:
+            told += jumps.cut(second + 0.999)
+    return told + jumps.cut(len(counts) + 1.0)
+
+
+@given(
+    counts=st.lists(st.integers(0, 40), min_size=1, max_size=90),
+    cuts=st.sets(st.integers(1, 90)),
+)
+def test_how_uneven_requests_come_is_told_of_every_second_once(
+    counts: list[int], cuts: set[int]
+) -> None:
+    """Seconds without any count too, whenever it is asked."""
+    wanted = sum((b - a) ** 2 for a, b in pairwise(counts)) / 2
+    assert jumps_of(counts, cuts) == wanted
+
+
+def test_independent_requests_have_a_spread_of_one_and_swarms_their_size() -> None:
+    random = Random(1)
+    single = [sum(random.random() < 0.02 for _ in range(400)) for _ in range(4000)]
+    swarms = [12 * count for count in single]
+    steady, rising = [8] * 4000, [second // 100 for second in range(4000)]
+    assert abs(jumps_of(single) / sum(single) - 1.0) < 0.1
+    assert abs(jumps_of(swarms) / sum(swarms) - 12.0) < 1.2
+    assert jumps_of(steady) == 0.0
+    assert jumps_of(rising) / sum(rising) < 0.01, "a load that rises is no swarm"
 
 
 def test_numbers_are_exact_and_buckets_add_up() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from singularity.primitives.drains import Drain
-from singularity.primitives.errors import Conflict, InvalidSpec
+from singularity.primitives.errors import Conflict
 from singularity.primitives.messages import Report
 from singularity.primitives.model import TERMINAL, Intent, JobState, Tier
 from singularity.primitives.nodes import Duty, NodeId, Scope, ScopeKind
@@ -64,6 +64,17 @@ def test_the_last_replica_rests_only_where_it_may_and_comes_back_for_one_request
     assert scene.ready() == []
     scene.go(4, busy=0.8, queued=1)
     assert len(scene.ready()) == 1
+
+
+def test_a_new_one_starts_before_it_may_rest() -> None:
+    scene = ServiceScene(nodes=0)
+    scene.serve(service(least=1, idle_after_s=60.0))
+    scene.go(100)
+    scene.join("late", 4)
+    scene.go(30)
+    assert len(scene.ready()) == 1, "somebody sees whether it answers"
+    scene.go(60)
+    assert scene.ready() == []
 
 
 # -- training gives and gets back -----------------------------------------------------------------
@@ -381,8 +392,6 @@ def test_a_revision_after_one_that_was_taken_back_has_a_number_of_its_own() -> N
 def test_owners_hear_what_cannot_be() -> None:
     scene = ServiceScene()
     scene.serve(service(most=1))
-    with pytest.raises(InvalidSpec, match="a trial needs one more"):
-        scene.update("better", Canary())
     again = replace(service(), id="other")
     with pytest.raises(Conflict, match="already"):
         scene.ledger.open_service(*opened(again, scene.ids, scene.now_s))

@@ -19,7 +19,7 @@ from singularity.api.drains import Record
 from singularity.api.schemas import Bandwidth
 from singularity.api.services import Operator, Overseer, Services, Serving
 from singularity.api.views import Json
-from singularity.primitives.drains import Drain, Leaving
+from singularity.primitives.drains import Drain, Leaving, standing
 from singularity.primitives.errors import InvalidSpec
 from singularity.primitives.model import JobState
 from singularity.primitives.operations import By
@@ -180,7 +180,9 @@ def _told(found: Record, known: dict[str, tuple[str, str]]) -> Json:
 
 
 def _plan(serving: Services, order: Drain, now_s: float) -> Json:
+    """Raises Conflict where the order itself would be refused."""
     snapshot = serving.ledger.snapshot(now_s)
+    standing(order, snapshot.drains, snapshot.nodes)
     policy = serving.settings.policy()
     found = foresee(snapshot, order, policy)
     unbound = foresee(snapshot, replace(order, bytes_per_s=None), policy)

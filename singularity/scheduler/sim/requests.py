@@ -182,8 +182,10 @@ class Requests:
             mine = [j for j in jobs if j.spec.serving and j.spec.serving.service == service.id]
             lives = [j for j in mine if j.state not in TERMINAL]
             there = sum(j.state in ACTIVE or j.intent is Intent.RUN for j in lives)
-            most = max(service.most, self._there.get(service.id, 0))
-            assert there <= most, f"{service.id} has {there} replicas, and may have {service.most}"
+            most = max(service.ceiling, self._there.get(service.id, 0))
+            assert there <= most, (
+                f"{service.id} has {there} replicas, and may have {service.ceiling}"
+            )
             self._there[service.id] = there
         for job in jobs:
             lent = sum(loan.devices for loan in job.loans)
