@@ -9,8 +9,9 @@ The cut itself: a stop T ahead of every rank is written to every page. A node ag
 when none of its ranks can be past it; if one may be, T moves further ahead. When every rank holds
 at T, T is committed and the ranks park there: until then all can simply go on, after that all are
 at rest. Then every node dumps its parked ranks; only when all dumps are durable may ranks be
-released, and when one fails all of them go on as if nothing had been. A message that was sent before
-T and is received after it cannot be finished by ranks at rest: T moves on until there is none.
+released, and when one fails all of them go on as if nothing had been. A message that was sent
+before T and is received after it cannot be finished by ranks at rest: T moves on until there is
+none.
 
 Ranks that count no mini-batches have a stop each instead of T (closure.py): they hold at once, who
 is behind goes on, and what is committed is where each of them holds.

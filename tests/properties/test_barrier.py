@@ -69,7 +69,7 @@ def sent(who: int, received: bool) -> Stand:
 
 def test_ranks_do_not_park_while_a_message_is_under_way() -> None:
     cut = CutState(NODES)
-    for n, node in enumerate(NODES):
+    for node in NODES:
         cut = react(cut, View(node, step=3))
     for stop, received in ((5, False), (6, False), (7, True)):
         assert (cut.order.stop, cut.order.commit) == (stop, 0)
