@@ -33,6 +33,7 @@ def main() -> int:
     one.add_argument("--times", type=int, default=60)
     one = commands.add_parser("gpu", help="the same on a GPU; left out where there is none")
     one.add_argument("--times", type=int, default=500)
+    one.add_argument("--seconds", type=float, default=2.0, help="of the pace of a program alone")
     args = parser.parse_args()
     match args.command:
         case "levels":
@@ -42,7 +43,7 @@ def main() -> int:
         case "shim":
             wrong = device_shim.shim(args.times)
         case "gpu":
-            wrong = device_gpu.gpu(args.times)
+            wrong = device_gpu.gpu(args.times, args.seconds)
         case _:
             wrong = device_cpu.cpu(args.seconds, args.rounds, args.core)
     for law in wrong:

@@ -59,6 +59,7 @@ class Images:
     recent: Recent
     restore_deadline_s: float
     processor: processors.Processor
+    reseat: Callable[[Start, int, Sandbox, Path], None]  # before a rank with a share is restored
     sharers_stuck: str = ""  # why no rank with a share of a device can be dumped here
 
     @property
@@ -148,7 +149,7 @@ class Images:
         if self.obstacle:
             raise CannotCarry(f"this node cannot move ranks: {self.obstacle}", here=True)
         if start.share and self.sharers_stuck:
-            raise CannotCarry(self.sharers_stuck)
+            raise CannotCarry(self.sharers_stuck, here=True)
 
     def _dump(self, job: JobId, rank: int, sandbox: Sandbox, target: Path) -> RankImages:
         try:
@@ -224,6 +225,7 @@ class Images:
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(path, target)  # others may begin from it too
             target.chmod(0o600)  # CRIU insists on the mode that the rank mapped it with
+        self.reseat(start, rank, sandbox, images)
         self.checkpointer.restore(sandbox, images, self.restore_deadline_s)
 
     def stand(self, start: Start, ref: CutRef, ranks: Mapping[int, Sandbox]) -> bool:

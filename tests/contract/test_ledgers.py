@@ -35,6 +35,7 @@ from singularity.primitives.nodes import Duty, NodeId, Scope
 from singularity.primitives.projects import Allotment, Project
 from singularity.primitives.rebalancing import Rebalancing
 from singularity.primitives.routing import NONE, LoadNote, Loads
+from singularity.primitives.service import Loss
 from singularity.primitives.serving import ServiceId
 from singularity.primitives.tariffs import Tariff
 from singularity.scheduler.decide import decide
@@ -240,6 +241,18 @@ class Ledgers(TwoLedgers):
     @rule(node=st.sampled_from(NODES), sick=st.sampled_from([(), ("0: Xid 79",)]))
     def examine(self, node: NodeId, sick: tuple[str, ...]) -> None:
         self.same(lambda x: x.examine(node, sick))
+
+    @rule(
+        node=st.sampled_from(NODES),
+        i=st.integers(0, 4),
+        rank=st.integers(0, 3),
+        lost_s=st.sampled_from([0.5, 20.0, 30.0, 500.0]),
+    )
+    def charge(self, node: NodeId, i: int, rank: int, lost_s: float) -> None:
+        name = [*JOBS, JobId("unknown")][i]
+        job = self.memory.jobs().get(name)
+        lost = {name: (Loss(rank, job.incarnation if job else 1, lost_s),)}
+        self.same(lambda x: x.charge(node, lost, self.now_s))
 
     @rule(
         node=st.sampled_from([*NODES, NodeId("nowhere")]), put=st.booleans(), drains=st.booleans()

@@ -152,12 +152,14 @@ SHARED = {
     "memory_bytes": 8 << 30,
     "used_bytes": 3 << 30,
     "utilisation": 0.5,
+    "temperature_c": 61,
+    "links": [1],
     "given": {"compute_milli": 900, "memory_bytes": 5 << 30},
     "sharers": [
         {
             **{"job": "job-1", "name": "serve", "rank": 0, "precedence": "rt", "busy": 0.2},
             **{"compute_milli": 300, "used_bytes": 1 << 30, "cap_bytes": 2 << 30},
-            **{"slowdown": 1.04, "complaint": ""},
+            **{"slowdown": 1.04, "held_s": 2.0, "lost_s": 0.0, "complaint": ""},
         },
         {
             **{"job": None, "name": None, "rank": 3, "precedence": "be", "busy": None},
@@ -168,12 +170,18 @@ SHARED = {
 }
 
 
+FARES = ["20%", "1.04x", "2.0s", "0.0s"]
+
+
 def test_top_shows_who_is_on_each_device_and_what_they_do_to_each_other() -> None:
     planet = Planet({"GET /v1/accelerators": items(SHARED, {"id": "n0/1", "name": "H200"})})
     lines = [line.split() for line in planet.run("top").stdout.splitlines()]
     assert lines[1][:7] == ["n0/0", "2", "processors", "90%", "3.0", "GiB", "of"]
-    assert lines[2] == ["serve#0", "rt", "30%", "1.0", "GiB", "of", "2.0", "GiB", "20%", "1.04x"]
-    assert " ".join(lines[3]) == "of another project#3 be 60% 0 B of 3.0 GiB - - no cgroup"
+    assert lines[2] == ["serve#0", "rt", "30%", "1.0", "GiB", "of", "2.0", "GiB", *FARES]
+    assert (
+        " ".join(lines[3]) == "of another project#3 be 60% 0 B of 3.0 GiB - - 0.0s 0.0s no cgroup"
+    )
+    assert lines[1][-2:] == ["reaches", "1"] and "61 C" in " ".join(lines[1])
     assert lines[4][:3] == ["n0/1", "H200", "-"]
     listed = planet.run("devices").stdout
     assert "90% serve#0 rt 1.04x, of another project#3 be" in listed
