@@ -97,7 +97,7 @@ bench-scheduler: $(STAMP)  ## what decisions and questions cost; with DATA=dir t
 	@test ! -d "$(DATA)/servegen" || $(BIN)/python bench/services.py --data "$(DATA)"
 
 bench-device: $(STAMP)  ## preemption inside a device, modelled and real
-	@for figure in levels disb shim cpu; do \
+	@for figure in levels disb pace shim cpu; do \
 	  echo "== bench/device.py $$figure"; $(BIN)/python bench/device.py $$figure || exit 1; done
 	@echo "== bench/device_share.py"; $(BIN)/python bench/device_share.py
 

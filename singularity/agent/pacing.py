@@ -94,9 +94,7 @@ class SharedGpu:
         seen = [guest.seen for guest in self.guests.values() if not guest.first]
         loose = any(slot.launched >= _STALLED and not slot.gated for slot in seen)
         rule, mode = self.pace.rule, Mode.STALL | Mode.WINDOW if loose else Mode.STALL
-        self.page.rule(
-            mode, window=rule.window, gate_every=rule.gate_every, hold_off_us=rule.hold_off_us
-        )
+        self.page.rule(mode, window=rule.window, hold_off_us=rule.hold_off_us)
 
 
 class Pacemaker(threading.Thread):

@@ -14,10 +14,10 @@ import pytest
 from nodes import JOB, LocalNode, Planet, origin, planet
 
 from singularity.agent import gpu
-from singularity.agent.checkpoint import find_criu, probe
 from singularity.agent.gpusharing import GpuSharing
 from singularity.agent.hal.faces import DeviceFacts
 from singularity.agent.layout import Layout
+from singularity.agent.proof import find_criu, probe
 from singularity.agent.seats import Seat
 from singularity.agent.settings import AgentSettings
 from singularity.agent.sharing import Unshared

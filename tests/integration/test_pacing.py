@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from singularity.agent.device.pace import LADDER, Bound
+from singularity.agent.device.pace import FIRST, LADDER, Bound
 from singularity.agent.pacing import Pacemaker, SharedGpu, now_ns
 from singularity.agent.shim.build import built
 from singularity.agent.shim.page import AGENT, Class, ControlPage, Mode
@@ -80,10 +80,10 @@ def test_what_real_time_work_waits_and_best_effort_work_loses_is_counted(device:
 
 
 def test_what_is_decided_is_what_the_shims_find(device: Device) -> None:
-    assert device.page.rules() == (Mode.STALL, LADDER[3])
+    assert device.page.rules() == (Mode.STALL, LADDER[FIRST])
     device.start(0, BE, "dlsym", "some", 40)
     device.gpu.look(now_ns())
-    assert device.page.rules() == (Mode.STALL, LADDER[3])
+    assert device.page.rules() == (Mode.STALL, LADDER[FIRST])
 
 
 def test_launches_that_cannot_wait_on_the_device_are_counted_out(device: Device) -> None:

@@ -122,8 +122,7 @@ class ControlPage:
 
     def rules(self) -> tuple[Mode, Rule]:
         """What holds now."""
-        rule = Rule(self._words[_WINDOW], self._words[_EVERY], self._words[_HOLD_OFF])
-        return Mode(self._words[_MODE]), rule
+        return Mode(self._words[_MODE]), Rule(self._words[_WINDOW], self._words[_HOLD_OFF])
 
     @property
     def gate(self) -> int:
