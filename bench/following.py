@@ -13,8 +13,8 @@ from sqlalchemy import Engine, create_engine, insert, make_url
 
 from singularity.api import tables as t
 from singularity.api.applier import SqlLedger
-from singularity.api.books import Submission, node_row
 from singularity.api.following import Follower
+from singularity.api.rows import Submission, node_row
 from singularity.api.schema import migrate
 from singularity.cli.servers import Postgres
 from singularity.primitives.model import Job, JobId, JobSpec

@@ -22,8 +22,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-import psutil
-from plane import TRAIN, Bench, Json, spread
+from plane import TRAIN, Bench, Json, agents_cpu_s, spread
 
 from singularity.cli.embedded import Planet
 from singularity.cli.fleet import Cluster, Fleet, Region
@@ -91,19 +90,6 @@ def table(title: str, lives: list[Json]) -> list[float]:
         if any(found):
             print(f"        {part:<10} {spread(found)}")
     return pauses
-
-
-def agents_cpu_s(root: Path) -> float:
-    """Of every agent of the planet, and of what they started and have seen end."""
-    found = 0.0
-    for process in psutil.process_iter():
-        try:
-            if "singularity.agent" in process.cmdline()[:3]:
-                node_dir = process.environ().get("SINGULARITY_NODE_DIR", "")
-                found += sum(process.cpu_times()[:4]) if node_dir.startswith(str(root)) else 0.0
-        except psutil.Error:
-            continue  # another's, or gone
-    return found
 
 
 def disk_s(directory: Path, size: int) -> float:

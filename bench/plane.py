@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 from singularity.cli.embedded import Planet
 
@@ -116,6 +117,19 @@ class Bench:
             found = [life["seconds"][part] for life in lives if part in life["seconds"]]
             print(f"        {part:<10} {spread(found)}")
         self.call("POST", f"jobs/{job}/cancel")
+
+
+def agents_cpu_s(root: Path) -> float:
+    """Of every agent of the planet, and of what they started and have seen end."""
+    found = 0.0
+    for process in psutil.process_iter():
+        try:
+            if "singularity.agent" in process.cmdline()[:3]:
+                node_dir = process.environ().get("SINGULARITY_NODE_DIR", "")
+                found += sum(process.cpu_times()[:4]) if node_dir.startswith(str(root)) else 0.0
+        except psutil.Error:
+            continue  # another's, or gone
+    return found
 
 
 def spread(seconds: list[float]) -> str:

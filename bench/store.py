@@ -5,7 +5,10 @@ the store. Goals: the first checkpoint of 4 ranks takes at most 1.2 times the ro
 rank; a later one of the same job at most 5 % more than its changed tensors (parameters, gradients,
 momentum and DDP's buckets: every step changes all of them, and they are equal in all ranks).
 
-Store is what is left to do when the last rank is dumped; fetch is all from the store to memory.
+Store is what is left to do when the last rank is dumped; fetch is all from the store to memory, but
+for what the node has in memory of an earlier cut: regions take turns. CPU seconds are those of all
+agents and what they started, ranks apart, for a suspension and a resumption elsewhere; unlike the
+others they are much the same on a busy machine.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from plane import Bench, Json, spread
+from plane import Bench, Json, agents_cpu_s, spread
 
 from singularity.cli.embedded import Planet
 
@@ -77,7 +80,7 @@ class Training:
         return self._log.read_bytes().count(b"\n") if self._log.exists() else 0
 
 
-def measure(bench: Bench, hidden: int, rests: int) -> None:
+def measure(bench: Bench, root: Path, hidden: int, rests: int) -> None:
     tensors = tensor_bytes(hidden)
     print(f"tensors of a rank: {tensors / 1e6:.0f} MB")
     alone = Training(bench, 1, hidden)
@@ -93,10 +96,12 @@ def measure(bench: Bench, hidden: int, rests: int) -> None:
         f"4 ranks: {first['raw_bytes'] / 1e6:.0f} MB, stored {first['new_bytes'] / 1e6:.1f} MB,"
         f" {ratio:.2f} of one rank (goal: at most 1.2)"
     )
-    later = []
+    later, cpu_s = [], []
     for _ in range(rests):
         gang.progress(3)
+        before_s = agents_cpu_s(root)
         later.append(gang.rest())
+        cpu_s.append(agents_cpu_s(root) - before_s)
     for made in later:
         share = made["new_bytes"] / tensors
         print(f"a later one: {made['new_bytes'] / 1e6:.1f} MB, {share:.3f} of its changed tensors")
@@ -105,6 +110,7 @@ def measure(bench: Bench, hidden: int, rests: int) -> None:
         found = gang.seconds(part)[-rests:]
         rates = sorted(raw / seconds for seconds in found)
         print(f"{part:<6} {spread(found)}, {rates[0]:.0f} to {rates[-1]:.0f} MB/s")
+    print(f"CPU    {spread(cpu_s)} each, in order {', '.join(f'{s:.2f}' for s in cpu_s)}")
     gang.cancel()
 
 
@@ -117,7 +123,7 @@ def main() -> None:
         root = Path(scratch)
         root.chmod(0o755)
         with Planet(root / "planet") as planet:
-            measure(Bench(planet), args.hidden, args.rests)
+            measure(Bench(planet), root, args.hidden, args.rests)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ class Operator:
         self.http = httpx.Client(base_url=planet.url, headers=headers, timeout=30)
         self.began_s = time.monotonic()
         self.events: list[Event] = []
-        self.asked_s = 0.0  # when checkpoints were asked for
+        self.asked_s = float("-inf")  # when checkpoints were asked for
 
     # -- small verbs -----------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from singularity.primitives.findings import Certificate, Finding
 from singularity.primitives.messages import Start
 
 from . import comparison
-from .checkpoint import OUTPUTS, described
+from .checkpoint import OUTPUTS
 from .comparison import Comparison, Output
 from .core import Done, Ended
 from .cutting import Broken
@@ -31,6 +31,7 @@ from .hands import Hands
 from .images import Fetched
 from .interposer.page import State, note_path
 from .layout import Layout
+from .proof import described
 from .runtime.view import View
 
 log = logging.getLogger(__name__)
@@ -105,6 +106,8 @@ class Shadow(Hands):
         assert start.origin is not None and start.aside is not None
         if not start.origin.step:
             raise RestoreFailed("it was cut where it was, with no mini-batch to hold at")
+        if len({page.count for page in self._families.held().values()}) > 1:
+            raise RestoreFailed("its ranks count what they do, each its own: they share no step")
         marks: list[Mapping[Path, int]] = []
         for stop in range(start.origin.step + 1, start.origin.step + start.aside.steps + 1):
             for page in self._families.held().values():

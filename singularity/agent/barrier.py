@@ -10,6 +10,9 @@ when none of its ranks can be past it; if one may be, T moves further ahead. Whe
 at T, T is committed and the ranks park there: until then all can simply go on, after that all are
 at rest. Then every node dumps its parked ranks; only when all dumps are durable may ranks be
 released, and when one fails all of them go on as if nothing had been.
+
+Ranks that count no mini-batches have a stop each instead of T (closure.py): they hold at once, who
+is behind goes on, and what is committed is where each of them holds.
 """
 
 from __future__ import annotations
@@ -20,6 +23,10 @@ from enum import StrEnum
 
 from singularity.primitives.model import Unable
 from singularity.primitives.nodes import NodeId
+
+from . import closure
+from .closure import Stand
+from .interposer.page import Clock
 
 MARGIN_FIRST = 2  # mini-batches between the furthest rank and the first stop
 MARGIN_MOST = 1024  # collectives may come every tenth of a millisecond
@@ -48,13 +55,15 @@ class View:
     free     its ranks have no boundary to hold at (a single process): cut it anywhere
     clock    what its ranks count their boundaries by, -1 when they differ: equal numbers by
              different clocks are different places
+    stands   its ranks one by one, while they count what they do with others
     reason   why the dump failed; before that, whom the node is waiting for
     unable   whether it would always fail so
     """
 
     node: NodeId
     step: int = 0
-    clock: int = 0
+    clock: int = Clock.STEPS
+    stands: tuple[Stand, ...] = ()
     agreed: int = 0
     held: int = 0
     parked: int = 0
@@ -66,13 +75,22 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What the lead wants of every node: hold at `stop`; park there when it is `commit`."""
+    """What the lead wants of every node: hold at `stop`; park there when it is `commit`. Where
+    ranks have `stops` of their own, those say where, and `commit` only whether to park there."""
 
     stop: int = 0
     commit: int = 0
+    stops: tuple[tuple[str, int], ...] = ()
     verdict: Verdict = Verdict.GATHER
     reason: str = ""
     unable: Unable | None = None
+
+    def of(self, who: str) -> tuple[int, int]:
+        """Where that rank shall hold, and where park. Who is not known yet holds at once."""
+        if not self.stops:
+            return self.stop, self.commit
+        at = dict(self.stops).get(who)
+        return (self.stop, 0) if at is None else (at, at if self.commit else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,17 +143,33 @@ def _aim(cut: CutState, views: list[View]) -> CutState:
     order = cut.order
     if order.commit or all(v.free for v in views):
         return cut
+    clocks = {v.clock for v in views}
+    if clocks == {Clock.CROSSINGS}:
+        return _gather(cut, [stand for v in views for stand in v.stands])
+    if order.stops:
+        return _decide(cut, Verdict.ABORT, "some ranks have just made their first mini-batch")
+    if clocks != {Clock.STEPS}:
+        return cut  # some have not come to a boundary yet, or never count as the others do
     if parked := max(v.parked for v in views):  # an earlier lead committed this and forgot
         return replace(cut, order=replace(order, stop=parked, commit=parked))
     if order.stop and all(v.held == order.stop for v in views):
-        if len({v.clock for v in views}) > 1:
-            return cut  # not the same place; they are called back when time is up
         return replace(cut, order=replace(order, commit=order.stop))
     furthest = max(v.step for v in views)
     if order.stop > furthest or (order.stop and order.stop == _all_agree(views, order.stop)):
         return cut  # still ahead of everybody: wait for the answers
     margin = min(cut.margin * 2, MARGIN_MOST) if order.stop else cut.margin
     return replace(cut, margin=margin, order=replace(order, stop=furthest + margin))
+
+
+def _gather(cut: CutState, stands: list[Stand]) -> CutState:
+    """Let those go on who are behind, and commit where all hold when nobody is."""
+    if closure.at_rest(stands):
+        held = {stand.who: stand.count for stand in stands}
+        order = replace(cut.order, stop=1, commit=1, stops=tuple(sorted(held.items())))
+    else:
+        told = closure.stops(stands, dict(cut.order.stops))
+        order = replace(cut.order, stop=1, stops=tuple(sorted(told.items())))
+    return replace(cut, order=order)
 
 
 def _all_agree(views: list[View], stop: int) -> int:

@@ -17,7 +17,9 @@ from singularity.primitives.model import Unable
 from singularity.primitives.nodes import NodeId
 
 from .barrier import Dumped, Order, Verdict, View
+from .closure import Stand
 from .gang import decided
+from .interposer import deals
 from .interposer.page import Clock, Page, State
 from .stall import Who, named
 
@@ -108,10 +110,13 @@ class CutLoop:
             if states & set(_GONE):
                 dumped = Dumped.FAILED
                 unable = Unable.JOB if State.NONE in states else None
+            elif untold := self._untold():
+                reason, dumped, unable = untold, Dumped.FAILED, Unable.JOB
         return View(
             node=self._node,
             step=max((p.count for p in self._pages.values()), default=0),
             clock=self._clock(),
+            stands=() if free else self._stands(),
             agreed=self._agreed(),
             held=self._held(),
             parked=parked,
@@ -126,6 +131,22 @@ class CutLoop:
         clocks = {page.clock for page in self._pages.values()}
         return int(clocks.pop()) if len(clocks) == 1 else -1
 
+    def _stands(self) -> tuple[Stand, ...]:
+        """Each rank as it is in one instant, if all count what they do with others."""
+        if self._clock() != Clock.CROSSINGS:
+            return ()
+        return tuple(_stand(named(who), page) for who, page in self._pages.items())
+
+    def _untold(self) -> str:
+        """Why nobody can tell where our ranks are that count what they do with others."""
+        if self._clock() == Clock.CROSSINGS:
+            for who, page in self._pages.items():
+                if reason := deals.untold(page):
+                    return (
+                        f"{named(who)} {reason}, so that no place can be found where all can hold"
+                    )
+        return ""
+
     def _who_is_late(self) -> str:
         """The first rank that is the reason why not all hold, and what there is to say of it."""
         for who, page in self._pages.items():
@@ -138,23 +159,23 @@ class CutLoop:
                 case State.HOLDING | State.PARKED:
                     continue
                 case _ if page.clock is Clock.NONE:
-                    return f"{rank} came to no mini-batch and to no collective of all ranks"
+                    return f"{rank} came to no mini-batch, and does nothing with other ranks"
                 case _:
                     return f"{rank} came to no further boundary after its {page.count}th"
         return ""
 
     def _obey(self, order: Order) -> None:
-        if (order.stop, order.commit) != (self._order.stop, self._order.commit):
+        if not order.stop and order.verdict is Verdict.GATHER:
+            return  # a lead that has only begun; what it said in an earlier life stands
+        now, before = order, self._order
+        if (now.stop, now.commit, now.stops) != (before.stop, before.commit, before.stops):
             self._sure.clear()
             self._told = set()
-        elif not order.stop:
-            self._order = order
-            return
         news = [who for who in self._pages if who not in self._told]
         if news and order.verdict is not Verdict.FINISH:  # then all have parked, maybe gone on
             for who in news:
                 page = self._pages[who]
-                page.stop, page.commit = order.stop, order.commit
+                page.stop, page.commit = order.of(named(who))
             time.sleep(_SETTLE_S)
         self._told.update(news)
         self._order = order
@@ -191,13 +212,24 @@ class CutLoop:
 
     def _went_on(self) -> bool:
         """Did an earlier life of this agent, which heard the decision too, already wake them?"""
-        pages = list(self._pages.values())
         if self._order.verdict is Verdict.FINISH and self._parked() == 0:
             return True
-        return any(p.state is State.REBUILDING or p.count > self._order.commit for p in pages)
+        return any(
+            page.state is State.REBUILDING or page.count > self._order.of(named(who))[1]
+            for who, page in self._pages.items()
+        )
 
     def _dump_ended(self) -> bool:
         """A cut that finished in an earlier life of this agent is dumped again in this one, for
         only who made the image can name it."""
         begun_only = self._begun and self._dumper.state()[0] is Dumped.NOT_YET
         return self._order.verdict is not Verdict.FINISH or not begun_only
+
+
+def _stand(who: str, page: Page) -> Stand:
+    """A rank that holds at the same count before and after has begun nothing meanwhile."""
+    at_rest = (State.HOLDING, State.PARKED)
+    before = page.state in at_rest, page.count
+    begun = deals.counts(page)
+    holding = before[0] and before == (page.state in at_rest, page.count)
+    return Stand(who, before[1], holding, begun or ())

@@ -14,6 +14,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
@@ -21,11 +22,11 @@ from typing import Final
 from singularity.primitives.errors import DeviceUnavailable, SandboxFailed
 
 from . import gpu
-from .checkpoint import find_criu, probe
 from .fitness import Check, dirty_tracking, fitness
 from .hal.cpu import CpuManager
 from .hal.faces import DeviceFacts
-from .hal.nvml import open_nvml
+from .hal.nvml import open_nvml, release, unfit
+from .proof import find_criu, probe
 from .runtime.cgroup import Limits, make_cgroup, preempts
 from .runtime.network import HostNetwork, Network, open_network
 from .runtime.sandbox import Sandbox
@@ -150,7 +151,9 @@ def _nvml() -> Iterator[Check]:
         yield Check("gpu-nvml", "missing", f"{error.detail}: GPUs cannot be counted")
         return
     seen = f"{len(found)} GPUs, driver {driver}"
-    if int(driver.partition(".")[0] or 0) < _DRIVER_LEAST:
+    if (number := release(driver)) is None:
+        yield Check("gpu-nvml", "failed", f"{seen}, which is no version that is known")
+    elif number < _DRIVER_LEAST:
         detail = f"{seen}: checkpoints of GPU jobs need driver {_DRIVER_LEAST} or later"
         yield Check("gpu-nvml", "failed", detail)
     else:
@@ -179,6 +182,9 @@ def _sharing() -> Check:
     with tempfile.TemporaryDirectory(prefix="singularity-doctor-") as scratch:
         try:
             built(Path(scratch))
+            with suppress(DeviceUnavailable), open_nvml() as nvml:  # without one, _nvml has said so
+                if reason := unfit(nvml.driver()):
+                    return Check("gpu-sharing", "missing", f"{reason}: each GPU to one process")
         except DeviceUnavailable as error:
             return Check("gpu-sharing", "missing", f"{error.detail}: each GPU to one process")
     return Check("gpu-sharing", "ok", "what is loaded before the CUDA driver compiles here")

@@ -16,7 +16,7 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import IntEnum
 from pathlib import Path
@@ -27,9 +27,11 @@ from pydantic import TypeAdapter
 
 from singularity.primitives.errors import CheckpointFailed, ImageUnfit, RestoreFailed
 
+from . import seats
 from .checkpoint import CriuCheckpointer, Dump
 from .runtime.processes import descendants
 from .runtime.sandbox import Sandbox
+from .seats import Held
 
 log = logging.getLogger(__name__)
 
@@ -190,16 +192,25 @@ def prove(driver: Driver) -> float:
     return took_s
 
 
-class GpuCheckpointer(CriuCheckpointer):
-    """A rank that uses no GPU goes through it as through CRIU alone."""
+def nothing(_sandbox: Sandbox, _images: Path) -> None:
+    """Nothing is known of the rank's devices besides."""
 
-    def __init__(self, criu: Path, driver: Driver) -> None:
+
+class GpuCheckpointer(CriuCheckpointer):
+    """A rank that uses no GPU goes through it as through CRIU alone. `note` is called while it is
+    off its devices."""
+
+    def __init__(
+        self, criu: Path, driver: Driver, note: Callable[[Sandbox, Path], None] = nothing
+    ) -> None:
         super().__init__(criu)
-        self._driver = driver
+        self._driver, self._note = driver, note
 
     def dump(self, sandbox: Sandbox, images: Path) -> Dump:
         began_s = time.monotonic()
         with self._off_devices(sandbox) as pids:
+            images.mkdir(parents=True, exist_ok=True)
+            self._note(sandbox, images)
             dump = super().dump(sandbox, images)
             if pids:
                 (images / _NOTE).write_bytes(_GPUS.dump_json(self._driver.gpus))
@@ -212,7 +223,7 @@ class GpuCheckpointer(CriuCheckpointer):
         began_s = time.monotonic()
         note = images / _NOTE
         was_on = _GPUS.validate_json(note.read_bytes()) if note.exists() else ()
-        pairs = paired(was_on, self._driver.gpus)
+        pairs = paired(was_on, self._driver.gpus, seats.recall(sandbox.directory))
         super().restore(sandbox, images, deadline_s)
         try:
             for pid in users(sandbox) if was_on else ():
@@ -257,16 +268,32 @@ class GpuCheckpointer(CriuCheckpointer):
                 return
 
 
-def paired(was_on: Sequence[UUID], now: Sequence[UUID]) -> tuple[tuple[UUID, UUID], ...]:
-    """Where each GPU of the node before has its successor: by number. () where all are the same.
+def paired(
+    was_on: Sequence[UUID], now: Sequence[UUID], held: Held | None = None
+) -> tuple[tuple[UUID, UUID], ...]:
+    """Where each GPU of the node before has its successor: by number; but the one that a rank has a
+    share of, by what it is given, and the other way round. () where all are the same.
 
     Raises ImageUnfit when there are not as many.
     """
-    if not was_on or tuple(was_on) == tuple(now):
-        return ()
     if len(now) < len(was_on):
         raise ImageUnfit(f"it was on a node with {len(was_on)} GPUs, and this one has {len(now)}")
-    return tuple(zip(was_on, now, strict=False))
+    before, after = list(was_on), list(now[: len(was_on)])
+    if was_on and held is not None and held.was is not None and held.was != held.index:
+        before, after = _swapped(before, list(now), held.was, held.index)
+    if before == after:
+        return ()
+    return tuple(zip(before, after, strict=True))
+
+
+def _swapped(
+    before: list[UUID], now: list[UUID], was: int, index: int
+) -> tuple[list[UUID], list[UUID]]:
+    """`was` is followed by `index`, and whoever was followed by that, by what followed `was`."""
+    if not (was < len(before) and index < len(now)):
+        raise ImageUnfit(f"there is no GPU {index} here, or was no GPU {was} there")
+    now[was], now[index] = now[index], now[was]
+    return before, now[: len(before)]
 
 
 def users(sandbox: Sandbox) -> Iterator[int]:

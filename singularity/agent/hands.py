@@ -24,10 +24,10 @@ from singularity.primitives.errors import (
 )
 from singularity.primitives.messages import Cut, Reslot, Start
 
-from . import stacks
+from . import reslotting, stacks
 from .barrier import Verdict
 from .cooperative import begins_from_files
-from .core import CutFailed, Done, Ended, Hung, Refused, Resized, Saved, Started
+from .core import CutFailed, Done, Ended, Hung, Refused, Saved, Started
 from .cutting import Broken, CutLoop
 from .dumping import Dumping
 from .effects import Effect, Launch, TakeCut, TakeSlots
@@ -327,31 +327,16 @@ class Hands(threading.Thread):
 
     # -- other slots -----------------------------------------------------------------------------
 
-    def _take_slots(self, reslot: Reslot) -> None:
+    def _take_slots(self, wanted: Reslot) -> None:
         """Every rank follows at its next mini-batch boundary, or all go back to what they had."""
-        before, began_s = self.start_command, time.monotonic()
-        changes = {"slots": reslot.slots, "devices": reslot.devices}
-        self.start_command = before.model_copy(update=changes)
-        stuck = self._turn(began_s + self._tools.reslot_deadline_s)
-        if stuck:
+        before = self.start_command
+        # At once: whoever asks meanwhile which slots there are is told the new ones.
+        self.start_command = reslotting.given(before, wanted)
+        limit_s = self._tools.reslot_deadline_s
+        done = reslotting.turn(before, wanted, self._pages, self._check, limit_s)
+        if done.reason:
             self.start_command = before
-            self._turn(None)
-        seconds = {} if stuck else {"resize": time.monotonic() - began_s}
-        done = Resized(before.job, before.incarnation, reslot.resize, stuck, seconds)
         self._answer(done, nothing)
-
-    def _turn(self, deadline_s: float | None) -> str:
-        """Tell the ranks their slots, and wait until they follow; "" or who does not."""
-        for rank, page in self._pages.items():
-            page.slot = slot(self.start_command, rank)
-        if deadline_s is None:
-            return ""
-        while late := [r for r, p in self._pages.items() if p.turn != p.slot]:
-            self._check()
-            if time.monotonic() > deadline_s:
-                return f"rank {late[0]} came to no mini-batch boundary"
-            time.sleep(_POLL_S)
-        return ""
 
     # -- watching --------------------------------------------------------------------------------
 

@@ -59,6 +59,7 @@ class Images:
     recent: Recent
     restore_deadline_s: float
     processor: processors.Processor
+    reseat: Callable[[Start, int, Sandbox, Path], None]  # before a rank with a share is restored
     sharers_stuck: str = ""  # why no rank with a share of a device can be dumped here
 
     @property
@@ -110,7 +111,7 @@ class Images:
                 image = saving.commit(step)
             if keeping:
                 copies = {r: Copy(key, image.digest, directory / str(r)) for r in ranks}
-                self.recent.keep(ref.job, copies, directory)
+                self.recent.keep(ref.job, start.project, copies, directory)
         seconds["dump"] = max(dumped_s) - began_s
         seconds["store"] = time.monotonic() - max(dumped_s)
         return image
@@ -148,7 +149,7 @@ class Images:
         if self.obstacle:
             raise CannotCarry(f"this node cannot move ranks: {self.obstacle}", here=True)
         if start.share and self.sharers_stuck:
-            raise CannotCarry(self.sharers_stuck)
+            raise CannotCarry(self.sharers_stuck, here=True)
 
     def _dump(self, job: JobId, rank: int, sandbox: Sandbox, target: Path) -> RankImages:
         try:
@@ -206,14 +207,14 @@ class Images:
             for shard in origin.shards:
                 targets = {r: directory / str(r) for r, held in wanted.items() if held is shard}
                 if targets and shard.held is None:
-                    stored |= self._bring(start, shard, targets)
+                    stored |= self._bring(start, shard, targets, stored)
                 elif targets:
                     self._hand_over(start, shard, targets)
             for rank in wanted:
                 processors.check(directory / str(rank), self.processor)
             yield Fetched(directory, restore, standing.union(woken), adopt)
             if stored and start.aside is None:
-                self.recent.keep(start.job, stored, directory)
+                self.recent.keep(start.job, start.project, stored, directory)
 
     def _restore(self, start: Start, rank: int, images: Path, sandbox: Sandbox) -> None:
         page = self.layout.page(start.job, rank)
@@ -224,6 +225,7 @@ class Images:
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(path, target)  # others may begin from it too
             target.chmod(0o600)  # CRIU insists on the mode that the rank mapped it with
+        self.reseat(start, rank, sandbox, images)
         self.checkpointer.restore(sandbox, images, self.restore_deadline_s)
 
     def stand(self, start: Start, ref: CutRef, ranks: Mapping[int, Sandbox]) -> bool:
@@ -267,9 +269,14 @@ class Images:
         return woken
 
     def _bring(
-        self, start: Start, shard: ShardImage, targets: Mapping[int, Path]
+        self,
+        start: Start,
+        shard: ShardImage,
+        targets: Mapping[int, Path],
+        brought: Mapping[int, Copy],
     ) -> dict[int, Copy]:
-        """From this node's memory where that still has them, else from the store. To verify a
+        """From this node's memory where that still has them, else from the store, but for what is
+        like memory that is here: that of ranks just `brought`, and of recent cuts. To verify a
         checkpoint is to read what is stored."""
         assert start.origin is not None, start
         vault = Vault(start.papers)
@@ -288,7 +295,8 @@ class Images:
         for target in rest.values():
             shutil.rmtree(target, ignore_errors=True)
         if rest:
-            self.store.load(key, shard.digest, rest, vault)
+            like = () if start.aside else (brought, *self.recent.near(owner, start.project))
+            self.store.load(key, shard.digest, rest, vault, like)
         return copies
 
     def _hand_over(self, start: Start, shard: ShardImage, targets: Mapping[int, Path]) -> None:

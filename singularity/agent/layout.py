@@ -39,8 +39,16 @@ class Layout:
 
     @property
     def devices(self) -> Path:
-        """Of the node's own: nodes of one machine may share `run`."""
-        return self.node_dir / "devices"
+        """Of the node's own, for nodes of one machine may share `run`, and on a file system of
+        memory: files of others cannot be registered with a GPU."""
+        mark = zlib.crc32(str(self.node_dir.absolute()).encode())
+        return self.run / "devices" / f"{self.node_dir.name}-{mark:08x}"
+
+    @property
+    def shims(self) -> tuple[Path, Path]:
+        """Where what is loaded into ranks may be kept. CRIU opens libraries by name, and the first
+        is the same on every node; the second is so where node directories are."""
+        return self.run / "shim", self.node_dir / "shim"
 
     def page(self, job: JobId, rank: int) -> Path:
         return self.run / job / f"rank-{rank}.page"

@@ -15,7 +15,7 @@ from singularity.store.imagestore import ImageStore
 from singularity.store.places import open_blobs
 
 from . import ports, processors
-from .checkpoint import Checkpointer, CriuCheckpointer, SuspendInPlace, find_criu, probe
+from .checkpoint import Checkpointer, CriuCheckpointer, SuspendInPlace
 from .client import ControlPlane
 from .cooperative import Cooperative
 from .executor import Executor
@@ -24,6 +24,7 @@ from .gpu import CudaDriver, DriverRefused, GpuCheckpointer
 from .gpusharing import GpuSharing
 from .hal.cpu import CpuManager
 from .hal.faces import DeviceManager
+from .hal.nvml import unfit
 from .handover import Handovers
 from .images import Images
 from .interposer.inject import prepare
@@ -32,7 +33,9 @@ from .journal import Journal
 from .layout import Layout, environment
 from .leads import Leads
 from .letterbox import LetterboxProcess
+from .pacing import Pacemaker
 from .programs import program
+from .proof import find_criu, probe
 from .recent import Recent
 from .runtime import splicing
 from .runtime.cgroup import Limits
@@ -41,7 +44,7 @@ from .runtime.sandbox import RankSpec, Sandbox
 from .scratch import open_scratch
 from .settings import AgentSettings
 from .sharing import ProcessorSharing, Sharer, Sharing, Unshared
-from .shim.build import built
+from .shim.build import built, home
 from .tools import Tools
 from .worker import Agent
 
@@ -106,6 +109,10 @@ def open_node(settings: AgentSettings) -> Iterator[tuple[Agent, Executor]]:
         agent = Agent(register, control, journal, refresh, look_at)
         tools = make_tools(settings, layout, leads, handovers, sharing)
         executor = Executor(tools, agent.done)
+        if isinstance(sharing, GpuSharing):
+            pacemaker = Pacemaker(sharing.pace)
+            pacemaker.start()
+            stack.callback(pacemaker.stop)
         yield agent, executor
 
 
@@ -118,7 +125,9 @@ def open_sharing(settings: AgentSettings, layout: Layout, devices: DeviceManager
         reason = found.reason
     elif settings.share:
         try:
-            return GpuSharing(layout.devices, built(layout.node_dir), devices)
+            if not (reason := unfit(devices.driver())):
+                library = built(home(*layout.shims))
+                return GpuSharing(layout.devices, library, devices, layout.page)
         except DeviceUnavailable as error:
             reason = error.detail
     else:
@@ -139,6 +148,8 @@ def make_tools(
     base = dict(os.environ)
 
     def create(start: Start, rank: int, view: int | None) -> Sandbox:
+        if start.share and (reason := sharing.refuses(start.share)):
+            raise SandboxFailed(reason)
         limits = sharing.limits(start, rank)
         if limits is None and start.memory_bytes:
             limits = Limits(memory_bytes=start.memory_bytes)
@@ -151,7 +162,7 @@ def make_tools(
 
     def launch(sandbox: Sandbox, start: Start, rank: int) -> None:
         env = environment(start, rank, layout, base, sandbox.address)
-        env |= sharing.environment(start, rank)
+        env |= sharing.environment(start, rank, sandbox)
         found = program(start, rank, env)
         if start.serving is not None:
             port = ports.choose(sandbox.directory)
@@ -170,15 +181,17 @@ def make_tools(
         )
 
     store = ImageStore(open_blobs(settings.store or settings.volume))
+    checkpointer = choose_checkpointer(settings.criu, sharing)
     images = Images(
-        checkpointer=choose_checkpointer(settings.criu),
+        checkpointer=checkpointer,
         store=store,
         layout=layout,
         handovers=handovers,
         recent=Recent(),
         restore_deadline_s=settings.restore_deadline_s,
         processor=processors.here(),
-        sharers_stuck=sharing.stuck,
+        reseat=sharing.reseat,
+        sharers_stuck=stuck(sharing, checkpointer),
     )
     return Tools(
         node=settings.node,
@@ -200,13 +213,20 @@ def make_tools(
     )
 
 
-def choose_checkpointer(configured: str) -> Checkpointer:
+def stuck(sharing: Sharing, checkpointer: Checkpointer) -> str:
+    """Why ranks that have shares of devices cannot be carried as they are, "" where they can."""
+    if not sharing.driven or isinstance(checkpointer, GpuCheckpointer | SuspendInPlace):
+        return ""
+    return "the CUDA driver of this node takes no rank off its GPU (`singularity doctor` says why)"
+
+
+def choose_checkpointer(configured: str, sharing: Sharing) -> Checkpointer:
     """CRIU where it works, proven by doing; else none, and every refused cut says why."""
     criu = find_criu(configured)
     verdict = probe(criu)
     if criu is not None and verdict.ok:
         try:
-            return GpuCheckpointer(criu, CudaDriver.open())
+            return GpuCheckpointer(criu, CudaDriver.open(), sharing.note)
         except DriverRefused as error:
             log.info("ranks that use GPUs cannot be moved: %s", error)
             return CriuCheckpointer(criu)

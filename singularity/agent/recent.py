@@ -26,6 +26,7 @@ from .runtime.sandbox import Sandbox
 from .scratch import Memory, in_memory, memory
 
 _SPARE_SHARE: Final = 0.25  # of the machine's memory must be left to others
+_NEAR_MOST: Final = 4  # jobs; each costs the reading of a manifest
 _KEPT_S: Final = 1800.0  # since it was made: nobody tells us of a job that goes on elsewhere
 
 
@@ -68,6 +69,7 @@ class Standing:
 class _Entry:
     held: Held
     directory: Path
+    project: str
     copies: Copies
     standing: Mapping[int, Standing] = field(default_factory=dict)
 
@@ -86,7 +88,15 @@ class Recent:
             entry = self._entries.get(job)
             return entry.copies if entry else {}
 
-    def keep(self, job: JobId, copies: Copies, directory: Path) -> None:
+    def near(self, job: JobId, project: str) -> tuple[Copies, ...]:
+        """Of `job`, and of others of its project, those first that were kept last: much of their
+        memory is alike."""
+        with self._lock:
+            found = [entry for entry in self._entries.values() if entry.project == project]
+        found.sort(key=lambda entry: (entry.held.job != job, -entry.held.at_s))
+        return tuple(entry.copies for entry in found[:_NEAR_MOST])
+
+    def keep(self, job: JobId, project: str, copies: Copies, directory: Path) -> None:
         """Take over `directory`, in which `copies` lie, in place of what there was of the job. On a
         disk, or where memory is scarce, it is removed instead."""
         size = sum(file.stat().st_blocks * 512 for file in directory.rglob("*"))
@@ -94,13 +104,13 @@ class Recent:
         with self._lock:
             before = self._entries.pop(job, None)
         if not in_memory(directory) or not self.room():
-            _remove(before, _Entry(held, directory, {}))
+            _remove(before, _Entry(held, directory, project, {}))
             return
         home = directory.with_name(f"recent.{directory.name}")
         directory.replace(home)
         moved = {r: Copy(c.key, c.digest, home / c.path.name) for r, c in copies.items()}
         with self._lock:
-            self._entries[job] = _Entry(held, home, moved)
+            self._entries[job] = _Entry(held, home, project, moved)
         _remove(before)
 
     def stand(self, job: JobId, cut: int, ranks: Mapping[int, Standing]) -> bool:

@@ -13,17 +13,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 from singularity.primitives.messages import SharerNote, Start
 from singularity.primitives.sharing import DeviceShare, Precedence
 
+from .device.fare import Fare
 from .hal.cpu import CpuManager
 from .runtime import cgroup
 from .runtime.cgroup import Limits, Seat
 from .runtime.sandbox import Sandbox
-
-_LEAST_RAN: Final = 0.001  # of the time; below that, a ratio of two small numbers says nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +50,23 @@ class Sharing(Protocol):
     @property
     def reason(self) -> str: ...
     @property
-    def stuck(self) -> str: ...
+    def driven(self) -> bool: ...
+
+    def refuses(self, share: DeviceShare) -> str:
+        """Why no rank has such a share here, "" where it can."""
 
     def limits(self, start: Start, rank: int) -> Limits | None:
         """Of the sandbox of a rank that has a share."""
 
-    def environment(self, start: Start, rank: int) -> Mapping[str, str]:
+    def environment(self, start: Start, rank: int, sandbox: Sandbox) -> Mapping[str, str]:
         """What must be set in a rank that has a share; it counts as there from now on."""
+
+    def note(self, sandbox: Sandbox, images: Path) -> None:
+        """The rank is off its device, and dumped to `images`: keep there what is known of it."""
+
+    def reseat(self, start: Start, rank: int, sandbox: Sandbox, images: Path) -> None:
+        """A rank that was noted there is about to come back, in this sandbox. Raises ImageUnfit
+        where it holds more than its share."""
 
     def release(self, start: Start, rank: int) -> None:
         """The rank is gone."""
@@ -76,16 +85,29 @@ def seat_of(start: Start, rank: int) -> tuple[int, DeviceShare] | None:
 class Unshared:
     """A node that gives out no shares."""
 
-    memory_bytes, preempts, whole, stuck = 0, False, True, ""
+    memory_bytes, preempts, whole, driven = 0, False, True, False
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
 
+    def refuses(self, share: DeviceShare) -> str:
+        if not self.memory_bytes:
+            return f"this node gives out no shares of devices: {self.reason}"
+        if share.precedence is Precedence.REAL_TIME and not self.preempts:
+            return "share.class rt: what runs on devices of this node cannot be preempted; use be"
+        return ""
+
     def limits(self, start: Start, rank: int) -> Limits | None:
         return None
 
-    def environment(self, start: Start, rank: int) -> Mapping[str, str]:
+    def environment(self, start: Start, rank: int, sandbox: Sandbox) -> Mapping[str, str]:
         return {}
+
+    def note(self, sandbox: Sandbox, images: Path) -> None:
+        """Nothing was given."""
+
+    def reseat(self, start: Start, rank: int, sandbox: Sandbox, images: Path) -> None:
+        """Nothing was given."""
 
     def release(self, start: Start, rank: int) -> None:
         """Nothing was given."""
@@ -96,22 +118,21 @@ class Unshared:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """When a rank was looked at, and what it had used and waited until then."""
+    """When a rank was looked at, what it had used and waited until then, and how it fared."""
 
     at_s: float
     cpu_s: float
     waited_s: float
+    fare: Fare
 
 
-class ProcessorSharing:
+class ProcessorSharing(Unshared):
     """`name` tells the groups of this node from those of others on the same machine."""
 
-    whole, stuck = True, ""
-
     def __init__(self, name: str, devices: CpuManager) -> None:
+        super().__init__(cgroup.obstacle())
         self._prefix = f"{name}-{zlib.crc32(name.encode()):08x}"
         self._cpus = devices.cpus
-        self.reason = cgroup.obstacle()
         self.memory_bytes = 0 if self.reason else devices.devices()[0].memory_bytes
         self.preempts = cgroup.preempts()
         self._seen: dict[Path, _Seen] = {}
@@ -124,12 +145,6 @@ class ProcessorSharing:
         seat = Seat(f"{self._prefix}-{index}", self._cpus, share.compute_milli, first)
         return Limits(memory_bytes=share.memory_bytes, seat=seat)
 
-    def environment(self, start: Start, rank: int) -> Mapping[str, str]:
-        return {}
-
-    def release(self, start: Start, rank: int) -> None:
-        """Nothing was given."""
-
     def look(self, sharers: Iterable[Sharer]) -> Mapping[int, Sequence[SharerNote]]:
         found: defaultdict[int, list[SharerNote]] = defaultdict(list)
         before, self._seen = self._seen, {}
@@ -138,30 +153,33 @@ class ProcessorSharing:
         return found
 
     def _note(self, sharer: Sharer, before: _Seen | None) -> SharerNote:
-        usage, now_s, share = sharer.sandbox.usage(), time.monotonic(), sharer.share
-        busy = slowdown = None
+        """What it had work for is what it ran and what it waited for a processor."""
+        usage, now_s, fare = sharer.sandbox.usage(), time.monotonic(), Fare()
         if usage is not None:
-            now = _Seen(now_s, usage.cpu_s, usage.waited_s)
-            self._seen[sharer.sandbox.directory] = now
-            if before is not None and now_s > before.at_s:
-                ran_s = max(0.0, now.cpu_s - before.cpu_s)
-                busy = ran_s / (now_s - before.at_s) / self._cpus
-                slowdown = slowed(ran_s, now.waited_s - before.waited_s, now_s - before.at_s)
-        return SharerNote(
-            job=sharer.start.job,
-            rank=sharer.rank,
-            precedence=share.precedence,
-            compute_milli=share.compute_milli,
-            used_bytes=usage.memory_bytes if usage else 0,
-            cap_bytes=share.memory_bytes,
-            busy=busy,
-            slowdown=slowdown,
-        )
+            if before is not None:
+                ran_s = max(0.0, usage.cpu_s - before.cpu_s) / self._cpus
+                waited_s = max(0.0, usage.waited_s - before.waited_s) / self._cpus
+                fare = before.fare.told().after(
+                    sharer.share, now_s - before.at_s, ran_s + waited_s, ran_s
+                )
+            seen = _Seen(now_s, usage.cpu_s, usage.waited_s, fare)
+            self._seen[sharer.sandbox.directory] = seen
+        return noted(sharer, fare, usage.memory_bytes if usage else 0)
 
 
-def slowed(ran_s: float, waited_s: float, wall_s: float) -> float | None:
-    """How many times as long the work of a rank took as if it had run whenever it could. None where
-    it hardly ran; threads that ended meanwhile take their waiting with them."""
-    if ran_s < _LEAST_RAN * wall_s:
-        return None
-    return (ran_s + max(0.0, waited_s)) / ran_s
+def noted(sharer: Sharer, fare: Fare, used_bytes: int, complaint: str = "") -> SharerNote:
+    """What the heartbeat says of a rank that fares so."""
+    return SharerNote(
+        job=sharer.start.job,
+        incarnation=sharer.start.incarnation,
+        rank=sharer.rank,
+        precedence=sharer.share.precedence,
+        compute_milli=sharer.share.compute_milli,
+        used_bytes=used_bytes,
+        cap_bytes=sharer.share.memory_bytes,
+        busy=fare.busy,
+        slowdown=fare.slowdown,
+        held_s=fare.held_s,
+        lost_s=fare.lost_s,
+        complaint=complaint,
+    )

@@ -7,43 +7,47 @@ Every method locks services by id first, then jobs, then nodes: one order, so no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.exc import IntegrityError
 
 from singularity.primitives import verbs
-from singularity.primitives.errors import Conflict, IdempotencyMismatch, NotFound
+from singularity.primitives.errors import (
+    Conflict,
+    IdempotencyMismatch,
+    NotFound,
+    SingularityError,
+)
 from singularity.primitives.faults import fault_of, gone, noted, reborn
 from singularity.primitives.holdings import hosts, presented
 from singularity.primitives.messages import Envelope, Register, Report
 from singularity.primitives.model import ACTIVE, TERMINAL, Intent, Job, JobId, Kind
 from singularity.primitives.nodes import ClusterId, Node, NodeId, RegionId, Scope
 from singularity.primitives.operations import By
+from singularity.primitives.records import replace
+from singularity.primitives.service import Loss
+from singularity.primitives.sla import charged
 from singularity.scheduler.plan import Plan, grows, perform
 from singularity.scheduler.quota import Quota
 from singularity.scheduler.snapshot import Snapshot
 from singularity.scheduler.standing import admissible, outdated
 
 from . import tables as t
-from .books import (
-    Books,
-    Submission,
-    insert_jobs,
-    job_of,
-    load_jobs,
-    load_nodes,
-    node_of,
-    node_row,
-)
+from .books import JOB, Books, insert_jobs, load_jobs, load_nodes, read_jobs
+from .bulk import among
 from .drains import book
 from .duties import SqlDuties
 from .following import Follower
 from .operations import Deed, note
 from .projects import SqlProjects, lock_governed, open_projects
+from .rows import Submission, node_of, node_row
 from .tariffs import SqlTariffs
 from .traffic import SqlServices, write_changes
+
+log = logging.getLogger(__name__)
 
 _NOT_ENDED = t.job_state.c.state.not_in([str(s) for s in TERMINAL])
 
@@ -152,25 +156,43 @@ class SqlLedger(SqlDuties, SqlServices, SqlProjects, SqlTariffs):
     # -- agents ----------------------------------------------------------------------------------
 
     def record(self, report: Report, now_s: float) -> bool:
-        """Fold one report in. True when the node need not repeat it.
+        """Fold one report in. True when the node need not repeat it."""
+        return self._record([report], now_s, news=False)[0]
 
-        Most reports repeat what is known: those are seen without a lock and change nothing.
+    def record_many(
+        self, reports: Sequence[Report], now_s: float, *, news: bool = False
+    ) -> list[bool]:
+        """As each by itself, in their order, in one transaction. One that cannot be folded in is
+        left out, with a line in the log, and harms no other. With `news` they are probably new.
+
+        Rows are free again when it is written, and not only when it is on the disk: whoever tells
+        nodes that it is waits for database.synced() first.
         """
+        try:
+            return self._record(reports, now_s, news=news)
+        except (AssertionError, IntegrityError, SingularityError):
+            if len(reports) > 1:
+                return [self.record_many([each], now_s)[0] for each in reports]
+            log.exception("report", extra={"job": reports[0].job, "node": reports[0].node})
+            return [False]
+
+    def _record(self, reports: Sequence[Report], now_s: float, *, news: bool) -> list[bool]:
+        """Most that are no news repeat what is known: those are seen without a lock, and change
+        nothing."""
+        told = {r.job for r in reports}
         with self._engine.begin() as db:
-            found = load_jobs(db, t.job_state.c.id == report.job)
-            job = found[0] if found else None
-            if job is None or verbs.settle(job, report, now_s).job == job:
-                return verbs.settled(job, report)
-            jobs = _lock_jobs(db, {report.job, *job.spec.named})
-            job = jobs[report.job]
-            books = Books(db, jobs, _lock_nodes(db, set(hosts(job))))
-            step = verbs.settle(job, report, now_s)
-            books.write(job, step, report.reason, now_s, node=report.node)
-            books.timed(job, step.job, report)
-            if (fault := fault_of(job, step.job, report, now_s)) is not None:
-                books.put(noted(books.nodes[report.node], fault))
-            books.flush()
-            return verbs.settled(step.job, report)
+            known = _lock_jobs(db, told) if news else _jobs(db, told)
+            if not news or not any(j.spec.aside for j in known.values()):
+                moved = {r.job for r in reports if news or _changes(known.get(r.job), r, now_s)}
+                moved &= known.keys()
+                if moved and not news:
+                    about = {a.of for job in moved if (a := known[job].spec.aside)}
+                    known |= _lock_jobs(db, moved | about)
+                if moved:
+                    mine = [r for r in reports if r.job in moved]
+                    known |= _folded(db, known, mine, now_s, synced=not news)
+                return [verbs.settled(known.get(r.job), r) for r in reports]
+        return self._record(reports, now_s, news=False)  # other jobs must be locked as well
 
     def register(self, register: Register, now_s: float) -> Node:
         """Admit a node. One that is new, was lost, or comes with another epoch than ours opens the
@@ -216,6 +238,18 @@ class SqlLedger(SqlDuties, SqlServices, SqlProjects, SqlTariffs):
                 seen = (log.c.node == node) & (log.c.epoch == epoch) & (log.c.seq <= acknowledged)
                 db.execute(delete(log).where(seen))
             return int(written)
+
+    def charge(self, node: NodeId, lost: Mapping[JobId, Sequence[Loss]], now_s: float) -> None:
+        """See scheduler.ledger.Ledger. Most is too little to be written: that is seen without a
+        lock."""
+        known = self.jobs_of(lost)
+        due = {i for i, job in known.items() if charged(job, node, lost[i], now_s) != job}
+        with self._engine.begin() as db:
+            jobs = _lock_jobs(db, due) if due else {}
+            books = Books(db, jobs, {})
+            for job in jobs.values():
+                books.charge(job, charged(job, node, lost[job.id], now_s))
+            books.flush()
 
     def lose(self, silent: Mapping[NodeId, float], now_s: float) -> list[NodeId]:
         """Declare nodes lost, unless they were heard after the given time."""
@@ -269,6 +303,34 @@ class SqlLedger(SqlDuties, SqlServices, SqlProjects, SqlTariffs):
             return {n.id: n for n in load_nodes(db, select(t.node))}
 
 
+def _changes(job: Job | None, report: Report, now_s: float) -> bool:
+    return job is not None and verbs.settle(job, report, now_s).job != job
+
+
+def _folded(
+    db: Connection,
+    locked: Mapping[JobId, Job],
+    reports: Sequence[Report],
+    now_s: float,
+    *,
+    synced: bool,
+) -> dict[JobId, Job]:
+    """The jobs since."""
+    nodes = {n for r in reports for n in hosts(locked[r.job])}
+    books = Books(db, locked, _lock_nodes(db, nodes))
+    for report in reports:
+        job = books.jobs[report.job]
+        step = verbs.settle(job, report, now_s)
+        if step.job == job:
+            continue  # somebody else was first, or an earlier one of these
+        books.write(job, step, report.reason, now_s, node=report.node)
+        books.timed(job, report)
+        if (fault := fault_of(job, step.job, report, now_s)) is not None:
+            books.put(noted(books.nodes[report.node], fault))
+    books.flush(synced=synced)
+    return books.jobs
+
+
 def _known(
     db: Connection, jobs: Sequence[tuple[Job, Submission]]
 ) -> dict[tuple[str, str | None], JobId]:
@@ -280,7 +342,7 @@ def _known(
     if not digests:
         return {}
     query = select(t.job.c.project, t.job.c.idempotency_key, t.job.c.id, t.job.c.body_digest)
-    query = query.where(t.job.c.idempotency_key.in_(sorted({k or "" for _, k in digests})))
+    query = query.where(among(t.job.c.idempotency_key, {k or "" for _, k in digests}))
     known = {}
     for project, key, job, digest in db.execute(query):
         if (project, key) not in digests:
@@ -293,26 +355,30 @@ def _known(
     return known
 
 
-def _lock_jobs(db: Connection, ids: Iterable[JobId]) -> dict[JobId, Job]:
+def _lock_jobs(db: Connection, ids: Collection[JobId]) -> dict[JobId, Job]:
     query = (
-        select(t.job_state.c.body, t.job.c.spec)
+        select(*JOB)
         .join(t.job, t.job.c.id == t.job_state.c.id)
-        .where(t.job_state.c.id.in_(sorted(ids)))
+        .where(among(t.job_state.c.id, ids))
         .order_by(t.job_state.c.id)
         .with_for_update(of=t.job_state)
     )
-    return {job.id: job for job in (job_of(body, spec) for body, spec in db.execute(query))}
+    return {job.id: job for job in read_jobs(db, query)}
 
 
-def _with_verified(db: Connection, ids: Iterable[JobId]) -> set[JobId]:
+def _jobs(db: Connection, ids: Collection[JobId]) -> dict[JobId, Job]:
+    return {job.id: job for job in load_jobs(db, among(t.job_state.c.id, ids))}
+
+
+def _with_verified(db: Connection, ids: Collection[JobId]) -> set[JobId]:
     """And the jobs that those of kind verify are about, for their end is written to both."""
-    mine = t.job.c.id.in_(sorted(ids)) & (t.job.c.kind == str(Kind.VERIFY))
+    mine = among(t.job.c.id, ids) & (t.job.c.kind == str(Kind.VERIFY))
     found = db.execute(select(t.job.c.spec["aside"]["of"].astext).where(mine))
     return {*ids, *(JobId(of) for (of,) in found if of is not None)}
 
 
-def _lock_nodes(db: Connection, ids: Iterable[NodeId]) -> dict[NodeId, Node]:
-    query = select(t.node).where(t.node.c.id.in_(sorted(ids))).order_by(t.node.c.id)
+def _lock_nodes(db: Connection, ids: Collection[NodeId]) -> dict[NodeId, Node]:
+    query = select(t.node).where(among(t.node.c.id, ids)).order_by(t.node.c.id)
     rows = db.execute(query.with_for_update())
     return {node.id: node for node in map(node_of, rows.mappings())}
 

@@ -20,11 +20,12 @@ from singularity.scheduler.orders import Close, Isolate, Open, Order, Readmit, S
 
 from . import drains, maintenance, operations
 from . import tables as t
-from .books import load_nodes, node_row
+from .books import load_nodes
 from .drains import SqlDrains
 from .maintenance import SqlMaintenance
 from .operations import Deed, note
 from .rebalancing import SqlRebalancing, settled
+from .rows import node_row
 from .views import Json
 
 _QUARANTINE: TypeAdapter[Quarantine | None] = TypeAdapter(Quarantine | None)

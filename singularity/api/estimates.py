@@ -5,11 +5,14 @@ That a life began is in the timeline already; here is only what was expected of 
 
 from __future__ import annotations
 
+import logging
+import threading
 from dataclasses import dataclass
 from typing import Final
 
 from sqlalchemy import Double, Engine, cast, delete, select
 from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.exc import DBAPIError
 
 from singularity.primitives.model import TERMINAL, WAITING, JobId, JobState, Kind
 from singularity.scheduler.durations import Durations, Ran, running
@@ -19,6 +22,9 @@ from singularity.scheduler.policy import Policy
 from singularity.scheduler.snapshot import Snapshot
 
 from . import tables as t
+from .bulk import among
+
+log = logging.getLogger(__name__)
 
 _EVERY_S: Final = 5.0
 _KNOWN_S: Final = 60.0  # durations are read again after that
@@ -35,6 +41,32 @@ class Calibration:
     made: int
     p50_held: int
     p90_held: int
+
+
+class Noter:
+    """Keeps estimates beside whoever decides: forty replays of a long queue take a while, and
+    nobody waits for them. What comes while it is at work is left out but for the last."""
+
+    def __init__(self, estimates: Estimates, stop: threading.Event) -> None:
+        self._estimates, self._stop = estimates, stop
+        self._last: tuple[Snapshot, Plan, Policy] | None = None
+        self._rung = threading.Event()
+        threading.Thread(target=self._run, name="estimates", daemon=True).start()
+
+    def note(self, snapshot: Snapshot, plan: Plan, policy: Policy) -> None:
+        if plan.pending:
+            self._last = snapshot, plan, policy
+            self._rung.set()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            if self._rung.wait(_EVERY_S) and (last := self._last) is not None:
+                self._rung.clear()
+                try:
+                    self._estimates.note(*last)
+                except DBAPIError as error:  # the next round has them again
+                    log.warning("no estimates", extra={"reason": str(error.orig).strip()})
+                self._stop.wait(_EVERY_S)
 
 
 class Estimates:
@@ -103,7 +135,7 @@ class Estimates:
     def _known(self, snapshot: Snapshot, jobs: set[JobId]) -> set[tuple[JobId, int]]:
         query = select(t.estimate.c.job, t.estimate.c.incarnation)
         with self._engine.connect() as db:
-            rows = db.execute(query.where(t.estimate.c.job.in_(sorted(jobs))))
+            rows = db.execute(query.where(among(t.estimate.c.job, jobs)))
             return {(JobId(job), incarnation) for job, incarnation in rows}
 
     def _durations(self, snapshot: Snapshot) -> Durations:

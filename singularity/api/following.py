@@ -12,12 +12,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, cast, func, select, text
+from sqlalchemy import Connection, Engine, Select, cast, select, text
 from sqlalchemy.sql import ColumnElement
 
 from singularity.primitives.model import TERMINAL, JobId
 from singularity.scheduler.resident import Resident
 from singularity.scheduler.snapshot import Snapshot
+from singularity.scheduler.traffic import Traffic
 
 from . import tables as t
 from .books import load_jobs, load_nodes
@@ -32,6 +33,12 @@ _LIVES = t.job_state.c.state.not_in([str(s) for s in TERMINAL])
 _NOW = text(
     "SELECT pg_snapshot_xmin(pg_current_snapshot())::text,"
     " pg_snapshot_xmin(pg_current_snapshot()) < CAST(:seen AS xid8)"
+)
+# One question for what most planets have none of.
+_THERE = text(
+    "SELECT coalesce((SELECT max(at_s) FROM acknowledgement), 0), EXISTS (SELECT FROM drain),"
+    " EXISTS (SELECT FROM maintenance), EXISTS (SELECT FROM rebalancing),"
+    " EXISTS (SELECT FROM service), EXISTS (SELECT FROM tariff)"
 )
 
 
@@ -64,15 +71,16 @@ class Follower:
         self._resident.apply(load_nodes(db, nodes), load_jobs(db, jobs))
         if missing := self._resident.missing():
             self._resident.apply((), load_jobs(db, _among(missing)))
-        acknowledged_s = db.execute(select(func.max(t.acknowledgement.c.at_s))).scalar()
-        found = self._resident.snapshot(now_s, in_force(db), float(acknowledged_s or 0.0))
+        acknowledged_s, *there = db.execute(_THERE).one()
+        drains, windows, order, services, tariffs = there
+        found = self._resident.snapshot(now_s, in_force(db) if drains else (), acknowledged_s)
         return replace(
             found,
-            maintenance=planned(db),
-            rebalancing=ordered(db),
-            traffic=traffic(db, now_s),
+            maintenance=planned(db) if windows else (),
+            rebalancing=ordered(db) if order else None,
+            traffic=traffic(db, now_s) if services else Traffic(),
             projects=tuple(load_projects(db)),
-            tariffs=tuple(load_tariffs(db)),
+            tariffs=tuple(load_tariffs(db)) if tariffs else (),
         )
 
 

@@ -9,44 +9,58 @@ import logging
 import math
 import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from typing import Final
 
+import numpy as np
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from singularity.primitives.asides import STEPS, shadow
 from singularity.primitives.clock import Clock
 from singularity.primitives.errors import InvalidSpec, SingularityError, Unavailable, Unplaceable
 from singularity.primitives.model import Aside, Job, JobId, JobSpec
 from singularity.primitives.nodes import Node
+from singularity.primitives.sharing import WHOLE_MILLI
 from singularity.scheduler.explain import unshared
-from singularity.scheduler.placement import allowed, pack, sizes
+from singularity.scheduler.placement import alike, allowed, pack, sizes
 from singularity.scheduler.snapshot import Snapshot
 
 from .applier import SqlLedger
-from .books import Submission
 from .database import wake
+from .rows import Submission
 from .schemas import JobDocument
 
 log = logging.getLogger(__name__)
 
 _WINDOW_S: Final = 0.002
-_BATCH_MOST: Final = 500
-_BREATH_S: Final = 0.02  # between two wake-ups, however much there is to wake for
+_BATCH_MOST: Final = 2000
+_BREATH_S: Final = 0.01  # between two wake-ups, however much there is to wake for
 _DEADLINE_S: Final = 30.0
 _FLEET_AGE_S: Final = 1.0
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # no i, l, o, u: read aloud without doubt
 Entry = tuple[Job, Submission]
 
 
-def new_ids(count: int, now_s: float) -> list[JobId]:
-    """Ids that sort by time of submission, then by place in the array; not to be guessed."""
-    first = (int(now_s * 1000) << 40) | secrets.randbits(39)
-    return [JobId(_base32(first + i)) for i in range(count)]
+class Ids:
+    """Ids that sort by time of submission, those of one server in the order of asking, then by
+    place in the array; not to be guessed."""
+
+    def __init__(self) -> None:
+        self._lock, self._last = threading.Lock(), 0
+
+    def __call__(self, count: int, now_s: float) -> list[JobId]:
+        with self._lock:
+            first = (int(now_s * 1000) << 40) | secrets.randbits(39)
+            first = max(first, self._last + 1 + secrets.randbits(30))
+            self._last = first + count - 1
+        return [JobId(_base32(first + i)) for i in range(count)]
+
+
+new_ids: Final = Ids()
 
 
 def _base32(number: int) -> str:
@@ -66,7 +80,7 @@ def entries(
     """One new job, or as many as the array has, each of which knows its own number; then those
     that verify them, where the document asks for a preflight."""
     count = document.array or 1
-    mark = digest(body)
+    mark = None if key is None else digest(body)
     out = []
     for number, id_ in enumerate(new_ids(count, now_s)):
         name = document.name if document.array is None else f"{document.name}-{number}"
@@ -76,7 +90,7 @@ def entries(
             spec = _with_env(spec, mine)
         job = Job(id=id_, spec=spec, devices=spec.devices, submitted_at_s=now_s, since_s=now_s)
         named = key if key is None or document.array is None else f"{key}/{number}"
-        out.append((job, Submission(named, mark if named is not None else None)))
+        out.append((job, Submission(named, mark)))
     if document.checkpoint.preflight:
         out += [_preflight(job, known, now_s) for job, known in out]
     return out
@@ -142,11 +156,18 @@ class Capacity:
         if self.empty is None:
             return
         self.must_fit(Job(JobId(""), spec, spec.devices))
-        room = self.empty.total[allowed(self.empty, spec)]
-        most = int((room // spec.devices).sum())
+        may = allowed(self.empty, spec)
+        each = self.empty.total // spec.devices
+        what = f"{spec.devices} {spec.device}"
+        if (part := spec.share) is not None:  # so many on each device
+            beside = np.minimum(
+                WHOLE_MILLI // part.compute_milli, self.empty.memory // part.memory_bytes
+            )
+            each, what = self.empty.total * beside, f"{part} of a {spec.device}"
+        most = int(each[may].sum())
         if replicas > most:
             raise Unplaceable(
-                f"{replicas} replicas of {spec.devices} {spec.device} are more than the regions "
+                f"{replicas} replicas of {what} are more than the regions "
                 f"allowed could hold, even empty: at most {most}; ask for a smaller replicas.min",
                 device=spec.device,
                 largest=most,
@@ -154,15 +175,21 @@ class Capacity:
 
 
 class Gauge:
-    """Whether new jobs fit, by a fleet that was read a moment ago; read again before a refusal."""
+    """Whether new jobs fit, by a fleet that was read a moment ago; read again before a refusal. Of
+    what is alike one is looked at."""
 
     def __init__(self, fleet: Callable[[], Sequence[Node]], clock: Clock) -> None:
         self._fleet, self._clock = fleet, clock
         self._read_s, self._capacity = -math.inf, Capacity(None)
+        self._fitting: set[Hashable] = set()
 
     def must_fit(self, job: Job) -> None:
         """Raises Unplaceable."""
+        kind = alike(job), job.devices, job.spec.devices_min, job.spec.ranks
+        if kind in self._fitting and 0 <= self._clock.now_s() - self._read_s < _FLEET_AGE_S:
+            return
         self._ask(lambda capacity: capacity.must_fit(job))
+        self._fitting.add(kind)
 
     def must_hold(self, spec: JobSpec, replicas: int) -> None:
         """Raises Unplaceable."""
@@ -176,13 +203,13 @@ class Gauge:
                 return
             except Unplaceable:
                 pass  # a node may have registered since
-        self._capacity = Capacity.of(self._fleet())
+        self._capacity, self._fitting = Capacity.of(self._fleet()), set()
         self._read_s = now_s
         must_fit(self._capacity)
 
 
 class Waker:
-    """Tells the loops that there is something to do, at most every 20 ms."""
+    """Tells the loops that there is something to do, at most every 10 ms."""
 
     def __init__(self, engine: Engine, stop: threading.Event) -> None:
         self._engine, self._stop = engine, stop
@@ -213,6 +240,14 @@ class _Ask:
     entries: list[Entry]
     answer: Future[list[JobId]] = field(default_factory=Future)
 
+    def wait(self) -> list[JobId]:
+        try:
+            return self.answer.result(_DEADLINE_S)
+        except TimeoutError:
+            raise Unavailable(
+                "the database is slow; with the same key it is safe to repeat"
+            ) from None
+
     @property
     def keys(self) -> set[tuple[str, str]]:
         return {(j.spec.project, s.key) for j, s in self.entries if s.key is not None}
@@ -229,14 +264,13 @@ class Intake:
 
     def submit(self, new: list[Entry]) -> list[JobId]:
         """Durable on return. Raises IdempotencyMismatch, Unavailable."""
+        return self.ask(new)()
+
+    def ask(self, new: list[Entry]) -> Callable[[], list[JobId]]:
+        """To be written soon, in the order of asking; what is returned waits, as `submit` does."""
         ask = _Ask(new)
         self._asked.put(ask)
-        try:
-            return ask.answer.result(_DEADLINE_S)
-        except TimeoutError:
-            raise Unavailable(
-                "the database is slow; with the same key it is safe to repeat"
-            ) from None
+        return ask.wait
 
     def close(self) -> None:
         """After `stop` was set. What was asked before is still written."""
@@ -263,9 +297,9 @@ class Intake:
         try:
             ids = self._ledger.submit_many([e for ask in batch for e in ask.entries])
         except Exception as error:  # whatever it is, it belongs to who asked
-            if len(batch) > 1:  # one spoils it for all: each on its own
-                for ask in batch:
-                    self._write([ask])
+            if (half := len(batch) // 2) > 0:  # one spoils it for all: found by halves
+                self._write(batch[:half])
+                self._write(batch[half:])
                 return
             self._refuse(batch[0], error)
             return
@@ -282,6 +316,8 @@ class Intake:
             except (DBAPIError, SingularityError) as again:
                 ask.answer.set_exception(again)
             return
+        if isinstance(error, DataError):
+            error = InvalidSpec("some text holds characters that cannot be stored")
         ask.answer.set_exception(error)
 
 

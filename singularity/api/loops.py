@@ -26,8 +26,8 @@ from singularity.scheduler.standing import check
 from singularity.scheduler.vigil import Vigil, observe, silent
 
 from .applier import SqlLedger
-from .database import Bell, make_engine, wake
-from .estimates import Estimates
+from .database import LETTERS, Bell, make_engine, wake
+from .estimates import Estimates, Noter
 from .lease import Lease
 from .outbox import relay
 from .settings import Settings
@@ -36,7 +36,8 @@ from .tidy import open_janitor
 log = logging.getLogger(__name__)
 
 _TICK_S: Final = 0.5  # with no wake-up at all
-_BREATH_S: Final = 0.02  # between two rounds, however many wake-ups there are
+_BREATH_S: Final = 0.005  # between two rounds, however many wake-ups there are
+_REST: Final = 0.25  # of the time that a round took: some of the core is for others
 _RETRY_S: Final = 0.5
 _RENEW_S: Final = 1.0
 
@@ -46,13 +47,13 @@ def run_schedule(settings: Settings, stop: threading.Event) -> None:
     engine = make_engine(settings)
     lease = Lease(engine, "schedule", _holder())
     ledger, clock = SqlLedger(engine, lease.guard), SystemClock()
-    policy, estimates = settings.policy(), Estimates(engine)
+    policy, estimates = settings.policy(), Noter(Estimates(engine), stop)
     bell = Bell(settings, stop)
 
     def tick() -> None:
         began_s = time.monotonic()
         done = round_of_scheduling(ledger, policy, clock, estimates)
-        stop.wait(min(time.monotonic() - began_s, _TICK_S))  # half of a core is for the others
+        stop.wait(min(_REST * (time.monotonic() - began_s), _TICK_S))
         if done == 0:  # what follows from a decision is decided at once
             bell.wait(_TICK_S)
 
@@ -60,7 +61,7 @@ def run_schedule(settings: Settings, stop: threading.Event) -> None:
 
 
 def round_of_scheduling(
-    ledger: SqlLedger, policy: Policy, clock: Clock, estimates: Estimates | None = None
+    ledger: SqlLedger, policy: Policy, clock: Clock, estimates: Estimates | Noter | None = None
 ) -> int:
     """One round; the number of actions carried out."""
     snapshot = ledger.snapshot(clock.now_s())
@@ -98,7 +99,7 @@ def run_relay(settings: Settings, stop: threading.Event) -> None:
     engine = make_engine(settings)
     box = Letterbox(settings.broker_url)
     key = settings.signing_key()
-    clock, bell = SystemClock(), Bell(settings, stop)
+    clock, bell = SystemClock(), Bell(settings, stop, LETTERS)
 
     def tick() -> None:
         try:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
-from sqlalchemy import Engine, bindparam, select, update
+from sqlalchemy import Connection, Engine, Text, cast, select
 
 from singularity.primitives.errors import BrokerDown
 from singularity.primitives.messages import Envelope
@@ -14,6 +14,8 @@ from singularity.primitives.nodes import NodeId
 from singularity.primitives.transport import Letterbox, SigningKey
 
 from . import tables as t
+from .bulk import update_rows
+from .database import unsynced
 
 _BATCH: Final = 500
 _AGAIN_S: Final = 2.0  # doubled with each attempt; agents also pull, so this is a second chance
@@ -47,7 +49,7 @@ def relay(engine: Engine, box: Letterbox, key: SigningKey, now_s: float) -> int:
             box.publish(node, sealed)
         except BrokerDown:
             with engine.begin() as db:
-                db.execute(_MARK, [_row(due, now_s, due.attempts) for due in taken[sent:]])
+                _mark(db, [_row(due, now_s, due.attempts) for due in taken[sent:]])
             raise
         sent += len(sealed)
     return sent
@@ -59,7 +61,7 @@ def _take(engine: Engine, now_s: float) -> list[_Due]:
     out, log = t.outbox, t.node_log
     same = (log.c.node == out.c.node) & (log.c.epoch == out.c.epoch) & (log.c.seq == out.c.seq)
     query = (
-        select(log.c.body, out.c.attempts)
+        select(cast(log.c.body, Text), out.c.attempts)
         .join(log, same)
         .where(out.c.due_at_s <= now_s)
         .order_by(out.c.node, out.c.epoch, out.c.seq)
@@ -67,29 +69,20 @@ def _take(engine: Engine, now_s: float) -> list[_Due]:
         .with_for_update(of=out, skip_locked=True)
     )
     with engine.begin() as db:
-        found = [_Due(Envelope.model_validate(body), n) for body, n in db.execute(query)]
-        if found:
-            db.execute(
-                _MARK, [_row(d, now_s + _again_s(d.attempts), d.attempts + 1) for d in found]
-            )
+        unsynced(db)
+        found = [_Due(Envelope.model_validate_json(body), n) for body, n in db.execute(query)]
+        _mark(db, [_row(d, now_s + _again_s(d.attempts), d.attempts + 1) for d in found])
     return found
 
 
-_MARK: Final = (
-    update(t.outbox)
-    .where(
-        t.outbox.c.node == bindparam("of_node"),
-        t.outbox.c.epoch == bindparam("of_epoch"),
-        t.outbox.c.seq == bindparam("of_seq"),
-    )
-    .values(due_at_s=bindparam("due"), attempts=bindparam("tried"))
-)
+def _mark(db: Connection, rows: list[dict[str, object]]) -> None:
+    update_rows(db, t.outbox, ("node", "epoch", "seq"), rows)
 
 
 def _row(due: _Due, at_s: float, attempts: int) -> dict[str, object]:
     letter = due.envelope
-    place = {"of_node": letter.node, "of_epoch": letter.epoch, "of_seq": letter.seq}
-    return {**place, "due": at_s, "tried": attempts}
+    place = {"node": letter.node, "epoch": letter.epoch, "seq": letter.seq}
+    return {**place, "due_at_s": at_s, "attempts": attempts}
 
 
 def _again_s(attempts: int) -> float:

@@ -11,7 +11,6 @@ from sqlalchemy import (
     Connection,
     Engine,
     Select,
-    bindparam,
     delete,
     insert,
     select,
@@ -22,6 +21,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from singularity.primitives.projects import Allotment, Project, Usage, admitted
 
 from . import tables as t
+from .bulk import Writes, among
 
 _NEW = {"parent": "", "weight": 1.0, "held": {}, "device_s": 0.0, "at_s": 0.0}
 
@@ -74,17 +74,17 @@ def lock_governed(db: Connection) -> list[Project]:
     return load_projects(db)
 
 
-def charge(db: Connection, more: Mapping[tuple[str, str], int], now_s: float) -> None:
+def charge(
+    db: Connection, writes: Writes, more: Mapping[tuple[str, str], int], now_s: float
+) -> None:
     """From now on projects hold so many devices more, by project and kind. The clocks of two
     writers may differ, and none goes backwards."""
     named = sorted({project for project, _ in more})
-    found = db.execute(_locked(t.project.c.id.in_(named))).mappings().all()
+    found = db.execute(_locked(among(t.project.c.id, named))).mappings().all()
     used = {row["id"]: _project(row, ()).usage for row in found}
     for (project, kind), devices in sorted(more.items()):
         used[project] = used[project].changed(kind, devices, now_s)
-    rows = [{"row_id": project, **_usage(used[project], "new_")} for project in named]
-    values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in _usage(Usage(), "")}
-    db.execute(update(t.project).where(t.project.c.id == bindparam("row_id")).values(values), rows)
+    writes.update(t.project, ("id",), [{"id": p, **_usage(used[p])} for p in named])
 
 
 def _locked(which: ColumnElement[bool]) -> Select[Any]:
@@ -110,9 +110,8 @@ def _place(project: Project) -> dict[str, object]:
     return {"parent": project.parent, "weight": project.weight}
 
 
-def _usage(usage: Usage, prefix: str) -> dict[str, object]:
-    found = {"held": dict(usage.held), "device_s": usage.device_s, "at_s": usage.at_s}
-    return {prefix + name: value for name, value in found.items()}
+def _usage(usage: Usage) -> dict[str, object]:
+    return {"held": dict(usage.held), "device_s": usage.device_s, "at_s": usage.at_s}
 
 
 def _allotment_row(project: str, said: Allotment) -> dict[str, object]:

@@ -19,7 +19,7 @@ from singularity.scheduler.services import Canary, Measure, Promise, Service, Sl
 
 from .documents import Document, Duration
 from .problems import invalid
-from .schemas import Command, Environment, Name, Place, Size, Workdir, gang_of
+from .schemas import Command, Environment, Name, Place, Sharing, Size, Workdir, gang_of
 
 REPLICAS_MOST: Final = 10_000
 _FOR_EVER: Final = (
@@ -34,7 +34,6 @@ _JOBS_ONLY: Final = {
     "checkpoint": "nothing of a replica is kept",
     "retry": "replicas are tried again as long as they are wanted",
     "limits": "services have no max_duration; memory stands beside devices",
-    "share": "a replica has whole devices",
     "port": "the node chooses it: PORT in the environment, or the word $PORT in run",
 }
 Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
@@ -112,7 +111,8 @@ class Trying(Document):
 
 
 class ServiceDocument(Document):
-    """`devices` is what each replica has, as cpu:1. `concurrency` is how many requests it takes at
+    """`devices` is what each replica has, as cpu:1; with `share`, only that of one device, on which
+    others may be. `concurrency` is how many requests it takes at
     once: those of the target unless said. `scale_to_zero` is after how long without a request the
     last replica rests; without it `replicas.min` always stay."""
 
@@ -125,6 +125,7 @@ class ServiceDocument(Document):
     workdir: Workdir = ""
     devices: str | Annotated[int, Field(strict=True)] = "cpu:1"
     memory: Size | None = None
+    share: Sharing | None = None
     place: Place = Place()
     replicas: Replicas = Replicas()
     target: Carries
@@ -145,7 +146,11 @@ class ServiceDocument(Document):
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
-        gang_of(self.devices)
+        _, count = gang_of(self.devices)
+        if self.share is not None and count != 1:
+            raise ValueError("share: a replica is one process, with a share of one device")
+        if self.share is not None and self.memory is not None:
+            raise ValueError("memory: with a share, share.memory is the limit of a replica")
         if self.place.spread or self.place.prefer or self.place.same_rack:
             raise ValueError("place: a replica is one process; it takes regions, not, and apart")
         try:
@@ -197,6 +202,7 @@ class ServiceDocument(Document):
             retry_infra=_FOR_EVER,
             retry_user=_FOR_EVER,
             memory_bytes=self.memory,
+            share=self.share.share() if self.share else None,
             engines=(Engine.RESTART,),
             serving=Serving(id_, 1, self.health, self.grace, at_once),
         )

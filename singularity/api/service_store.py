@@ -23,7 +23,8 @@ from singularity.scheduler.traffic import Load, Traffic
 from . import service_tables as st
 from . import tables as t
 from .auth import Caller
-from .books import Json, load_jobs
+from .books import load_jobs
+from .bulk import Json
 from .store import Page, listing
 from .traffic import living, repaid_of, served, service_of, traffic
 

@@ -41,6 +41,7 @@ def service_view(found: Standing, now_s: float) -> Json:
         "run": list(service.spec.run),
         "device": service.spec.device,
         "devices": service.spec.devices,
+        "share_of_each": str(service.spec.share) if service.spec.share else None,
         "target": {str(service.target.measure): service.target.value},
         "concurrency": serving.concurrency,
         "queue": {"most": service.queue_most, "timeout_s": service.timeout_s},

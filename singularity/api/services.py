@@ -19,6 +19,7 @@ from .database import make_engine
 from .estimates import Estimates
 from .intake import Gauge, Intake, Waker
 from .inventory import Inventory
+from .reporting import Desk
 from .service_store import ServiceStore
 from .settings import Settings
 from .store import PAGE_MOST, Page, Store
@@ -38,6 +39,7 @@ class Services:
     images: ImageStore
     tokens: Tokens
     intake: Intake
+    desk: Desk
     gauge: Gauge
     waker: Waker
     key: SigningKey
@@ -61,6 +63,7 @@ class Services:
             images=ImageStore(settings.blobs()),
             tokens=Tokens(engine, settings.join_token),
             intake=Intake(ledger, waker, stop),
+            desk=Desk(ledger, engine, clock, waker, stop),
             gauge=Gauge(store.fleet, clock),
             waker=waker,
             key=settings.signing_key(),
@@ -70,6 +73,7 @@ class Services:
     def close(self) -> None:
         self.stop.set()
         self.intake.close()
+        self.desk.close()
         self.waker.close()
         self.engine.dispose()
 

@@ -18,7 +18,9 @@ from singularity.primitives.nodes import Node, NodeId, Scope, ScopeKind
 
 from . import tables as t
 from .auth import Caller
-from .books import job_of, load_nodes, spec_to_json
+from .books import JOB, load_nodes, read_jobs
+from .bulk import among
+from .rows import spec_to_json
 from .views import Json, Outlook, job_view, node_view
 
 PAGE_MOST: Final = 1000
@@ -76,7 +78,7 @@ class Store:
             mine.append(t.job.c.project == caller.project)
         with self._engine.connect() as db:
             query = _jobs().where(*mine).order_by(t.job.c.id.desc()).limit(_NAMESAKES_MOST)
-            found = [job_of(body, spec) for body, spec in db.execute(query)]
+            found = read_jobs(db, query)
         for job in found:
             if job.id == name:
                 return job
@@ -113,8 +115,7 @@ class Store:
     def views(self, ids: Sequence[JobId]) -> list[Json]:
         """Of every one of `ids`, in their order."""
         with self._engine.connect() as db:
-            rows = db.execute(_jobs().where(t.job.c.id.in_(ids)))
-            found = {job.id: job for job in (job_of(body, spec) for body, spec in rows)}
+            found = {job.id: job for job in read_jobs(db, _jobs().where(among(t.job.c.id, ids)))}
         return self.shown([found[i] for i in ids])
 
     def jobs(self, caller: Caller, wanted: Filter, page: Page) -> Json:
@@ -123,8 +124,7 @@ class Store:
         if page.cursor is not None:
             query = query.where(t.job.c.id < page.cursor)
         with self._engine.connect() as db:
-            rows = db.execute(query.order_by(t.job.c.id.desc()).limit(page.limit + 1))
-            found = [job_of(body, spec) for body, spec in rows]
+            found = read_jobs(db, query.order_by(t.job.c.id.desc()).limit(page.limit + 1))
         return listing(self.shown(found), page)
 
     # -- history ---------------------------------------------------------------------------------
@@ -233,8 +233,8 @@ class Store:
             return bool(db.execute(both).scalar())
 
 
-def _jobs() -> Select[Any]:
-    query = select(t.job_state.c.body, t.job.c.spec)
+def _jobs() -> Select[str, str]:
+    query = select(*JOB)
     return query.join(t.job_state, t.job_state.c.id == t.job.c.id)
 
 

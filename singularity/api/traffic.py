@@ -32,8 +32,10 @@ from singularity.scheduler.traffic import (
 )
 
 from . import service_tables as st
-from .books import Json, Submission, insert_jobs
+from .books import insert_jobs
+from .bulk import Json
 from .projects import open_projects
+from .rows import Submission
 
 MINUTE_S: Final = 60
 _KEPT_MINUTES: Final = 24 * 60

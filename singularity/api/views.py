@@ -85,7 +85,10 @@ def job_view(job: Job, spec: Json, nodes: Mapping[NodeId, Node], outlook: Outloo
         },
         "certificate": certificate_view(job.certificate) if job.certificate else None,
         "taken": asdict(job.taken) if job.taken else None,
-        "share": share_view(share(job, outlook.now_s), job.tier),
+        "share": {
+            **share_view(share(job, outlook.now_s), job.tier),
+            "lost_s": job.account.lost_s if job.account else 0.0,  # beside others on its devices
+        },
         "confine": scope_text(job.confine) if job.confine else None,
         "version": job.version,
         "spec": {**spec, "tier": job.tier.name.lower()},
@@ -100,6 +103,9 @@ def sharing_reasons(sharing: Sequence[Json]) -> list[Json]:
         told = f"rank {one['rank']} on device {one['index']} of {one['node']}: "
         if one["slowdown"] is not None:
             told += f"its work takes {one['slowdown']:.2f} times as long as alone; "
+        if held_s := one.get("held_s", 0.0):  # nodes of an earlier release do not say
+            told += f"it was kept waiting for others for {held_s:.0f} s"
+            told += f", {one['lost_s']:.0f} s of them promised to it; "
         told += f"{used:.0f} of {cap:.0f} MiB in use"
         if one["complaint"]:
             told += f"; not enforced: {one['complaint']}"

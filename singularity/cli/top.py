@@ -53,7 +53,16 @@ def _busy(line: Line) -> str:
 def _note(line: Line) -> str:
     if line.sharer:
         return line.sharer.complaint
-    return line.device.health or f"seen {duration(SystemClock().now_s() - line.device.seen_s)} ago"
+    device, reaches = line.device, ""
+    if device.links:
+        reaches = f", reaches {','.join(map(str, device.links))}"
+    told = device.health or f"seen {duration(SystemClock().now_s() - device.seen_s)} ago"
+    return told + reaches
+
+
+def _warm(line: Line) -> str:
+    degrees = line.device.temperature_c
+    return "" if line.sharer else "-" if degrees is None else f"{degrees} C"
 
 
 COLUMNS: Final[tuple[Column[Line], ...]] = (
@@ -62,7 +71,10 @@ COLUMNS: Final[tuple[Column[Line], ...]] = (
     Column("SHARE", _share),
     Column("MEMORY", _memory),
     Column("BUSY", _busy),
+    Column("TEMP", _warm),
     Column("SLOWDOWN", lambda x: slowdown(x.sharer.slowdown) if x.sharer else ""),
+    Column("HELD", lambda x: duration(x.sharer.held_s) if x.sharer else ""),
+    Column("LOST", lambda x: duration(x.sharer.lost_s) if x.sharer else ""),
     Column("NOTE", _note),
 )
 
@@ -73,8 +85,9 @@ def top(
     once: Annotated[bool, typer.Option("--once", help="Look once; so it is in a pipe.")] = False,
     output: Output = Format.TABLE,
 ) -> None:
-    """Show who is on each device: class, memory and its limit, load, and how much longer the work
-    of each takes than alone. ^C ends it."""
+    """Show who is on each device: class, memory and its limit, load, how much longer the work of
+    each takes than alone, how long it was kept waiting for others (HELD), and how much of that was
+    promised to it (LOST). ^C ends it."""
     client = server(ctx)
     if output not in (Format.TABLE, Format.WIDE):
         show_list(client.items("/v1/accelerators"), DEVICES, output)

@@ -249,6 +249,8 @@ class SharerView(View):
     cap_bytes: int = 0
     busy: float | None = None
     slowdown: float | None = None
+    held_s: float = 0.0
+    lost_s: float = 0.0
     complaint: str = ""
 
     @property

@@ -7,12 +7,12 @@ anybody wants it, and it has one try.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 from .findings import Certificate, Finding
 from .messages import Report
 from .model import TERMINAL, Aside, Job, JobId, JobSpec, Kind, Tier
+from .records import replace
 
 STEPS: Final = 8  # unless somebody says how many; each is one mini-batch
 _LONGEST_S: Final = 900.0

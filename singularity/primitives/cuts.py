@@ -6,7 +6,6 @@ store, leaves alone who stays, and is no checkpoint.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 from . import engines, pace
@@ -14,6 +13,7 @@ from .holdings import at_risk_s, stays
 from .lifecycle import Event, advance
 from .messages import Command, Cut, Report
 from .model import Checkpoint, Engine, Goal, Job, JobState, Placement
+from .records import replace
 
 BACKOFF_FIRST_S: Final = 2.0  # a flaky start or dump is tried again soon, a broken one rarely
 BACKOFF_MOST_S: Final = 300.0

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 from .errors import Conflict
 from .nodes import Duty, Node, NodeId, Scope
+from .records import replace
 
 
 class Leaving(StrEnum):

@@ -9,12 +9,12 @@ same engine is asked again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from .holdings import at_risk_s
 from .messages import Report
 from .model import Checkpoint, Engine, Job, Shard, ShardImage, Unable
+from .records import replace
 
 
 def first(job: Job) -> int:

@@ -6,14 +6,16 @@ of them together (scheduler/quarantine.py).
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from .errors import Conflict
 from .health import Fault, FaultKind, Health, Quarantine
 from .messages import DeviceNote, Report
-from .model import Job
+from .model import Job, JobId
 from .nodes import Node
+from .records import replace
+from .service import Loss
 
 _KEPT: Final = 24
 _DETAIL_MOST: Final = 200  # of a reason that an agent gave
@@ -61,6 +63,15 @@ def fault_of(before: Job, after: Job, report: Report, now_s: float) -> Fault | N
 def unwell(devices: tuple[DeviceNote, ...]) -> tuple[str, ...]:
     """Of the devices that a node found, those that are not well."""
     return tuple(f"{d.index}: {d.health[:_DETAIL_MOST]}" for d in devices if d.health)
+
+
+def losses(devices: Iterable[DeviceNote]) -> Mapping[JobId, tuple[Loss, ...]]:
+    """What the ranks that share a node's devices lost, as it says."""
+    found: dict[JobId, tuple[Loss, ...]] = {}
+    for one in (sharer for device in devices for sharer in device.sharers if sharer.lost_s):
+        loss = Loss(one.rank, one.incarnation, one.lost_s)
+        found[one.job] = (*found.get(one.job, ()), loss)
+    return found
 
 
 def isolated(health: Health, quarantine: Quarantine) -> Health:

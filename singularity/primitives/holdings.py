@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 
 from .messages import Register
 from .model import ACTIVE, Job, JobState, Placement, Shard
 from .nodes import Node, NodeId
+from .records import replace
 from .sharing import WHOLE_MILLI, Part, changed
 
 

@@ -7,9 +7,10 @@ because it has grown back, asks for fewer, or has ended. Oldest first, for devic
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from .model import TERMINAL, WAITING, Intent, Job, JobState
+from .records import replace
 from .service import Loan
 
 

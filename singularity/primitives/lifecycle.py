@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final
@@ -11,6 +10,7 @@ from typing import Any, Final
 from .errors import IllegalTransition
 from .model import Job
 from .model import JobState as S
+from .records import replace
 
 
 class Event(StrEnum):

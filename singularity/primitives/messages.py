@@ -229,6 +229,8 @@ class SharerNote(Wire):
     busy        of the device's compute, 0 to 1 or somewhat more; None: not known
     slowdown    how many times as long its work took as if it had run whenever it could; None
                 where it did nothing, or nobody can tell
+    held_s      of the device: how long its work was kept waiting for others, in its life so far
+    lost_s      and what it lacks of what its share promises
     complaint   why its share is not enforced; "" while it is
     """
 
@@ -240,6 +242,9 @@ class SharerNote(Wire):
     cap_bytes: Natural
     busy: float | None = None
     slowdown: float | None = None
+    held_s: float = Field(default=0.0, ge=0)
+    lost_s: float = Field(default=0.0, ge=0)
+    incarnation: Natural = 0
     complaint: str = Field(default="", max_length=512)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from .errors import InvalidSpec, NotFound
 from .model import ACTIVE, Job
 from .nodes import Node
+from .records import replace
 
 HALF_LIFE_S: Final = 86_400.0  # of what was used: who had much yesterday is behind for a day or two
 _COUNT_MOST: Final = 2**31 - 1
@@ -87,7 +88,7 @@ class Project:
 def claim(job: Job) -> int:
     """Devices that count against its project: what it holds, or will hold where it is on its way.
     A job that verifies another holds what nobody wants, and counts for nothing."""
-    if job.spec.aside is not None:
+    if not (job.placement or job.target) or job.spec.aside is not None:
         return 0
     return max(job.held if job.state in ACTIVE else 0, sum(s.devices for s in job.target))
 

@@ -7,11 +7,11 @@ for others, in less time; and then it waits for devices, as any job that had to.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 from .messages import Report
 from .model import WAITING, Intent, Job, JobState
+from .records import replace
 
 SETTLED_S: Final = 600.0  # a replica that served so long has not failed "again" when it crashes
 LAST_S: Final = 5.0  # to end, once told to, for one whose devices others wait for

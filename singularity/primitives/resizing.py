@@ -8,11 +8,10 @@ back, and then so do all.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from .messages import Command, Report, Reslot
 from .model import Job, Placement, Shard
 from .nodes import NodeId
+from .records import replace
 
 
 def in_place(placement: Placement, ranks: int, devices: int) -> Placement:

@@ -43,14 +43,27 @@ class Slice:
     given_s: float
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Loss:
+    """Device-seconds that a rank was not given of what its share of a device promises, in this
+    life of it until now."""
+
+    rank: int
+    incarnation: int
+    lost_s: float
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """The newest slices, the oldest first, and the device-seconds given in all; what came after
-    `until_s` is in neither yet."""
+    `until_s` is in neither yet. What ranks lost beside others on their devices is not in what was
+    given: `lost_s` is what was taken off, and `losses` by what was said of each rank."""
 
     until_s: float
     slices: tuple[Slice, ...] = ()
     given_s: float = 0.0
+    losses: tuple[Loss, ...] = ()
+    lost_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -37,6 +37,12 @@ class DeviceShare:
         return f"{self.compute_milli / 10:g} % and {self.memory_bytes / GIB:.3g} GiB"
 
 
+def short_s(share: DeviceShare, wall_s: float, wanted_s: float, got_s: float) -> float:
+    """Device-seconds that are missing of what the share promises, in `wall_s` in which its rank had
+    work for `wanted_s` of the device and was given `got_s`. Who wants less is promised no more."""
+    return max(0.0, min(share.fraction * wall_s, wanted_s) - got_s)
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Part:
     """A device of a node that is given out in shares, by its number there, and what is taken."""

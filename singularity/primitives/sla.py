@@ -7,17 +7,20 @@ date whenever the job begins to ask for or to be given more or less; in between 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from .model import TERMINAL, Intent, Job, JobState, Tier
-from .service import Account, Slice
+from .nodes import NodeId
+from .records import replace
+from .service import Account, Loss, Slice
 
 SLICE_S: Final = 600.0
 KEPT: Final = 7
 # Of the devices that a job asks for, over an hour (arXiv 2202.07848, tiers); basic has no promise.
 PROMISED: Final[Mapping[Tier, float]] = {Tier.PREMIUM: 0.95, Tier.STANDARD: 0.70}
 _NEAR: Final = 0.02  # about a minute of the hour
+_CHARGED_S: Final = 10.0  # a job that loses less since it was last charged is not written for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,45 @@ def accounted(before: Job, after: Job, now_s: float) -> Job:
     return replace(after, account=_up_to(before, now_s))
 
 
+def charged(job: Job, node: NodeId, found: Iterable[Loss], now_s: float) -> Job:
+    """Take what its ranks on `node` lost since it was last charged off what the job was given. What
+    a node says is a total, so that it may say it twice; one that is less begins anew (another
+    agent)."""
+    if job.state is not JobState.RUNNING or node not in job.nodes:
+        return job
+    account = job.account or Account(job.submitted_at_s)
+    known, more_s = {loss.rank: loss for loss in account.losses}, 0.0
+    for loss in found:
+        if loss.incarnation != job.incarnation:
+            continue
+        before = known.get(loss.rank)
+        same = before is not None and before.incarnation == loss.incarnation
+        base_s = before.lost_s if before is not None and same else 0.0
+        more_s += loss.lost_s - (base_s if base_s <= loss.lost_s else 0.0)
+        known[loss.rank] = loss
+    if more_s < _CHARGED_S:
+        return job
+    account = _up_to(job, now_s)
+    after = replace(
+        account,
+        slices=_without(account.slices, more_s),
+        given_s=max(0.0, account.given_s - more_s),
+        losses=tuple(known[rank] for rank in sorted(known)),
+        lost_s=account.lost_s + more_s,
+    )
+    return replace(job, account=after, version=job.version + 1)
+
+
+def _without(slices: tuple[Slice, ...], lost_s: float) -> tuple[Slice, ...]:
+    """The newest first, for it is lately that it was lost."""
+    found = []
+    for one in reversed(slices):
+        taken_s = min(one.given_s, lost_s)
+        found.append(replace(one, given_s=one.given_s - taken_s))
+        lost_s -= taken_s
+    return tuple(reversed(found))
+
+
 def share(job: Job, now_s: float) -> Share:
     """Of the last hour, or since it was submitted."""
     slices = _slices(job, now_s)
@@ -59,6 +101,8 @@ def share(job: Job, now_s: float) -> Share:
 
 def attained_s(job: Job, now_s: float) -> float:
     """Device-seconds that it was given in its life."""
+    if job.state is not JobState.RUNNING:
+        return job.account.given_s if job.account else 0.0
     account = job.account or Account(job.submitted_at_s)
     return account.given_s + rates(job)[1] * max(0.0, now_s - account.until_s)
 
@@ -101,9 +145,10 @@ def attainment(jobs: Iterable[Job], now_s: float) -> list[Attainment]:
 
 
 def _up_to(job: Job, now_s: float) -> Account:
-    until_s = job.account.until_s if job.account else job.submitted_at_s
+    account = job.account or Account(job.submitted_at_s)
     kept = tuple(Slice(*each) for each in _slices(job, now_s))
-    return Account(max(until_s, now_s), kept, attained_s(job, now_s))
+    until_s = max(account.until_s, now_s)
+    return replace(account, until_s=until_s, slices=kept, given_s=attained_s(job, now_s))
 
 
 def _slices(job: Job, now_s: float) -> list[tuple[int, float, float]]:

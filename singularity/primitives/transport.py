@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _CONTEXT: Final = b"singularity-letter-v1\0"
 _TASK: Final = "agent.exec"
+_TOGETHER: Final = 50  # letters in one message
 
 
 class SigningKey:
@@ -42,6 +43,9 @@ class SigningKey:
 
     def __init__(self, key: Ed25519PrivateKey, sealing: Sealing = Sealing.ENCRYPTED) -> None:
         self._key, self._sealing = key, sealing
+        self._raw = key.private_bytes_raw()
+        self.public = base64.b64encode(key.public_key().public_bytes_raw()).decode()
+        self._of_projects: dict[str, str] = {}
 
     @classmethod
     def load_or_create(cls, path: Path, sealing: Sealing = Sealing.ENCRYPTED) -> SigningKey:
@@ -57,14 +61,10 @@ class SigningKey:
                 draft.unlink()
         return cls(Ed25519PrivateKey.from_private_bytes(path.read_bytes()), sealing)
 
-    @property
-    def public(self) -> str:
-        return base64.b64encode(self._key.public_key().public_bytes_raw()).decode()
-
     def gang_secret(self, job: JobId, incarnation: int) -> str:
         """What the nodes of one gang prove to each other that they are of it."""
         about = f"gang\0{job}\0{incarnation}".encode()
-        return hmac.new(self._key.private_bytes_raw(), about, hashlib.sha256).hexdigest()
+        return hmac.new(self._raw, about, hashlib.sha256).hexdigest()
 
     def papers(self, project: str, job: JobId, incarnation: int) -> Papers | None:
         """By which this life of the job saves and reads checkpoints of the project. A life's
@@ -75,21 +75,25 @@ class SigningKey:
         life = Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
         public = base64.b64encode(life).decode()
         warrant = self._key.sign(warrant_text(project, job, incarnation, public))
-        encrypted = self._sealing is Sealing.ENCRYPTED
-        key = self._derived(f"project\0{project}") if encrypted else b""
         return Papers(
             project=project,
-            key=base64.b64encode(key).decode(),
+            key=self._project_key(project) if self._sealing is Sealing.ENCRYPTED else "",
             seed=base64.b64encode(seed).decode(),
             public=public,
             warrant=base64.b64encode(warrant).decode(),
             plane=self.public,
         )
 
+    def _project_key(self, project: str) -> str:
+        if (found := self._of_projects.get(project)) is None:
+            found = base64.b64encode(self._derived(f"project\0{project}")).decode()
+            self._of_projects[project] = found
+        return found
+
     def _derived(self, purpose: str) -> bytes:
         info = f"singularity-store-v1\0{purpose}".encode()
         kdf = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=info)
-        return kdf.derive(self._key.private_bytes_raw())
+        return kdf.derive(self._raw)
 
     def seal(self, envelope: Envelope) -> Sealed:
         command = envelope.command
@@ -134,10 +138,11 @@ class Letterbox:
 
         try:
             with self._app.producer_pool.acquire(block=True, timeout=5) as producer:
-                for letter in letters:
+                for first in range(0, len(letters), _TOGETHER):
+                    part = letters[first : first + _TOGETHER]
                     self._app.send_task(
                         _TASK,
-                        args=[letter.model_dump()],
+                        args=[[letter.model_dump() for letter in part]],
                         queue=queue_of(node),
                         producer=producer,
                         retry=False,
@@ -158,8 +163,9 @@ def consume(broker_url: str, node: NodeId, deliver: Callable[[Sealed], None]) ->
     """
     app = _app(broker_url)
 
-    def execute(letter: dict[str, Any]) -> None:
-        deliver(Sealed.model_validate(letter))
+    def execute(letters: list[dict[str, Any]]) -> None:
+        for letter in letters:
+            deliver(Sealed.model_validate(letter))
 
     app.task(name=_TASK)(execute)
     app.worker_main(

@@ -15,7 +15,7 @@ Each takes a Job and returns the next Job with the commands that make it true.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from . import asides, cuts, engines, replicas, resizing
@@ -25,6 +25,7 @@ from .lifecycle import Event, advance
 from .messages import Command, Origin, Report, Start, Stop
 from .model import ACTIVE, TERMINAL, WAITING, Engine, Goal, Job, JobState, Placement, Shard
 from .nodes import NodeId
+from .records import replace
 
 _RETURNS: Final = ("fetch", "restore", "reconnect")  # parts of a start from a checkpoint
 

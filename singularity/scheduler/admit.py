@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from heapq import heapify, heappop, heapreplace
 
 from singularity.primitives.model import Job, JobId, JobState, Tier
 from singularity.primitives.projects import claim
@@ -15,9 +16,12 @@ from .offers import level_of
 from .placement import alike, find, meet, sizes
 from .plan import Action, Reason, Verb
 from .policy import Policy
-from .queueing import not_yet, promised, queue
+from .queueing import Rank, not_yet, promised, ranks
 from .quota import UNBOUND
 from .reclaim import reclaim
+
+Told = tuple[Reason, ...]
+_Line = Mapping[Tier, Sequence[Rank]]
 
 
 class Waiting:
@@ -27,11 +31,12 @@ class Waiting:
     Where quotas govern, `within` are those, started or not, that are within the guarantee of their
     project, and so need not borrow; `contested` kinds of device are wanted by more than one."""
 
-    def __init__(self, line: Iterable[Job] = ()) -> None:
+    def __init__(self, first: Iterable[Job] = ()) -> None:
+        """`first` of each line."""
         self.jobs: list[Job] = []
         self.within: set[JobId] = set()
         wanting: dict[str, set[str]] = {}
-        for job in line:
+        for job in first:
             wanting.setdefault(job.spec.device, set()).add(job.spec.project)
         self.contested = frozenset(kind for kind, by in wanting.items() if len(by) > 1)
         self._kinds: dict[Hashable, Job] = {}  # the first of each tier that is like no other
@@ -49,6 +54,14 @@ class Waiting:
         else:
             self.jobs.append(job)
             self._kinds.setdefault((job.tier, claims, alike(job)), job)
+
+    def all_wait(self, draft: Draft, rank: Rank, told: Told) -> None:
+        """Those behind the first of a line, for what it was told just now."""
+        draft.explain_all(rank.rest, told)
+        if not draft.quota.governs:
+            self.jobs.extend(rank.rest)
+        elif rank.first.id in self.within:
+            self.within.update([job.id for job in rank.rest])
 
     def before(self, draft: Draft, job: Job, tier: int) -> Job | None:
         """One of `tier` or more urgent, or within its guarantee where `job` is not, that could use
@@ -87,8 +100,9 @@ def place(draft: Draft, policy: Policy) -> list[Job]:
     reclaimed for it. Among equals the smaller may pass. Those within the guarantee of their
     project come before all who would have to borrow, in each project in their order.
     """
-    line = queue(draft.snapshot, policy, draft.findings.level)
-    waiting = Waiting(job for job in line if not draft.touched(job))
+    line: _Line = ranks(draft.snapshot, policy)
+    first = (rank.first for of_tier in line.values() for rank in of_tier)
+    waiting = Waiting(job for job in first if not draft.touched(job))
     if draft.quota.governs:
         line = _by_tier(draft, line, waiting, policy, guaranteed=True)
     _by_tier(draft, line, waiting, policy, guaranteed=False)
@@ -96,37 +110,47 @@ def place(draft: Draft, policy: Policy) -> list[Job]:
 
 
 def _by_tier(
-    draft: Draft, line: Sequence[Job], waiting: Waiting, policy: Policy, *, guaranteed: bool
-) -> list[Job]:
+    draft: Draft, line: _Line, waiting: Waiting, policy: Policy, *, guaranteed: bool
+) -> _Line:
     """One pass over all tiers; returns who is not within a guarantee where it is for those only."""
-    left = list[Job]()
-    by_tier: dict[Tier, list[Job]] = {tier: [] for tier in Tier}
-    for job in line:
-        by_tier[job.tier].append(job)
-    for tier, jobs in by_tier.items():
-        for job in jobs:
-            if draft.touched(job):
-                continue
+    left = dict[Tier, list[Rank]]()
+    for tier in Tier:
+        todo = [(rank.place, rank) for rank in line.get(tier, ())]
+        heapify(todo)
+        while todo:
+            rank = todo[0][1]
+            job = rank.first
             barred = guaranteed and bool(not_yet(draft.snapshot, job))
-            if guaranteed and not barred and not waiting.claims(draft, job):
-                left.append(job)
+            if draft.touched(job):
+                told: Told = ()
+            elif guaranteed and not barred and not waiting.claims(draft, job):
+                left.setdefault(tier, []).append(rank)  # nor are those behind it
+                heappop(todo)
+                continue
             else:
-                _admit(draft, job, waiting, policy)
+                told = _admit(draft, job, waiting, policy)
+            if told:
+                waiting.all_wait(draft, rank, told)
+            if told or not rank.advance():
+                heappop(todo)
+            else:
+                heapreplace(todo, (rank.place, rank))
         if tier in PROMISED:
             _claim(draft, tier, waiting, policy, guaranteed=guaranteed)
     return left
 
 
-def _admit(draft: Draft, job: Job, waiting: Waiting, policy: Policy) -> None:
+def _admit(draft: Draft, job: Job, waiting: Waiting, policy: Policy) -> Told:
+    """Why it waits, if whoever is like it waits for the same."""
     if reasons := not_yet(draft.snapshot, job):
         draft.explain(job, reasons)
-        return
+        return ()
     kind = _kind(draft, job, waiting, policy)
     if told := draft.findings.told.get(kind):  # one like it has just been found to wait
         draft.explain(job, told)
         if not draft.quota.governs:  # else the one like it stands for all
             waiting.jobs.append(job)
-        return
+        return told
     ahead = waiting.before(draft, job, job.tier - 1)
     due = waiting.due(draft, job)
     most = min(draft.most(job), due)
@@ -134,7 +158,7 @@ def _admit(draft: Draft, job: Job, waiting: Waiting, policy: Policy) -> None:
         most = min(most, draft.fleet.most)
     least = min(promised(job), due)
     if ahead is None and _start(draft, job, least, most):
-        return
+        return ()
     if ahead is not None:
         detail = f"{ahead.spec.name} ({ahead.tier.name.lower()}) is before it and waits too"
         told = (Reason("order", detail),)
@@ -143,13 +167,15 @@ def _admit(draft: Draft, job: Job, waiting: Waiting, policy: Policy) -> None:
         made = reclaim(draft, job, wide, policy)
         if narrow and not made.comes:  # then on less than it was promised, for now
             if _start(draft, job, 0, most):
-                return
+                return ()
             made = reclaim(draft, job, narrow, policy)
         told = (*lacks, Reason("reclaim", made.told))
     draft.explain(job, told)
     waiting.add(draft, job)
     if ahead is not None or not made.comes:
         draft.findings.told[kind] = told
+        return told
+    return ()
 
 
 def _kind(draft: Draft, job: Job, waiting: Waiting, policy: Policy) -> Hashable:
@@ -207,6 +233,9 @@ def _claim(draft: Draft, tier: Tier, waiting: Waiting, policy: Policy, *, guaran
             waiting.within.add(job.id)
         if waiting.before(draft, job, tier):
             continue
-        if not elastic.widen(draft, job, min(job.devices, waiting.due(draft, job))):
+        lent = elastic.lent(draft, job, policy)
+        if not elastic.widen(draft, job, min(job.devices, waiting.due(draft, job), lent)):
+            if lent < promised(job):
+                continue  # what is idle is others', who are about to take it
             wide, _ = _attempts(draft, job, max(promised(job), job.held + 1))
             reclaim(draft, job, wide, policy)

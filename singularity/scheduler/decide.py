@@ -62,6 +62,8 @@ def overdue(draft: Draft, policy: Policy) -> None:
 def obey(draft: Draft) -> None:
     """Make true what owners have asked for."""
     for job in draft.snapshot.jobs:
+        if job.intent is Intent.RUN and job.confine is None:
+            continue  # most; nothing more than to run
         if job.state in TERMINAL or draft.touched(job):
             continue
         if job.intent is Intent.CANCEL and job.state is not JobState.STOPPING:

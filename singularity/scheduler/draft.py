@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -210,6 +210,9 @@ class Draft:
     def explain(self, job: Job, reasons: tuple[Reason, ...]) -> None:
         self._pending[job.id] = reasons
 
+    def explain_all(self, jobs: Iterable[Job], reasons: tuple[Reason, ...]) -> None:
+        self._pending.update(dict.fromkeys([job.id for job in jobs], reasons))
+
     def change(self, change: Change) -> None:
         self._changes.append(change)
 
@@ -239,7 +242,10 @@ class Draft:
     def _needed(self, job: Job, placement: Placement) -> Counter[NodeId]:
         """Devices that are not the job's yet, and are free as a whole until now."""
         if job.spec.share is not None:
-            return self.parts.take(job, placement)
+            opened, kept = self.parts.take(job, placement)
+            for node, devices in kept.items():
+                self.coming[self.snapshot.row[node]] -= devices
+            return opened
         return _devices(placement) - holdings(job)
 
     def _expect(self, job: Job, target: Placement) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -14,7 +14,8 @@ from .draft import Draft
 from .placement import alike, may, resized, sizes, stay
 from .plan import Action, Verb
 from .policy import Policy
-from .sharing import widths
+from .quota import UNBOUND
+from .sharing import claimed, widths
 
 _DOUBLINGS: Final = 7  # of the time for which a job must have been left alone
 
@@ -40,9 +41,25 @@ def grow(draft: Draft, blocked: Sequence[Job], policy: Policy) -> None:
     for job in draft.untouched(JobState.RUNNING):
         if short(draft, job, policy) and not (may(draft, job) & wanted).any():
             small.setdefault((job.tier, job.spec.device), []).append(job)
-    for _, jobs in sorted(small.items()):
-        for job, most in widths(draft, jobs, policy):
-            widen(draft, job, most)
+    _widen_all(draft, small, policy, claims=True)
+    if draft.quota.governs:  # what nobody has taken who has a claim to it may be borrowed
+        _widen_all(draft, small, policy, claims=False)
+
+
+def _widen_all(
+    draft: Draft, small: Mapping[tuple[Tier, str], Sequence[Job]], policy: Policy, *, claims: bool
+) -> None:
+    """`claims`: those of less urgent jobs, within what they are guaranteed, are left alone."""
+    for (tier, kind), jobs in sorted(small.items()):
+        later = [
+            j
+            for (t, k), js in small.items()
+            if (k, claims) == (kind, True) and t > tier
+            for j in js
+        ]
+        if left := [job for job in jobs if not draft.touched(job)]:
+            for job, most in widths(draft, left, policy, later):
+                widen(draft, job, most)
 
 
 def short(draft: Draft, job: Job, policy: Policy) -> bool:
@@ -52,6 +69,23 @@ def short(draft: Draft, job: Job, policy: Policy) -> bool:
         return False
     waits_s = policy.grow_after_s * 2.0 ** min(job.resize, _DOUBLINGS)
     return draft.snapshot.now_s - max(job.running_at_s, job.resize_at_s) >= waits_s
+
+
+def lent(draft: Draft, job: Job, policy: Policy) -> int:
+    """Devices that the job may hold without those that are idle and to which jobs of other projects
+    have a claim, that run on less than they want."""
+    quota, kind = draft.quota, job.spec.device
+    if not quota.governs:
+        return UNBOUND
+    others = (
+        other
+        for other in draft.untouched(JobState.RUNNING)
+        if other.held < other.devices
+        and (other.spec.device, other.spec.project != job.spec.project) == (kind, True)
+        and short(draft, other, policy)
+    )
+    left = draft.idle(kind, draft.free) - claimed(quota, others)
+    return max(job.held + max(0, left), *quota.claimable(job, sizes(job)), 0)
 
 
 def widen(draft: Draft, job: Job, most: int) -> bool:

@@ -20,6 +20,7 @@ from singularity.primitives.operations import PLANE, By
 from singularity.primitives.projects import Project
 from singularity.primitives.rebalancing import Rebalancing
 from singularity.primitives.routing import Loads
+from singularity.primitives.service import Loss
 from singularity.primitives.serving import ServiceId
 from singularity.primitives.tariffs import Tariff
 
@@ -56,6 +57,11 @@ class Ledger(Protocol):
 
     def examine(self, node: NodeId, sick: tuple[str, ...]) -> None:
         """Devices that the node finds unwell, each with the reason. One unknown says nothing."""
+        ...
+
+    def charge(self, node: NodeId, lost: Mapping[JobId, Sequence[Loss]], now_s: float) -> None:
+        """What ranks lost of their shares, as their node says: it counts as not given. Of jobs
+        that there are not, nothing."""
         ...
 
     def carry_out(self, orders: Sequence[Order], now_s: float) -> None:

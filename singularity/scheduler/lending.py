@@ -3,7 +3,10 @@ to all that wait, and nobody is suspended while somebody is still shrinking."""
 
 from __future__ import annotations
 
+import math
+
 from singularity.primitives.model import Intent, Job, JobState
+from singularity.primitives.sharing import WHOLE_MILLI
 
 from .draft import Draft
 from .placement import may
@@ -22,7 +25,10 @@ def beside(draft: Draft, blocked: Job) -> int:
     service, waiting = blocked.spec.serving.service, draft.untouched(JobState.PENDING)
     waiting = [*waiting, *draft.untouched(JobState.SUSPENDED)]
     mine = [j for j in waiting if j.spec.serving and j.spec.serving.service == service]
-    return sum(j.devices for j in mine if j.intent is Intent.RUN and j.id != blocked.id)
+    others = sum(j.devices for j in mine if j.intent is Intent.RUN and j.id != blocked.id)
+    if (part := blocked.spec.share) is None:
+        return others
+    return math.ceil((others + 1) / (WHOLE_MILLI // part.compute_milli)) - 1  # its own is one
 
 
 def shrinking(draft: Draft, blocked: Job) -> bool:

@@ -62,14 +62,20 @@ class Parts:
         jobs = self._on.get(self._snapshot.row[node], {}).get(index, {})
         return sorted(self._snapshot.by_id[j].spec.name for j in jobs if j != besides)
 
-    def take(self, job: Job, placement: Placement) -> Counter[NodeId]:
-        """Give the job its shares there; the devices that were whole until now, by node."""
-        opened: Counter[NodeId] = Counter()
+    def take(self, job: Job, placement: Placement) -> tuple[Counter[NodeId], Counter[NodeId]]:
+        """Give the job its shares there; by node, the devices that were whole until now, and those
+        that would have become whole, for all who are on them leave."""
+        opened, kept = Counter[NodeId](), Counter[NodeId]()
         for shard in placement:
-            known = self._on.get(self._snapshot.row[shard.node], {})
-            opened[shard.node] = sum(index not in known for index in shard.indices)
+            row = self._snapshot.row[shard.node]
+            known = self._on.get(row, {})
+            for index in shard.indices:
+                if index not in known:
+                    opened[shard.node] += 1
+                elif not self._others(row, index, (), soon=True):
+                    kept[shard.node] += 1
             self._put(shard.node, shard.indices, job)
-        return opened
+        return opened, kept
 
     def leave(self, job: Job, target: Placement) -> Counter[NodeId]:
         """The job is about to give up its shares for those in `target`; the devices that will be

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 from typing import Final
 
@@ -19,6 +19,7 @@ from .draft import Draft
 from .fleet.gangs import Fleet, Gang
 from .fleet.layout import Level
 from .fleet.reference import Ranks
+from .lines import alike as alike
 from .nearness import distance, home_of
 from .policy import Policy
 from .snapshot import Flags, Ints, Snapshot, frozen
@@ -42,13 +43,6 @@ def feasible(snapshot: Snapshot, job: Job) -> Flags:
     found = allowed(snapshot, job.spec) & _confined(snapshot, job)
     found[[snapshot.row[n] for n in sorted(job.unfit) if n in snapshot.row]] = False
     return found
-
-
-def alike(job: Job) -> Hashable:
-    """Jobs of which this is equal may go to the same nodes."""
-    spec = job.spec
-    policy = (spec.device, spec.regions, spec.avoid, spec.same_node, spec.topology)
-    return (*policy, spec.share, job.confine, job.unfit)
 
 
 def may(draft: Draft, job: Job) -> Flags:

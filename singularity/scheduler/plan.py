@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from singularity.primitives.model import (
 )
 from singularity.primitives.nodes import NodeId
 from singularity.primitives.projects import claim
+from singularity.primitives.records import replace
 from singularity.primitives.resizing import is_in_place
 from singularity.primitives.service import Loan, charge
 from singularity.primitives.serving import ServiceId

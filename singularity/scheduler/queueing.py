@@ -3,34 +3,77 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
-from singularity.primitives.model import WAITING, Intent, Job, JobId, JobState
+from singularity.primitives.model import WAITING, Job, JobId, JobState, Tier
 from singularity.primitives.sla import PROMISED, attained_s, share
 
+from .lines import Line, lines_of, queues, stands
 from .plan import Reason
 from .policy import Policy
 from .snapshot import Snapshot
 
+Place = tuple[Tier, bool, int, float, int, float, JobId]
 
-def queue(snapshot: Snapshot, policy: Policy, levels: dict[JobId, int] | None = None) -> list[Job]:
+
+def queue(snapshot: Snapshot, policy: Policy) -> list[Job]:
     """Jobs that want devices: most urgent tier first, in each the replicas of services, then those
     furthest from what the tier promises, then those whose project has used least by its weight,
     then those that had least so far (`level`), then the longest waiting. After an hour without
     devices none is further than another, and what a project used is worth half after a day. Those
-    that verify others do not queue. `levels` is told that of each."""
-    now_s, levels = snapshot.now_s, {} if levels is None else levels
+    that verify others do not queue."""
+    place = _placing(snapshot, policy)
+    return sorted((j for j in snapshot.jobs if queues(j)), key=place)
+
+
+def _placing(snapshot: Snapshot, policy: Policy) -> Callable[[Job], Place]:
+    """The place of a job in the queue."""
+    now_s = snapshot.now_s
     used = {p.id: p.share(now_s) for p in snapshot.projects}
-    waiting = [j for j in snapshot.jobs if j.state in WAITING and j.intent is Intent.RUN]
-    waiting = [j for j in waiting if j.spec.aside is None]
-    levels.update({j.id: level(j, now_s, policy) for j in waiting})
-    order = {
-        j.id: (
-            *(j.tier, j.spec.serving is None, _served(j, now_s)),
-            *(used.get(j.spec.project, 0.0), levels[j.id]),
-        )
-        for j in waiting
-    }
-    return sorted(waiting, key=lambda j: (*order[j.id], j.submitted_at_s, j.id))
+
+    def place(job: Job) -> Place:
+        spec = job.spec
+        served, had = (0, 0) if stands(job) else (_served(job, now_s), level(job, now_s, policy))
+        whose = used.get(spec.project, 0.0)
+        return spec.tier, spec.serving is None, served, whose, had, job.submitted_at_s, job.id
+
+    return place
+
+
+class Rank:
+    """One line in the queue, as far as it was not looked at yet. There is always a first."""
+
+    __slots__ = ("_at", "_line", "_place", "first")
+
+    def __init__(self, line: Line, place: Callable[[Job], Place]) -> None:
+        self._line, self._place, self._at = line, place, 0
+        self.first = line[0]
+
+    @property
+    def place(self) -> Place:
+        """Of its first."""
+        return self._place(self.first)
+
+    @property
+    def rest(self) -> Line:
+        """All behind the first."""
+        return self._line[self._at + 1 :]
+
+    def advance(self) -> bool:
+        """Past the first; False when nobody is left."""
+        self._at += 1
+        if self._at == len(self._line):
+            return False
+        self.first = self._line[self._at]
+        return True
+
+
+def ranks(snapshot: Snapshot, policy: Policy) -> dict[Tier, list[Rank]]:
+    """The queue by tier, with those that are alike in lines."""
+    place, found = _placing(snapshot, policy), dict[Tier, list[Rank]]()
+    for line in lines_of(snapshot.jobs, snapshot.lined):
+        found.setdefault(line[0].tier, []).append(Rank(line, place))
+    return found
 
 
 def level(job: Job, now_s: float, policy: Policy) -> int:
@@ -74,6 +117,8 @@ def _served(job: Job, now_s: float) -> int:
 
 def not_yet(snapshot: Snapshot, job: Job) -> tuple[Reason, ...]:
     """Why the job may not be placed at all now, however much is free."""
+    if not job.spec.after and job.retry_at_s <= snapshot.now_s:
+        return ()
     reasons = []
     for other in job.spec.after:
         found = snapshot.by_id.get(other)

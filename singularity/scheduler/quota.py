@@ -117,6 +117,11 @@ class Quota:
             return None
         return self._bound(job, self._now, self._keep_now.besides, free)
 
+    def room(self, job: Job, free: int) -> int:
+        """Devices more that it may have now, `free` of its kind being idle."""
+        bound = self.bound(job, free)
+        return UNBOUND if bound is None else bound.room
+
     def bound_later(self, job: Job, free: int, freed: Iterable[tuple[Job, int]]) -> Bound | None:
         """The same, when all that is coming has come and jobs have given `freed` devices as well.
         `free` counts those."""
@@ -206,11 +211,16 @@ class Quota:
     def borrows(self, victim: Job, asker: Job) -> bool:
         """Does the victim, seen from the asker, sit on devices that are not its own: is everything
         that it is in and the asker is not above its guarantee?"""
-        if not self.governs:
-            return True
-        path, kind = self._path(asker), victim.spec.device
-        apart = [(p, kind) for p in self._path(victim) if p not in path]
-        return all(self._then(key) > self._owns(key) for key in apart)
+        return not self.governs or all(self.surplus(key) > 0 for key in self.apart(victim, asker))
+
+    def apart(self, victim: Job, asker: Job) -> list[_Key]:
+        """What the victim is in and the asker is not."""
+        path = self._path(asker)
+        return [key for key in self.keys(victim) if key[0] not in path]
+
+    def surplus(self, key: _Key) -> int:
+        """Devices that it has borrowed, when all that is coming has come."""
+        return self._then(key) - self._owns(key)
 
     def may_take(self, asker: Job, devices: int, victim: Job) -> bool:
         """Two of three decide: the victim is less urgent, it has borrowed what it holds, the asker
@@ -229,14 +239,13 @@ class Quota:
         Only who is within his own guarantee may ask for more."""
         if not self.governs:
             return True
-        path, given = self._path(asker), Counter[_Key]()
+        given = Counter[_Key]()
         for victim, count in freed:
             if victim.spec.project != asker.spec.project:
                 if self.claims(asker, devices, victim):
                     continue
-                apart = (p for p in self._path(victim) if p not in path)
-                given.update({(p, victim.spec.device): count for p in apart})
-        return all(self._then(key) - count >= self._owns(key) for key, count in given.items())
+                given.update(dict.fromkeys(self.apart(victim, asker), count))
+        return all(self.surplus(key) >= count for key, count in given.items())
 
     def same(self, one: Job, other: Job) -> bool:
         """Do both use the quotas of some project?"""

@@ -17,6 +17,7 @@ from singularity.primitives.holdings import Tally
 from singularity.primitives.model import TERMINAL, Job, JobId
 from singularity.primitives.nodes import Node, NodeId
 
+from .lines import Lined, Lines
 from .snapshot import Flags, Ints, Snapshot, frozen
 
 
@@ -29,7 +30,7 @@ class Resident:
         self._named: Counter[JobId] = Counter()
         self._ended: set[JobId] = set()
         self._nodes: dict[NodeId, Node] = {}
-        self._held = Tally()
+        self._held, self._lines = Tally(), Lines()
         self._last: Snapshot | None = None
         self._fresh: set[NodeId] = set()  # nodes that are not in the last snapshot as they are
         self._moved = True  # jobs, the same
@@ -66,13 +67,16 @@ class Resident:
         last = self._last
         if last is None or any(self._is_new(last, node) for node in self._fresh):
             nodes, jobs = self._nodes.values(), self._jobs.values()
-            self._last = Snapshot.build(nodes, jobs, now_s, drains, acknowledged_s)
+            built = Snapshot.build(nodes, jobs, now_s, drains, acknowledged_s)
+            self._last = replace(built, lined=Lined(built.jobs, self._lines.all()))
         else:
             told = tuple(sorted(drains, key=lambda d: d.id))
             last = replace(last, now_s=now_s, drains=told, acknowledged_s=acknowledged_s)
             if self._moved:
                 by_id = dict(self._jobs)
-                last = replace(last, jobs=tuple(by_id[i] for i in self._ids), by_id=by_id)
+                todo = tuple([by_id[i] for i in self._ids])
+                lined = Lined(todo, self._lines.all())
+                last = replace(last, jobs=todo, by_id=by_id, lined=lined)
             self._last = self._renewed(last) if self._fresh else last
         self._fresh, self._moved = set(), False
         return self._last
@@ -92,6 +96,7 @@ class Resident:
     def _count(self, job: Job, sign: int) -> None:
         """Add or take away what the job holds and whom it names."""
         self._fresh |= self._held.add(job, sign)  # their books are compared again
+        self._lines.count(job, sign)
         if job.state in TERMINAL:
             (self._ended.add if sign > 0 else self._ended.discard)(job.id)
             return

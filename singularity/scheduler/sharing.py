@@ -3,35 +3,86 @@ run become narrower for one that waits when that is worth more. The sizes are go
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from singularity.primitives.model import Job, JobId, JobState
+from singularity.primitives.model import Job, JobId
+from singularity.primitives.projects import claim
 
 from .draft import Draft
 from .goodput import allot, worth
 from .placement import may, sizes, stay
 from .policy import Policy
 from .queueing import level, promised
+from .quota import Quota
+from .roster import roster
 
 
-def widths(draft: Draft, jobs: Sequence[Job], policy: Policy) -> list[tuple[Job, int]]:
+def widths(
+    draft: Draft, jobs: Sequence[Job], policy: Policy, later: Sequence[Job] = ()
+) -> list[tuple[Job, int]]:
     """How wide each of the running `jobs`, of one type of device, should become with what is free;
-    only those that should. In the order of `jobs`."""
+    only those that should, in the order of `jobs`. Where quotas govern, each is first given what
+    its project is guaranteed, and nobody borrows what `later` ones have a claim to."""
     snapshot = draft.snapshot
     code = snapshot.device_names.index(jobs[0].spec.device)
     free = int(draft.free[(snapshot.device == code) & snapshot.ready & snapshot.whole].sum())
-    if len(jobs) == 1 or not free:
-        return [(job, job.devices) for job in jobs if free]
-    options = [[d - job.held for d in sizes(job) if d > job.held] for job in jobs]
-    gains = [
-        {more: worth(job, job.held + more, had) - worth(job, job.held, had) for more in extra}
-        for job, extra in zip(jobs, options, strict=True)
-        for had in [level(job, snapshot.now_s, policy)]
-    ]
-    found = _divided(gains, free)
+    if not free:
+        return []
+    if draft.quota.governs:
+        return _governed(draft, jobs, policy, later, free)
+    if len(jobs) == 1:
+        return [(job, job.devices) for job in jobs]
+    found = _divided([_gains(draft, job, job.held, job.devices, policy) for job in jobs], free)
     return [(job, job.held + more) for job, more in zip(jobs, found, strict=True) if more]
+
+
+def _governed(
+    draft: Draft, jobs: Sequence[Job], policy: Policy, later: Sequence[Job], free: int
+) -> list[tuple[Job, int]]:
+    quota, wide = draft.quota.copy(), {job.id: job.held for job in jobs}
+    due = [next(iter(quota.claimable(job, sizes(job))), job.held) for job in jobs]
+    gains = [_gains(draft, j, j.held, d, policy) for j, d in zip(jobs, due, strict=True)]
+    for job, more in zip(jobs, _divided(gains, free), strict=True):
+        wanted = [d for d in sizes(job, job.held + more) if d > job.held]
+        for devices in quota.claimable(job, wanted):  # others of its project were given some
+            quota.take(job, devices - job.held)
+            wide[job.id], free = devices, free - (devices - job.held)
+    left = free - claimed(quota, later)
+    while left > 0:
+        tops = [wide[job.id] + max(0, quota.room(job, free)) for job in jobs]
+        gains = [
+            _gains(draft, job, wide[job.id], top, policy)
+            for job, top in zip(jobs, tops, strict=True)
+        ]
+        given = 0
+        for job, more in zip(jobs, _divided(gains, left), strict=True):
+            if 0 < more <= quota.room(job, free):
+                quota.take(job, more)
+                wide[job.id], free, given = wide[job.id] + more, free - more, given + more
+        left -= given
+        if not given:
+            break
+    return [(job, wide[job.id]) for job in jobs if wide[job.id] > job.held]
+
+
+def claimed(quota: Quota, jobs: Iterable[Job]) -> int:
+    """Devices more that these have a claim to within what their projects are guaranteed."""
+    quota, found = quota.copy(), 0
+    for job in jobs:
+        for devices in quota.claimable(job, [d for d in sizes(job) if d > job.held]):
+            quota.take(job, devices - job.held)
+            found += devices - job.held
+    return found
+
+
+def _gains(draft: Draft, job: Job, held: int, most: int, policy: Policy) -> dict[int, float]:
+    """What so many devices more than `held` are worth, up to `most` in all."""
+    had = level(job, draft.snapshot.now_s, policy)
+    now = worth(job, held, had)
+    return {d - held: worth(job, d, had) - now for d in sizes(job, most) if d > held}
 
 
 def narrowed(
@@ -39,22 +90,19 @@ def narrowed(
 ) -> list[tuple[int, Mapping[JobId, int]]]:
     """For each cluster, with `room` devices, in which `blocked` could so be admitted: on how many
     devices, and how narrow running equals would become for that. Only who has rested, and needs no
-    cut; nobody is given less than its tier promises."""
-    snapshot, there = draft.snapshot, may(draft, blocked)
-    equals: dict[int, list[Job]] = {}
-    for job in draft.untouched(JobState.RUNNING):
-        if job.tier == blocked.tier and job.held > least(job) and _rested(draft, job, policy):
-            row = snapshot.row[min(job.nodes)]
-            if there[row] and draft.can_cut(job):
-                equals.setdefault(int(snapshot.cluster[row]), []).append(job)
+    cut; nobody is given less than its tier promises, and nobody gives what is guaranteed to it to
+    one that would borrow it."""
     found = []
-    for cluster, jobs in sorted(equals.items()):
-        everyone = [*jobs, blocked]
+    for cluster, jobs in sorted(_equals(draft, blocked, policy).items()):
+        floors = _floors(draft, blocked, jobs)
         values = []
-        for job in everyone:
-            had = level(job, snapshot.now_s, policy)
-            options = [d for d in sizes(job, job.held or None) if d >= least(job) or job is blocked]
+        for job in jobs:
+            had = level(job, draft.snapshot.now_s, policy)
+            options = [d for d in sizes(job, job.held) if d >= floors[job.id]]
             values.append({d: worth(job, d, had) for d in options})
+        had = level(blocked, draft.snapshot.now_s, policy)
+        most = _admitted(draft, blocked, jobs, floors)
+        values.append({d: worth(blocked, d, had) for d in sizes(blocked, most)})
         devices = room.get(cluster, 0) + sum(job.held for job in jobs)
         *now, wide = _divided(values, devices)
         narrow = {
@@ -67,6 +115,46 @@ def narrowed(
         if wide and narrow and values[-1][wide] + after > before:
             found.append((wide, narrow))
     return sorted(found, key=lambda each: (-each[0], len(each[1])))
+
+
+def _equals(draft: Draft, blocked: Job, policy: Policy) -> dict[int, list[Job]]:
+    """By cluster, those that could become narrower for it."""
+    there, equals = may(draft, blocked), dict[int, list[Job]]()
+    for each in roster(draft).jobs:
+        job = each.job
+        if job.tier is not blocked.tier or draft.touched(job) or not there[each.rows[0]]:
+            continue
+        if job.held > least(job) and _rested(draft, job, policy):
+            equals.setdefault(each.cluster, []).append(job)
+    return equals
+
+
+def _floors(draft: Draft, blocked: Job, jobs: Sequence[Job]) -> dict[JobId, int]:
+    """The fewest devices that each may be left with. A project gives an equal of another one what
+    it has borrowed, and no more, from those of its jobs that had most."""
+    quota, floors = draft.quota, {job.id: least(job) for job in jobs}
+    if not quota.governs:
+        return floors
+    given = Counter[tuple[str, str]]()
+    for job in sorted(jobs, key=lambda j: (-level(j, draft.snapshot.now_s, draft.policy), j.id)):
+        apart = quota.apart(job, blocked)
+        spare = min((quota.surplus(key) - given[key] for key in apart), default=job.held)
+        options = (d for d in sizes(job, job.held) if d >= max(floors[job.id], job.held - spare))
+        floors[job.id] = min(options, default=job.held)
+        given.update(dict.fromkeys(apart, job.held - floors[job.id]))
+    return floors
+
+
+def _admitted(
+    draft: Draft, blocked: Job, jobs: Sequence[Job], floors: Mapping[JobId, int]
+) -> int | None:
+    """Devices that its quotas would admit if all gave as much as they may; None where none does."""
+    if not draft.quota.governs:
+        return blocked.held or None
+    given = [(job, job.held - floors[job.id]) for job in jobs]
+    idle = draft.idle(blocked.spec.device, draft.unclaimed()) + sum(n for _, n in given)
+    bound = draft.quota.bound_later(blocked, idle, given)
+    return blocked.devices if bound is None else claim(blocked) + max(0, bound.room)
 
 
 def least(job: Job) -> int:

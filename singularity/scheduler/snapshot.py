@@ -15,7 +15,8 @@ fleet            `free` of the nodes that are ready and give out whole devices, 
 
 `traffic` is what services there are and how they are loaded.
 `acknowledged_s` is when an operator last approved of the evictions until then. Whoever builds one
-adds the `projects` that there are, by id, and the `tariffs`.
+adds the `projects` that there are, by id, and the `tariffs`. `lined` are those that wait, where
+somebody keeps them in lines.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from singularity.primitives.tariffs import Tariff
 
 from .fleet.gangs import Fleet
 from .fleet.layout import lay_out
+from .lines import Lined
 from .traffic import Traffic
 
 Ints = npt.NDArray[np.int64]
@@ -79,6 +81,7 @@ class Snapshot:
     traffic: Traffic = Traffic()
     projects: tuple[Project, ...] = ()
     tariffs: tuple[Tariff, ...] = ()
+    lined: Lined | None = None
 
     @classmethod
     def build(

@@ -1,5 +1,6 @@
 """The way of images out of the store: every chunk read once, verified, and written wherever it
-belongs; ranks that are fetched together have most of theirs in common."""
+belongs; ranks that are fetched together have most of theirs in common. What lies in memory here
+already, of another rank, cut or job, is copied and not read."""
 
 from __future__ import annotations
 
@@ -13,13 +14,17 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from .blobs import Bytes
 from .intake import side_by_side
-from .manifest import ZEROS, Manifest
+from .manifest import ZEROS, Manifest, plain
 
 _TOGETHER_BYTES: Final = 4 << 20  # worked off by one thread at a time
 
 # Name, length and base of a chunk to its bytes. Raises ImageCorrupt.
-Read = Callable[[str, int, bytes | None], bytes]
+Read = Callable[[str, int, Bytes | None], Bytes]
+
+# Digest of a chunk to its bytes, in memory that nobody else can change.
+AtHand = Mapping[str, memoryview]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,7 @@ def fetch(
     manifest: Manifest,
     targets: Mapping[int, Path],
     read: Read,
-    pool: ThreadPoolExecutor,
+    at_hand: AtHand,
     workers: int,
 ) -> None:
     """Write the files of each rank in `targets` to its directory. Raises OSError, ImageCorrupt."""
@@ -54,7 +59,8 @@ def fetch(
                 root = manifest.bases[root]
             family = families.setdefault(root, _Family(length, defaultdict(list)))
             family.spots[name].append(spot)
-        work = partial(_restore, manifest.bases, read)
+        work = partial(_restore, manifest.bases, read, at_hand)
+        pool = stack.enter_context(ThreadPoolExecutor(workers))
         side_by_side(pool, workers, work, _together(list(families.values())))
 
 
@@ -73,14 +79,20 @@ def _spots(
                 offset += length
 
 
-def _restore(bases: Mapping[str, str], read: Read, families: Sequence[_Family]) -> None:
+def _restore(
+    bases: Mapping[str, str], read: Read, at_hand: AtHand, families: Sequence[_Family]
+) -> None:
     for family in families:
-        known: dict[str, bytes] = {}
+        known: dict[str, Bytes] = {}
 
-        def raw(name: str, length: int, known: dict[str, bytes] = known) -> bytes:
+        def raw(name: str, length: int, known: dict[str, Bytes] = known) -> Bytes:
             if name not in known:
-                base = raw(bases[name], length, known) if name in bases else None
-                known[name] = read(name, length, base)
+                here = at_hand.get(plain(name))
+                if here is None:
+                    base = raw(bases[name], length, known) if name in bases else None
+                    known[name] = read(name, length, base)
+                else:
+                    known[name] = here
             return known[name]
 
         for name, spots in family.spots.items():
@@ -102,7 +114,7 @@ def _together(families: Sequence[_Family]) -> Iterator[list[_Family]]:
         yield group
 
 
-def _write_at(file: int, data: bytes, offset: int) -> None:
+def _write_at(file: int, data: Bytes, offset: int) -> None:
     written = os.pwrite(file, data, offset)
     while written < len(data):
         written += os.pwrite(file, data[written:], offset + written)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import errno
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -27,9 +27,9 @@ from singularity.primitives.errors import (
 )
 from singularity.primitives.model import JobId, ShardImage
 
-from .blobs import Blobs
+from .blobs import Blobs, Bytes
 from .chunking import Tensor
-from .fetch import Read, fetch
+from .fetch import AtHand, Read, fetch
 from .intake import Door, Former, Intake, Past
 from .manifest import (
     MANIFESTS,
@@ -37,11 +37,13 @@ from .manifest import (
     Manifest,
     Place,
     RankEntry,
+    chain,
     chunk_bytes,
     cut_name,
     image_of,
     key_of,
     manifest_name,
+    plain,
     read,
     write,
 )
@@ -102,10 +104,16 @@ class Store(Protocol):
         """What was saved under `key`, if anything was; not what somebody else put there."""
 
     def load(
-        self, key: ImageKey, digest: str, targets: Mapping[int, Path], vault: Vault
+        self,
+        key: ImageKey,
+        digest: str,
+        targets: Mapping[int, Path],
+        vault: Vault,
+        near: Iterable[Copies] = (),
     ) -> Mapping[int, Mapping[str, int]]:
-        """Write the images of each rank to its directory in `targets`, every byte verified; the
-        sizes of the ranks' output files.
+        """Write the images of each rank to its directory in `targets`, every byte verified that
+        comes out of the store; the sizes of the ranks' output files. What `near` has of it, of
+        whatever rank, cut or job of the project, is not read but copied.
 
         `digest` is what the commit gave. Raises ImageCorrupt, ImageForged, StoreFull or
         RestoreFailed: none of the directories exists then.
@@ -237,7 +245,7 @@ class ImageStore:
     def reader(self, vault: Vault, inline: Mapping[str, str]) -> Read:
         """Chunks of manifests that hold `inline`. What it returns raises ImageCorrupt."""
 
-        def read(name: str, length: int, base: bytes | None) -> bytes:
+        def read(name: str, length: int, base: Bytes | None) -> Bytes:
             if name in inline:
                 return vault.unpack(name, base64.b64decode(inline[name]), length, base)
             return vault.unpack(name, self._chunk(name), length, base)
@@ -251,15 +259,20 @@ class ImageStore:
             raise ImageCorrupt(f"chunk {name} cannot be read: {error}", chunk=name) from error
 
     def load(
-        self, key: ImageKey, digest: str, targets: Mapping[int, Path], vault: Vault
+        self,
+        key: ImageKey,
+        digest: str,
+        targets: Mapping[int, Path],
+        vault: Vault,
+        near: Iterable[Copies] = (),
     ) -> Mapping[int, Mapping[str, int]]:
         manifest = self.manifest(key, digest, vault)
         if missing := sorted(targets.keys() - manifest.ranks.keys()):
             raise ImageCorrupt(f"{manifest_name(key)} does not hold ranks {missing}")
         chunk = self.reader(vault, manifest.inline)
         try:
-            with ThreadPoolExecutor(self._blobs.workers) as pool:
-                fetch(manifest, targets, chunk, pool, self._blobs.workers)
+            at_hand = self._at_hand(manifest, targets, near, vault)
+            fetch(manifest, targets, chunk, at_hand, self._blobs.workers)
         except (OSError, ImageCorrupt) as error:
             for target in targets.values():
                 shutil.rmtree(target, ignore_errors=True)
@@ -268,6 +281,23 @@ class ImageStore:
             failure = StoreFull if error.errno in _FULL else RestoreFailed
             raise failure(f"cannot fetch {key.job}: {error}") from error
         return {rank: manifest.ranks[rank].outputs for rank in targets}
+
+    def _at_hand(
+        self, manifest: Manifest, ranks: Iterable[int], near: Iterable[Copies], vault: Vault
+    ) -> AtHand:
+        """Chunks that `ranks` need, or that those lie over, and that lie in `near`."""
+        files = (file for rank in ranks for file in manifest.ranks[rank].files.values())
+        needed = {name for file in files if file.regions for name, _ in file.chunks}
+        under = (base for name in needed for base in chain(name, manifest.bases))
+        wanted = {plain(name) for name in (*needed, *under)}
+        found: dict[str, memoryview] = {}
+        for copies in near:
+            for known in dict.fromkeys((copy.key, copy.digest) for copy in copies.values()):
+                if len(found) == len(wanted):
+                    return found
+                if (former := self._readable(*known, vault)) is not None:
+                    found |= {n: raw for n, raw in _memory(former, copies) if n in wanted}
+        return found
 
     def whole(self, copies: Copies, vault: Vault) -> frozenset[int]:
         known = dict.fromkeys((copy.key, copy.digest) for copy in copies.values())
@@ -313,6 +343,15 @@ def _formers(manifest: Manifest, rank: int, path: Path | None) -> dict[Place, Fo
         raw = whole[offset : offset + place[1]] if whole is not None else None
         found[place] = Former(name, raw)
     return found
+
+
+def _memory(manifest: Manifest, copies: Copies) -> Iterator[tuple[str, memoryview]]:
+    """Digest and bytes of each chunk of memory that lies in those of `copies` that are of it."""
+    for rank, copy in copies.items():
+        if copy.key == manifest.key and rank in manifest.ranks:
+            for former in _formers(manifest, rank, copy.path).values():
+                if former.raw is not None:
+                    yield plain(former.name), former.raw
 
 
 def _whole(manifest: Manifest | None, rank: int, copy: Copy) -> bool:

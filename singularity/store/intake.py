@@ -22,7 +22,7 @@ from typing import Final, TypeVar
 
 from singularity.primitives.errors import ImageCorrupt
 
-from .blobs import Blobs, Stage
+from .blobs import Blobs, Bytes, Stage
 from .chunking import MEMORY_CHUNK_BYTES, FileCut, Tensor, addresses, cut_rank, worth_cutting
 from .manifest import (
     ZEROS,
@@ -208,7 +208,7 @@ class Intake:
             self.door.stage.put(chunk_name(name), packed)
 
     def _packed(
-        self, digest: str, data: memoryview, base: tuple[str, bytes | memoryview] | None
+        self, digest: str, data: memoryview, base: tuple[str, Bytes] | None
     ) -> tuple[str, bytes]:
         """A name, and what to store under it."""
         vault = self.door.vault
@@ -227,7 +227,7 @@ class Intake:
 
     def _base(
         self, length: int, former: Former | None, other: Former | None
-    ) -> tuple[str, bytes | memoryview] | None:
+    ) -> tuple[str, Bytes] | None:
         """A chunk that is much like what is to be stored: its name, and its bytes."""
         if length > MEMORY_CHUNK_BYTES:
             return None  # of a large tensor, all of which changes if anything does
@@ -246,7 +246,7 @@ class Intake:
     def _depth(self, name: str) -> int:
         return len(chain(name, self._over))
 
-    def _read(self, name: str, length: int) -> bytes:
+    def _read(self, name: str, length: int) -> Bytes:
         """From its place and nowhere else: there our mark protects it. Raises OSError."""
         base = self._read(self._over[name], length) if name in self._over else None
         inline = self._inline.get(name)

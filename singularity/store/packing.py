@@ -99,7 +99,7 @@ def _changed_words(data: Bytes, base: Bytes) -> bytes | None:
     return b"".join([_SIZE.pack(len(at)), gaps.tobytes(), by.T.tobytes(), tail])
 
 
-def _with_words(listed: bytes, base: Bytes) -> bytes:
+def _with_words(listed: bytes, base: Bytes) -> Bytes:
     """`base` with the words that `_changed_words` has listed."""
     count, room = len(base) // _WORD_BYTES, len(listed) - _SIZE.size - len(base) % _WORD_BYTES
     (changed,) = _SIZE.unpack_from(listed) if room >= 0 else (-1,)
@@ -114,10 +114,10 @@ def _with_words(listed: bytes, base: Bytes) -> bytes:
     words[at] += np.ascontiguousarray(by.reshape(_WORD_BYTES, -1).T).view(np.uint64).ravel()
     if tail := len(base) % _WORD_BYTES:
         found[-tail:] = listed[-tail:]
-    return bytes(found)
+    return memoryview(found).toreadonly()
 
 
-def unpack_patch(packed: bytes, base: bytes) -> bytes:
+def unpack_patch(packed: bytes, base: Bytes) -> Bytes:
     """What `pack_patch` was given. Raises Damaged."""
     if packed.startswith(_WORDS):
         words = _unpack(packed[len(_WORDS) :], _SIZE.size + 2 * len(base) + _WORD_BYTES, None)

@@ -81,10 +81,11 @@ class Vault:
         small = packing.pack(data) if base is None else packing.pack_patch(data, base)
         return self._close(name, small)
 
-    def unpack(self, name: str, packed: bytes, length: int, base: bytes | None = None) -> bytes:
+    def unpack(self, name: str, packed: bytes, length: int, base: Bytes | None = None) -> Bytes:
         """The chunk, if these are the `length` bytes of that name; else ImageCorrupt."""
         try:
             small = self._opened(name, packed)
+            data: Bytes
             if base is None:
                 data = packing.unpack(small, length)
             else:

@@ -8,6 +8,7 @@ from typing import Any, Final
 from singularity.primitives.errors import ImageCorrupt
 from singularity.primitives.model import Checkpoint, JobId
 
+from .blobs import Bytes
 from .imagestore import ImageStore
 from .manifest import ImageKey, chain
 from .vault import Vault
@@ -54,7 +55,7 @@ def verify(store: ImageStore, vault: Vault, job: JobId, checkpoint: Checkpoint) 
     every = set(needs).union(*needs.values())
     read = store.reader(vault, inline)
     for name, length in sorted(lengths.items()):
-        data: bytes | None = None
+        data: Bytes | None = None
         try:
             for link in (*reversed(needs[name]), name):
                 data = read(link, length, data)

@@ -12,12 +12,18 @@ from pathlib import Path
 
 import pytest
 
+from singularity.primitives.drains import Drain
+from singularity.primitives.faults import noted
+from singularity.primitives.health import Fault, FaultKind, Quarantine
+from singularity.primitives.maintenance import Maintenance
 from singularity.primitives.messages import Register, Report
 from singularity.primitives.model import Job, JobId, JobSpec, JobState, Placement, Tier
 from singularity.primitives.nodes import Duty, NodeId, Scope, ScopeKind
 from singularity.primitives.projects import Allotment, Project
+from singularity.primitives.rebalancing import Rebalancing
 from singularity.primitives.sharing import GIB, DeviceShare, Precedence
 from singularity.scheduler.decide import decide
+from singularity.scheduler.orders import Close, Open, Order, Settle
 from singularity.scheduler.plan import Plan, Verb
 from singularity.scheduler.policy import Policy
 from singularity.scheduler.sim.ledger import MemoryLedger
@@ -66,6 +72,12 @@ class Scene:
             for job in self.ledger.jobs().values():
                 if job.state is JobState.STARTING:
                     self._started(job)
+
+    def end(self, name: str) -> None:
+        job = self.ledger.jobs()[JobId(name)]
+        for node in sorted(job.nodes):
+            found = {"job": job.id, "node": node, "incarnation": job.incarnation}
+            self.ledger.record(Report(phase="exited", exit_code=0, **found), self.now_s)
 
     def _started(self, job: Job) -> None:
         for node in sorted(job.nodes):
@@ -181,6 +193,113 @@ def the_lender_takes_back() -> Scene:
     return scene
 
 
+def borrowers_become_narrower() -> Scene:
+    """An owner asks for half of what is its own. Borrowers can give it in place, the less urgent
+    first, so nobody leaves; a project that sits within its guarantee gives nothing."""
+    scene = Scene()
+    owners, others = Allotment("h200", 16, borrow=8), Allotment("h200", 16, borrow=0)
+    scene.ledger.set_project(Project("owners", allotments=(owners,)), scene.now_s)
+    scene.ledger.set_project(Project("others", allotments=(others,)), scene.now_s)
+    scene.submit(replace(spec("others-basic", 16, Tier.BASIC, least=4), project="others"))
+    scene.submit(replace(spec("guest-urgent", 16, Tier.PREMIUM, least=4), project="guests"))
+    scene.submit(replace(spec("guest-plain", 8, least=2), project="guests"))
+    scene.submit(replace(spec("guest-basic", 8, Tier.BASIC, least=4), project="guests"))
+    scene.settle()
+    scene.submit(replace(spec("own", 8, Tier.BASIC), project="owners"))
+    return scene
+
+
+def what_came_free_goes_home_first() -> Scene:
+    """Elastic jobs run on less than they want, and a node has come free: the basic one whose
+    project is guaranteed it is before the premium one that would borrow it."""
+    scene = Scene()
+    scene.ledger.set_project(
+        Project("owners", allotments=(Allotment("h200", 16, borrow=0),)), scene.now_s
+    )
+    for number in range(2):
+        scene.submit(spec(f"fixed-{number}", 16, Tier.PREMIUM))
+    scene.submit(spec("ends", 8, Tier.PREMIUM))
+    home = replace(spec("at-home", 16, Tier.BASIC, least=2), project="owners")
+    guest = replace(spec("guest", 16, Tier.PREMIUM, least=2), project="guests")
+    for job, devices in ((home, 4), (guest, 4)):
+        scene.submit(replace(job, regions=("us",)))
+        scene.ledger.resize(JobId(job.name), devices, scene.now_s)
+    scene.settle()
+    for job in (home, guest):
+        scene.ledger.resize(JobId(job.name), 16, scene.now_s)
+    scene.end("ends")
+    scene.now_s += 100.0
+    return scene
+
+
+def an_equal_had_less() -> Scene:
+    """Nobody less urgent is there: the basic job that had most so far makes way for one that had
+    nothing, and the one that began just now does not."""
+    scene = Scene()
+    never = {"checkpoint_every_s": 0.0}
+    scene.submit(replace(spec("long", 16, Tier.BASIC), **never))  # type: ignore[arg-type]
+    scene.settle()
+    scene.now_s += 20_000.0
+    for name in ("wide", "young"):
+        scene.submit(replace(spec(name, 16, Tier.BASIC), **never))  # type: ignore[arg-type]
+    scene.settle()
+    scene.submit(spec("new", 16, Tier.BASIC))
+    return scene
+
+
+def a_window_opens_soon() -> Scene:
+    """Maintenance of a cluster: the drain for it begins in time to be done."""
+    scene = busy()
+    scope = Scope(ScopeKind.CLUSTER, "us-1")
+    window = Maintenance("switches", scope, every="thursday 00:05 UTC", length_s=7200.0)
+    scene.ledger.plan_maintenance(window, scene.now_s)
+    return scene
+
+
+def a_deadline_is_near() -> Scene:
+    """What fits nowhere leaves before it, basic first; the standard job still waits for room."""
+    scene = busy()
+    scene.submit(spec("premium", 4, Tier.PREMIUM))
+    scene.settle()
+    scene.end("basic-elastic")
+    scene.submit(replace(spec("plain", 8), regions=("us",)))
+    scene.submit(replace(spec("basic", 8, Tier.BASIC), regions=("us",)))
+    scene.settle()
+    where = Scope(ScopeKind.REGION, "us")
+    order = Drain("drain-1", where, scene.now_s, deadline_s=scene.now_s + 300.0, moves_most=1)
+    scene.ledger.open_drain(order)
+    return scene
+
+
+def a_node_fails_again() -> Scene:
+    """Three jobs have failed there within the hour, and elsewhere none: it is kept out of use, and
+    one whose time is over comes back."""
+    scene = busy()
+    node, other = NodeId("eu-1-0"), NodeId("us-1-1")
+    for number in range(3):
+        fault = Fault(scene.now_s - number, FaultKind.RANKS, f"job-{number}", "killed")
+        there = scene.ledger.nodes()[node]
+        scene.ledger._nodes[node] = noted(there, fault)
+    kept = Quarantine(scene.now_s - 600.0, scene.now_s - 1.0, "within 60 min: lost × 3")
+    scene.ledger.quarantine(other, kept, scene.now_s)
+    return scene
+
+
+def whole_nodes_are_set_free() -> Scene:
+    """A rebalancing: nodes are cleared whose jobs fit on others that are partly used anyway."""
+    scene = Scene()
+    for number in range(4):
+        scene.submit(spec(f"left-{number}", 2, Tier.BASIC))
+        scene.submit(spec(f"ends-{number}", 6, Tier.BASIC))
+        scene.settle()
+    for number in range(4):
+        scene.end(f"ends-{number}")
+    scene.now_s += 3_600.0
+    order = Rebalancing("rebalance-1", scene.now_s, scene.now_s + 600.0)
+    scene.ledger.order_rebalancing(order)
+    return scene
+
+
 SCENES: list[Callable[[], Scene | ServiceScene]] = [
     urgent_work_arrives,
     a_cluster_is_drained,
@@ -190,6 +309,13 @@ SCENES: list[Callable[[], Scene | ServiceScene]] = [
     load_falls,
     shares_find_their_devices,
     the_lender_takes_back,
+    borrowers_become_narrower,
+    what_came_free_goes_home_first,
+    an_equal_had_less,
+    a_window_opens_soon,
+    a_deadline_is_near,
+    a_node_fails_again,
+    whole_nodes_are_set_free,
 ]
 
 
@@ -205,11 +331,22 @@ def text(snapshot: Snapshot, plan: Plan) -> str:
     for action in plan.actions:
         to = f" -> {_where(action.placement)}" if action.placement else ""
         lines.append(f"  {action.verb} {action.job}{to}: {action.reason}")
+    lines += [f"  order: {_order(order)}" for order in plan.orders]
     lines += [f"  {c.service.id}: {c.event}, {c.reason}" for c in plan.changes if c.event]
     lines.append("pending")
     for job_id, reasons in sorted(plan.pending.items()):
         lines += [f"  {job_id}: {r.kind}: {r.detail}" for r in reasons]
     return "\n".join(lines) + "\n"
+
+
+def _order(order: Order) -> str:
+    match order:
+        case Open(drain):
+            return f"open {drain.id} of {drain.scope.kind}/{drain.scope.id}"
+        case Close(name, reason) | Settle(name, reason):
+            return f"{type(order).__name__.lower()} {name}: {reason}"
+        case _:
+            return f"{type(order).__name__.lower()} {order.node}: {order.reason}"
 
 
 def _state(lost: bool, duty: Duty) -> str:

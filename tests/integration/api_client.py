@@ -89,7 +89,9 @@ def open_api(database_url: str, data: Path) -> Iterator[Api]:
 class Agent:
     """One node: registers, pulls its letters, reports."""
 
-    def __init__(self, api: Api, node: str, region: str = "us-east", devices: int = 4) -> None:
+    def __init__(
+        self, api: Api, node: str, region: str = "us-east", devices: int = 4, **more: Any
+    ) -> None:
         self.api, self.node, self.seq = api, NodeId(node), 0
         self.register = {
             "node": node,
@@ -98,6 +100,7 @@ class Agent:
             "device": "cpu",
             "devices": devices,
             "address": f"{node}:7000",
+            **more,
         }
         answer = api.ok("POST", "/v1/agent/register", self.register, token=JOIN)
         self.admission = Admission.model_validate(answer)

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
+from singularity.agent.hal import nvml
+from singularity.agent.hal.cuda import CudaManager
+from singularity.agent.inventory import look
 from singularity.primitives.messages import Report
-from tests.integration.api_client import ADMIN, JOIN, Agent, Api
+from tests.integration.api_client import ADMIN, JOIN, Agent, Api, run
+from tests.standin.cuda import compiler, management
+from tests.unit.cli_planet import Planet, items
 
 _SPEC = {"name": "digits", "run": "python train.py", "devices": "cpu:1"}
 
@@ -76,3 +85,47 @@ def test_devices_are_those_that_a_node_said_last(api: Api, fleet: list[Agent]) -
     assert len(api.ok("GET", "/v1/accelerators")["items"]) == 2, "it is not admitted"
     bad = {**body, "devices": [{**first, "utilisation": 3.0}]}
     assert api.call("POST", "/v1/agent/heartbeat", bad, agent.token)[0] == 422
+
+
+def test_what_ranks_lost_beside_others_counts_as_not_given(api: Api, fleet: list[Agent]) -> None:
+    job = run(api, fleet)
+    agent = next(a for a in fleet if a.node == job["placement"][0]["node"])
+    sharer = {"job": job["id"], "rank": 0, "incarnation": job["incarnation"], "precedence": "be"}
+    sharer |= {"compute_milli": 500, "used_bytes": 0, "cap_bytes": 0, "held_s": 90.0}
+    device = {"index": 0, "uuid": "u", "name": "n", "memory_bytes": 1000, "used_bytes": 10}
+    body = {"node": agent.node, "epoch": agent.admission.epoch, "acknowledged": agent.seq}
+    for lost_s in (4.0, 50.0, 50.0, 55.0):  # the first and the last are too little to be written
+        devices = [{**device, "sharers": [{**sharer, "lost_s": lost_s}]}]
+        api.ok("POST", "/v1/agent/heartbeat", {**body, "devices": devices}, token=agent.token)
+    told = api.ok("GET", f"/v1/jobs/{job['id']}")
+    assert told["share"]["lost_s"] == 50.0 and told["version"] == job["version"] + 1
+    assert told["share"]["given_s"] < 10.0, "what it had was no more than what it lost"
+    other = next(a for a in fleet if a.node != agent.node)
+    devices = [{**device, "sharers": [{**sharer, "lost_s": 500.0}]}]
+    body = {"node": other.node, "epoch": other.admission.epoch, "acknowledged": other.seq}
+    api.ok("POST", "/v1/agent/heartbeat", {**body, "devices": devices}, token=other.token)
+    told = api.ok("GET", f"/v1/jobs/{job['id']}")
+    assert told["share"]["lost_s"] == 50.0, "a node speaks of what runs there"
+
+
+@pytest.mark.skipif(compiler() is None, reason="there is no C compiler here")
+def test_what_nvml_tells_is_shown(
+    api: Api, fleet: list[Agent], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the driver's library to the command line: memory, load, heat, health, links."""
+    monkeypatch.setattr(nvml, "_LIBRARY", str(management(tmp_path)))
+    agent, found = fleet[0], look(CudaManager(), {})
+    body = {"node": agent.node, "epoch": agent.admission.epoch, "acknowledged": 0}
+    devices = [note.model_dump(mode="json") for note in found]
+    api.ok("POST", "/v1/agent/heartbeat", {**body, "devices": devices}, token=agent.token)
+    told = api.ok("GET", "/v1/accelerators")["items"]
+    planet = Planet({"GET /v1/accelerators": items(*told)})
+    listed, top = planet.run("devices").stdout, planet.run("top").stdout
+    for shown in (listed, top):
+        assert "stand-in" in shown and "25%" in shown and "61 C" in shown
+        assert "7 uncorrected memory errors" in " ".join(shown.split())
+    assert "100 B of 1000 B" in top and "reaches 1" in top
+    wide = planet.run("devices", "-o", "wide").stdout
+    assert "GPU-1" in wide and "LINKS" in wide
+    node = next(n for n in api.ok("GET", "/v1/nodes")["items"] if n["id"] == agent.node)
+    assert node["health"]["sick"], "and the node is known to have an unwell device"

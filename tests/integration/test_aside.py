@@ -13,7 +13,7 @@ import pytest
 from nodes import JOB, LocalNode, Planet, origin, planet
 from sandboxes import until
 
-from singularity.agent.checkpoint import find_criu, probe
+from singularity.agent.proof import find_criu, probe
 from singularity.agent.runtime.sandbox import Sandbox
 from singularity.primitives.findings import Certificate, Finding
 from singularity.primitives.messages import Report, Start, Stop

@@ -15,7 +15,8 @@ import pytest
 from nodes import JOB, planet
 from sandboxes import counts_on, lines, network, python, spec, until
 
-from singularity.agent.checkpoint import CriuCheckpointer, find_criu, probe
+from singularity.agent.checkpoint import CriuCheckpointer
+from singularity.agent.proof import find_criu, probe
 from singularity.agent.runtime.network import Network
 from singularity.agent.runtime.sandbox import Sandbox
 from singularity.primitives.errors import CannotCarry, CheckpointFailed

@@ -14,7 +14,7 @@ import pytest
 from nodes import LocalNode, Planet, origin, planet, resumed
 from sandboxes import until
 
-from singularity.agent.checkpoint import find_criu, probe
+from singularity.agent.proof import find_criu, probe
 from singularity.primitives.messages import Report
 from singularity.primitives.model import Unable
 from tests.integration.plain import run_plain
@@ -28,15 +28,15 @@ SCRIPT = Path(__file__).parent / "jobs" / "carry.py"
 STEPS = 400  # 16 s and more while they are slow
 PATIENCE_S = 120.0  # torch.compile on a machine that is very busy
 RANKS = {"script": 1, "alone": 1, "compiled-step": 1, "hsdp": 4}  # else two
-RANKS |= {"islands": 4, "eight": 8}
+RANKS |= {"islands": 4, "apart": 4, "grid": 4, "pipeline": 3, "eight": 8}
 STARTING = ("spawned", "forked-fed", "launched")  # the plane starts one, which starts two
 RANKS |= dict.fromkeys(STARTING, 1)
 CASES = (
     *("script", "alone", "ddp", "zero", "fsdp2", "hsdp", "accumulate", "optimizers"),
     *("forked", "persistent", "compiled", "compiled-step", "talk", "inference", "by-hand"),
-    *("spawned", "forked-fed", "islands", "eight"),
+    *("spawned", "forked-fed", "apart", "grid", "pipeline", "islands", "eight"),
 )
-OFTEN = ("script", "ddp", "fsdp2", "persistent", "compiled", "talk", "inference", "spawned")
+OFTEN = ("script", "ddp", "fsdp2", "persistent", "compiled", "talk", "inference", "grid", "spawned")
 CHOSEN = CASES if os.environ.get("SINGULARITY_CARRY") == "all" else OFTEN
 NAMED = {  # what is said of jobs that cannot be carried
     "spawned-fed": "shares a semaphore by name",
@@ -48,6 +48,9 @@ KEPT_RUNNING = (
     "ddp",
     "persistent",
     "inference",
+    "apart",
+    "grid",
+    "pipeline",
     "spawned",
 )  # cut once before, and they go on
 
@@ -55,6 +58,7 @@ KEPT_RUNNING = (
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[Planet]:
     with planet(tmp_path, f"sgc{os.getpid() % 0xFFFFFF:x}") as made:
+        made.cut_deadline_s = PATIENCE_S  # a refusal is said before
         yield made
 
 

@@ -23,13 +23,8 @@ from sandboxes import (
     until,
 )
 
-from singularity.agent.checkpoint import (
-    Checkpointer,
-    CriuCheckpointer,
-    SuspendInPlace,
-    find_criu,
-    probe,
-)
+from singularity.agent.checkpoint import Checkpointer, CriuCheckpointer, SuspendInPlace
+from singularity.agent.proof import find_criu, probe
 from singularity.agent.runtime.cgroup import Limits
 from singularity.agent.runtime.network import HostNetwork, Network
 from singularity.agent.runtime.processes import descendants
@@ -394,7 +389,7 @@ def test_a_probe_says_what_is_missing(tmp_path: Path) -> None:
 def test_an_ordinary_user_can_checkpoint_too(criu: CriuCheckpointer) -> None:
     if os.geteuid() != 0:
         pytest.skip("the other tests have just shown it")
-    code = "import sys; from pathlib import Path; from singularity.agent.checkpoint import probe;"
+    code = "import sys; from pathlib import Path; from singularity.agent.proof import probe;"
     done = as_nobody(f"{code} print(probe(Path({str(criu.criu)!r})))")
     if "ok=True" not in done.stdout and "not permitted" in done.stdout + done.stderr:
         pytest.skip(f"not on this machine: {done.stdout}{done.stderr}")

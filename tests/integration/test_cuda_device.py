@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import subprocess
 import time
 from collections.abc import Iterator
 
@@ -14,9 +13,10 @@ from singularity.agent.device.kernels import RT, Kernel, Level
 from singularity.agent.device.reef import Mode, Policy
 from singularity.agent.hal.cuda import CudaDevice, CudaManager
 from singularity.agent.hal.driver import Driver
-from singularity.agent.hal.nvml import open_nvml
+from singularity.agent.hal.nvml import open_nvml, release, unfit
 from singularity.primitives.errors import DeviceFailed, DeviceUnavailable, InvalidSpec
-from tests.standin.cuda import HERE, compiler, stand_in
+from tests.standin.cuda import compiler, stand_in
+from tests.standin.cuda import management as build_management
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C compiler here")
 LIMIT_S = 30.0
@@ -30,10 +30,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 
 @pytest.fixture(scope="module")
 def management(tmp_path_factory: pytest.TempPathFactory) -> str:
-    made = tmp_path_factory.mktemp("nvml") / "libnvidia-ml.so.1"
-    argv = [compiler() or "", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror"]
-    subprocess.run([*argv, "-o", str(made), str(HERE / "libnvml.c")], check=True)
-    return str(made)
+    return str(build_management(tmp_path_factory.mktemp("nvml")))
 
 
 @pytest.fixture
@@ -131,3 +128,21 @@ def test_what_a_device_does_not_tell_is_not_guessed(
         "",
         (),
     )
+
+
+@pytest.mark.parametrize(
+    ("version", "number", "told"),
+    [
+        ("580.65.06", 580, ""),
+        ("525", 525, ""),
+        ("470.82.01", 470, "470.82.01 lets no stream wait; sharing needs 525"),
+        ("", None, "calls itself ''"),
+        ("r580 (open)", None, "which is no version that is known"),
+        ("\u0665\u0668\u0660.1", None, "no version"),  # digits, but none of ours
+    ],
+)
+def test_a_version_that_is_too_old_or_like_no_other_is_said(
+    version: str, number: int | None, told: str
+) -> None:
+    assert release(version) == number
+    assert told in unfit(version) and bool(told) == bool(unfit(version))

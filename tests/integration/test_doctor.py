@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sandboxes import small_disk
 
-from singularity.agent import checkpoint
+from singularity.agent import doctor
 from singularity.agent.doctor import examine
 from singularity.agent.fitness import fitness
+from singularity.agent.hal.faces import DeviceFacts
+from singularity.agent.proof import find_criu, probe
 
 
 def _verdicts(facts: dict[str, object]) -> dict[str, str]:
@@ -23,7 +27,7 @@ def _verdicts(facts: dict[str, object]) -> dict[str, str]:
 
 def test_the_engine_is_the_one_that_a_real_dump_and_restore_proved() -> None:
     facts = examine()
-    proved = checkpoint.probe(checkpoint.find_criu()).ok
+    proved = probe(find_criu()).ok
     assert facts["engine"] == ("criu" if proved else "in-place")
     assert (_verdicts(facts)["checkpoint"] == "ok") == proved
 
@@ -65,6 +69,25 @@ def test_what_a_user_would_ask_for_is_answered() -> None:
     verdicts = _verdicts(facts)
     assert asked <= verdicts.keys() | ({"mem-track"} if facts["engine"] != "criu" else set())
     assert verdicts["torch"] == "ok", "torch is installed with the tests"
+
+
+def test_a_driver_of_an_unknown_version_is_said_to_fail(monkeypatch) -> None:
+    class Driver:
+        def driver(self) -> str:
+            return "like no other"
+
+        def devices(self) -> tuple[DeviceFacts, ...]:
+            return (DeviceFacts(0, "GPU-1", "H200", 1000, 0),)
+
+    @contextmanager
+    def opened() -> Iterator[Driver]:
+        yield Driver()
+
+    monkeypatch.setattr(doctor, "open_nvml", opened)
+    found = {check.name: check for check in doctor._gpu()}
+    assert found["gpu-nvml"].verdict == "failed"
+    assert "driver like no other, which is no version that is known" in found["gpu-nvml"].detail
+    assert found["gpu-sharing"].verdict == "missing" and "device-GPU-1" in found
 
 
 def test_the_command_prints_one_json_object_and_leaves_nothing() -> None:

@@ -15,7 +15,7 @@ import pytest
 from nodes import JOB, LocalNode, Planet, origin, planet, resumed
 from sandboxes import until
 
-from singularity.agent.checkpoint import find_criu, probe
+from singularity.agent.proof import find_criu, probe
 from singularity.agent.runtime.sandbox import Sandbox
 from singularity.cli import embedded
 from singularity.cli.fleet import Cluster, Fleet, Region

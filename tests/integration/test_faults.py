@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 from sandboxes import until
 
-from singularity.agent.checkpoint import find_criu, probe
 from singularity.agent.interposer.page import Page
+from singularity.agent.proof import find_criu, probe
 from singularity.agent.runtime.sandbox import Sandbox
 from singularity.cli import embedded
 from singularity.cli.fleet import Cluster, Fleet, Region

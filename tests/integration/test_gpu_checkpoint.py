@@ -15,8 +15,8 @@ import pytest
 from sandboxes import counts_on, ended, lines, network, python, spec, until
 
 from singularity.agent import gpu
-from singularity.agent.checkpoint import find_criu, probe
 from singularity.agent.gpu import CudaDriver, DriverRefused, GpuCheckpointer, Process, paired
+from singularity.agent.proof import find_criu, probe
 from singularity.agent.runtime.network import Network
 from singularity.agent.runtime.sandbox import Sandbox
 from singularity.primitives.errors import CheckpointFailed, ImageUnfit, RestoreFailed

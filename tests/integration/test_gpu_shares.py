@@ -4,25 +4,31 @@ involved."""
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from nodes import JOB, LocalNode, Planet, planet
+from nodes import JOB, LocalNode, Planet, origin, planet
 
+from singularity.agent import gpu
 from singularity.agent.gpusharing import GpuSharing
 from singularity.agent.hal.faces import DeviceFacts
 from singularity.agent.layout import Layout
+from singularity.agent.proof import find_criu, probe
+from singularity.agent.seats import Seat
 from singularity.agent.settings import AgentSettings
+from singularity.agent.sharing import Unshared
 from singularity.agent.shim.build import built
 from singularity.agent.shim.page import ControlPage, Status
 from singularity.primitives.errors import DeviceUnavailable
-from singularity.primitives.messages import SharerNote, Start
+from singularity.primitives.messages import Report, SharerNote, Start
 from singularity.primitives.model import JobId, Unable
 from singularity.primitives.sharing import DeviceShare, Precedence
 from tests.integration.sandboxes import until
-from tests.standin.cuda import CLIENT, compiler, stand_in
+from tests.standin.cuda import CLIENT, HERE, compiler, stand_in
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C compiler here")
 PATIENCE_S = 60.0
@@ -49,11 +55,28 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[LocalNode]:
     def share(_: AgentSettings, layout: Layout) -> GpuSharing:
-        return GpuSharing(layout.devices, built(tmp_path), Gpus())  # type: ignore[arg-type]
+        return GpuSharing(layout.devices, built(layout.shims[0]), Gpus(), layout.page)  # type: ignore[arg-type]
 
     with planet(tmp_path, f"sgg{os.getpid() % 0xFFFFFF:x}") as made:
         made.share = share
         yield made.node("a")
+
+
+@pytest.fixture
+def movers(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """What a stand-in for the driver's checkpoints was asked, and how many GPUs it has."""
+    if not probe(find_criu(os.environ.get("SINGULARITY_CRIU", ""))).ok:
+        pytest.skip("CRIU does not run here")
+    library, state = tmp_path_factory.mktemp("movers") / "libcuda.so.1", tmp_path / "driver"
+    argv = [compiler() or "", "-shared", "-fPIC", "-Wall", "-Werror", "-O1", "-o", str(library)]
+    subprocess.run([*argv, str(HERE / "libcuda.c")], check=True)
+    state.mkdir()
+    (state / "gpus").write_text("10\n60")
+    monkeypatch.setenv("STANDIN_CUDA", str(state))
+    monkeypatch.setattr(gpu, "_LIBRARY", str(library))
+    return state
 
 
 def start(
@@ -73,7 +96,11 @@ def notes(node: LocalNode) -> dict[str, SharerNote]:
 
 
 def page(node: LocalNode) -> ControlPage:
-    return ControlPage(node.layout.devices / "1.page", built(node._planet.root))
+    return page_of(node, 1)
+
+
+def page_of(node: LocalNode, index: int) -> ControlPage:
+    return ControlPage(node.layout.devices / f"{index}.page", built(node.layout.shims[0]))
 
 
 def soon(law: Callable[[], object], what: str) -> None:
@@ -130,20 +157,136 @@ def test_slots_of_ranks_that_outlive_the_agent_stay_theirs(node: LocalNode, driv
     soon(lambda: page(node).slot(1).status is Status.SEEING, "another slot for another")
 
 
-def test_a_cut_says_that_such_ranks_are_not_carried(node: LocalNode, driver: Path) -> None:
+def runs(page: ControlPage, slot: int) -> bool:
+    """Is it launching, right now?"""
+    before = page.slot(slot).launched
+    soon(lambda: page.slot(slot).launched > before + 2, "it launches")
+    return True
+
+
+def saved(node: LocalNode, driver: Path) -> tuple[Start, Report]:
+    first = start(node, driver, DeviceShare(500, 1_000_000), AWAITED, "dlsym hold 600000")
+    node.send(first)
+    assert node.report().phase == "running"
+    soon(lambda: page(node).slot(0).used_bytes == 600_000, "it has its memory")
+    assert runs(page(node), 0)
+    node.cut(1, 1, keep_running=False)
+    report = node.report()
+    assert report.phase == "dumped" and report.image is not None, report
+    return first, report
+
+
+def test_a_rank_is_carried_to_another_device_with_its_share(
+    movers: Path, node: LocalNode, driver: Path
+) -> None:
+    """Its memory counts there, its cap holds, the other device's gate is the one that holds it."""
+    first, report = saved(node, driver)
+    assert not page(node).slot(0).kind, "its slot is free for others"
+    other: LocalNode = node._planet.node("b")
+    (movers / "state").write_text("2")  # as it was dumped
+    changes = {"incarnation": 2, "node": "b", "gang": ("b",), "indices": (0,)}
+    other.send(first.model_copy(update={**changes, "origin": origin(report)}))
+    began = other.report()
+    assert began.phase == "running", began
+    calls = (movers / "calls").read_text().splitlines()[-2:]
+    assert [c.split()[0] for c in calls] == ["restore", "unlock"]
+    assert calls[0].split()[2:] == ["10>60", "60>10"], "device 1 goes on as device 0"
+    there = page_of(other, 0)
+    slot = there.slot(0)
+    assert (slot.used_bytes, slot.cap_bytes) == (600_000, 1_000_000)
+    assert runs(there, 0) and there.slot(0).denied > slot.denied, "as much again is too much"
+    there.close_gate()
+    soon(lambda: settled(there, 0), "it waits for the gate of the device that it is on")
+    there.open_gate()
+    assert runs(there, 0)
+    told = {n.job: n for n in other.sharing.look(other.executor.sharers()).get(0, ())}
+    assert told[JOB].used_bytes == 600_000 and not told[JOB].complaint
+
+
+def settled(page: ControlPage, slot: int) -> bool:
+    before = page.slot(slot).launched
+    time.sleep(0.3)
+    return page.slot(slot).launched == before
+
+
+def test_a_rank_that_holds_more_than_its_share_does_not_come_back(
+    movers: Path, node: LocalNode, driver: Path
+) -> None:
+    first, report = saved(node, driver)
+    less = {"incarnation": 2, "share": DeviceShare(500, 500_000), "origin": origin(report)}
+    node.send(first.model_copy(update=less))
+    refused = node.report()
+    assert refused.phase == "refused" and refused.unfit
+    assert "600000 bytes, more than a cap of 500000" in refused.reason
+    assert not page(node).slot(0).kind and page(node).gate == 0
+
+
+def test_a_rank_that_is_saved_goes_on_in_its_slot(
+    movers: Path, node: LocalNode, driver: Path
+) -> None:
+    node.send(start(node, driver, DeviceShare(500, 1_000_000), AWAITED, "dlsym hold 600000"))
+    assert node.report().phase == "running"
+    assert runs(page(node), 0)
+    node.cut(1, 1, keep_running=True)
+    assert node.report().image is not None
+    assert runs(page(node), 0) and page(node).slot(0).used_bytes == 600_000
+
+
+def test_a_driver_that_takes_no_rank_off_its_gpu_is_the_reason_why_a_cut_fails(
+    node: LocalNode, driver: Path
+) -> None:
     node.send(start(node, driver, DeviceShare(500, 1), AWAITED, "dlsym some 20"))
     assert node.report().phase == "running"
     node.cut(1, 1, keep_running=True)
     report = node.report()
-    assert report.cut == 1 and report.image is None
-    if report.unable is not Unable.NODE:  # without CRIU that is said first
-        assert "a share of a GPU" in report.reason and report.unable is Unable.JOB
+    assert report.cut == 1 and report.image is None and report.unable is Unable.NODE
+    if probe(find_criu(os.environ.get("SINGULARITY_CRIU", ""))).ok:  # else that is said first
+        assert "takes no rank off its GPU" in report.reason
+
+
+def test_the_slot_of_a_rank_that_ended_unheard_is_free_again(node: LocalNode, driver: Path) -> None:
+    """As of one that stood here to be handed over, and was not wanted."""
+    node.send(start(node, driver, DeviceShare(500, 1), AWAITED, "dlsym some 20"))
+    assert node.report().phase == "running"
+    (sharer,) = node.executor.sharers()
+    node.executor.abandon()
+    sharer.sandbox.kill()
+    node.sharing.look(())
+    assert not page(node).slot(0).kind
+    seat = Seat.of(node.layout.page(JobId(JOB), 0))
+    assert not seat.page.exists() and not seat.words.exists()
+
+
+def test_a_share_that_this_node_cannot_give_is_refused(
+    tmp_path: Path, driver: Path, node: LocalNode
+) -> None:
+    """Whatever was known of it when the job was placed."""
+    node._planet.share = lambda *_: Unshared("no compiler")
+    node.restart()
+    node.send(start(node, driver, DeviceShare(500, 1), AWAITED, "dlsym some 20"))
+    report = node.report()
+    assert (report.phase, report.reason) == (
+        "refused",
+        "this node gives out no shares of devices: no compiler",
+    )
+
+    class Flat(Unshared):
+        memory_bytes = 1 << 30
+
+    node._planet.share = lambda *_: Flat("")
+    node.restart()
+    node.send(start(node, driver, DeviceShare(500, 1, RT), AWAITED, "dlsym some 20", "rt"))
+    report = node.report()
+    assert report.phase == "refused" and "cannot be preempted; use be" in report.reason
 
 
 def test_no_shares_are_given_out_where_the_driver_does_not_answer(tmp_path: Path) -> None:
+    def nowhere(job: JobId, rank: int) -> Path:
+        raise AssertionError("there are no ranks")
+
     class Silent:
         def devices(self) -> tuple[DeviceFacts, ...]:
             raise DeviceUnavailable("the driver does not answer")
 
     with pytest.raises(DeviceUnavailable):
-        GpuSharing(tmp_path / "devices", tmp_path / "shim.so", Silent())  # type: ignore[arg-type]
+        GpuSharing(tmp_path / "devices", tmp_path / "shim.so", Silent(), nowhere)  # type: ignore[arg-type]

@@ -12,8 +12,8 @@ from nodes import JOB, Planet, origin, planet, resumed
 from sandboxes import until
 
 from singularity.agent import handover
-from singularity.agent.checkpoint import find_criu, probe
 from singularity.agent.core import Forget
+from singularity.agent.proof import find_criu, probe
 from singularity.primitives.messages import Origin, Report
 
 STEPS = 90

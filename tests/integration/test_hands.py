@@ -11,7 +11,7 @@ import pytest
 from nodes import JOB, LocalNode, Planet, origin, planet, resumed
 from sandboxes import small_disk, until
 
-from singularity.agent.checkpoint import find_criu, probe
+from singularity.agent.proof import find_criu, probe
 from singularity.agent.runtime.sandbox import Sandbox
 from singularity.primitives.messages import Report, Stop
 

@@ -12,7 +12,7 @@ import pytest
 from nodes import JOB, Planet, origin, planet, resumed
 from sandboxes import until
 
-from singularity.agent.checkpoint import find_criu, probe
+from singularity.agent.proof import find_criu, probe
 from singularity.api.stacks import stacks, text
 from singularity.primitives.errors import NotFound
 from singularity.primitives.messages import Report, Start, Stop

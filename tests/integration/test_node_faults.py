@@ -16,8 +16,8 @@ import pytest
 from nodes import LocalNode, Planet, origin, planet, resumed
 from sandboxes import until
 
-from singularity.agent.checkpoint import find_criu, probe
 from singularity.agent.processors import here
+from singularity.agent.proof import find_criu, probe
 from singularity.agent.runtime.sandbox import Sandbox
 from singularity.agent.tools import Tools
 from singularity.primitives.messages import Report

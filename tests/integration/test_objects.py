@@ -15,7 +15,7 @@ import pytest
 from nodes import JOB, origin, planet
 from sandboxes import COUNT, FOREVER, counts_on, lines, python
 
-from singularity.agent.checkpoint import find_criu, probe
+from singularity.agent.proof import find_criu, probe
 from singularity.primitives.errors import CheckpointFailed, ImageCorrupt, StaleIncarnation
 from singularity.primitives.model import JobId, Sealing
 from singularity.primitives.nodes import NodeId

@@ -175,6 +175,29 @@ def test_owners_rescale_and_update(api: Api, fleet: list[Agent]) -> None:
     assert "taken back" in next(e["reason"] for e in events if e["event"] == "reverted")
 
 
+HALF = {"memory": "1GiB", "compute": "50%", "class": "rt"}
+
+
+def test_replicas_may_have_shares_of_devices(api: Api) -> None:
+    """Where nobody gives them out that is said, and they are not more than all devices hold."""
+    Agent(api, "whole", devices=2)
+    assert "no node gives out shares" in refused(api, 422, share=HALF)
+    Agent(api, "flat", devices=2, memory_bytes=3 << 30)
+    assert "share.class rt: cpu devices that are large enough cannot be preempted" in refused(
+        api, 422, share=HALF
+    )
+    shares = {"memory_bytes": 3 << 30, "preempts": True}
+    agent = Agent(api, "east-1", devices=2, **shares)
+    told = refused(api, 422, share=HALF, replicas={"min": 5, "max": 5})
+    assert "5 replicas of 50 % and 1 GiB of a cpu" in told and "at most 4" in told
+    made = api.ok("POST", "/v1/services", {**SPEC, "share": HALF, "replicas": {"min": 2, "max": 2}})
+    assert made["share_of_each"] == "50 % and 1 GiB"
+    for _ in range(3):
+        turn(api, [agent])
+    node = next(n for n in api.ok("GET", "/v1/nodes")["items"] if n["id"] == "east-1")
+    assert node["used"] == 1 and [p["compute_milli"] for p in node["parts"]] == [1000]
+
+
 def refused(api: Api, status: int, **changes: Any) -> str:
     body = {k: v for k, v in {**SPEC, **changes}.items() if v is not None}
     found, answer = api.call("POST", "/v1/services", body)
@@ -189,7 +212,9 @@ def refused(api: Api, status: int, **changes: Any) -> str:
         ({"array": 4}, "array: a service has replicas"),
         ({"elastic": {"min": 1, "max": 2}}, "elastic: a replica has its devices"),
         ({"ranks": 2}, "ranks: a replica is one process"),
-        ({"share": {"memory": "1GiB", "compute": "50%"}}, "share: a replica has whole devices"),
+        ({"share": HALF, "devices": "cpu:2"}, "share: a replica is one process"),
+        ({"share": HALF, "memory": "1GiB"}, "memory: with a share, share.memory is the limit"),
+        ({"share": {"memory": "1GiB"}}, "share.compute"),
         ({"target": {"concurrency": 1, "rps": 2}}, "say either concurrency or rps"),
         ({"target": None}, "target"),
         ({"slo": {"attainment": 0.9}}, "say either wait_p99 or latency_p99"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from singularity.agent.checkpoint import find_criu, probe
+from singularity.agent.proof import find_criu, probe
 from tests.integration.served import Story, planet
 
 ROOMY = {"target": {"concurrency": 4}, "replicas": {"min": 1, "max": 2}, "grace": "100s"}

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from singularity.agent.shim.build import built
+from singularity.agent.shim.build import built, home
 from singularity.agent.shim.page import Class, ControlPage, Mode, Status, complaint
 from singularity.primitives.errors import DeviceUnavailable, InvalidSpec
 from tests.standin.cuda import Client, compiler, stand_in
@@ -193,6 +194,17 @@ def test_a_node_without_a_compiler_is_told(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(os.environ, "PATH", str(tmp_path))
     with pytest.raises(DeviceUnavailable, match="C compiler"):
         built(tmp_path / "none")
+
+
+def test_a_library_is_kept_where_it_can_be_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = tmp_path / "run", tmp_path / "node"
+    assert home(first, second) == first
+    found = os.statvfs(tmp_path)
+    flags = SimpleNamespace(f_flag=found.f_flag | os.ST_NOEXEC)
+    monkeypatch.setattr(os, "statvfs", lambda _: flags)
+    assert home(first, second) == second
 
 
 def test_slots_that_do_not_exist_are_refused(shared: Shared) -> None:

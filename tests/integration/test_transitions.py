@@ -16,7 +16,7 @@ import pytest
 from nodes import SCRIPT, Planet, origin, planet, resumed
 from sandboxes import until
 
-from singularity.agent.checkpoint import find_criu, probe
+from singularity.agent.proof import find_criu, probe
 from singularity.primitives.messages import Origin, Report, Start
 from tests.integration.plain import run_plain
 

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from singularity.agent.checkpoint import find_criu, probe
+from singularity.agent.proof import find_criu, probe
 from singularity.cli.embedded import Planet
 from singularity.cli.fleet import Cluster, Fleet, Region
 

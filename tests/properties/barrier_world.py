@@ -167,6 +167,8 @@ def talk(world: World) -> Iterator[World]:
         check_aim(world.state(), heard)
         after = remember(put(world, n, node), heard)
         yield after  # the answer is lost
+        if not heard.order.stop and heard.order.verdict is Verdict.GATHER:
+            continue  # the lead has only begun; what it said in an earlier life stands
         fresh = (node.order.stop, node.order.commit) != (heard.order.stop, heard.order.commit)
         ranks = tuple(replace(r, sure=r.sure and not fresh) for r in node.ranks)
         yield put(after, n, replace(node, order=heard.order, ranks=ranks))

@@ -9,7 +9,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from singularity.agent.barrier import CutState, Verdict, View, give_up, react
+from singularity.agent.barrier import CutState, Order, Verdict, View, give_up, react
+from singularity.agent.closure import Stand
 from singularity.primitives.nodes import NodeId
 from tests.properties.barrier_world import at_rest, can_reach, check, explore, moves, ran_out, world
 
@@ -41,18 +42,21 @@ def test_two_ranks_a_node_are_safe_in_whatever_order(seed: int) -> None:
         now = choices[int(rng.integers(len(choices)))]
 
 
-def test_equal_numbers_by_different_clocks_are_no_common_place() -> None:
-    """One rank counts its mini-batches, the other (it has no optimizer) its collectives."""
+def test_ranks_that_count_by_different_clocks_are_not_held() -> None:
+    """One counts its mini-batches, the other (it has no optimizer yet) what it does with others."""
     cut = CutState(NODES)
-    for _ in range(2):
-        for node, clock in zip(NODES, (2, 1), strict=True):
-            cut = react(cut, View(node, step=3, clock=clock))
-    stop = cut.order.stop
     for node, clock in zip(NODES, (2, 1), strict=True):
-        cut = react(cut, View(node, step=stop, agreed=stop, held=stop, clock=clock))
-    assert (cut.order.stop, cut.order.commit) == (stop, 0)
-    held = react(cut, View(NODES[0], step=stop, agreed=stop, held=stop, clock=1))
-    assert held.order.commit == stop
+        cut = react(cut, View(node, step=3, clock=clock))
+    assert cut.order == Order()
+    assert react(cut, View(NODES[1], step=1, clock=2)).order.stop == 5
+
+
+def test_whoever_is_held_goes_on_when_another_begins_to_count_mini_batches() -> None:
+    cut = CutState(NODES)
+    for n, node in enumerate(NODES):
+        cut = react(cut, View(node, clock=1, stands=(Stand(str(n), 1, n == 0, ()),)))
+    assert cut.order.stops == (("0", 1), ("1", 1))
+    assert react(cut, View(NODES[1], step=1, clock=2)).order.verdict is Verdict.ABORT
 
 
 def test_who_was_waited_for_is_told_when_time_is_up() -> None:

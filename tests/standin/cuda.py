@@ -31,6 +31,15 @@ def stand_in(directory: Path) -> Path:
     return directory
 
 
+def management(directory: Path) -> Path:
+    """The library of NVIDIA's management, compiled."""
+    made, found = directory / "libnvidia-ml.so.1", compiler()
+    assert found is not None
+    argv = [found, "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-o", str(made)]
+    subprocess.run([*argv, str(HERE / "libnvml.c")], check=True)
+    return made
+
+
 class Client:
     """One program, and what its device has done."""
 

@@ -135,6 +135,18 @@ def memory(how: str) -> None:
     sys.stdin.readline()
 
 
+def hold(how: str, count_bytes: int) -> None:
+    """Take memory, then launch and ask for as much again, for ever."""
+    stream, found, size = Stream(how), ctypes.c_uint64(), ctypes.c_size_t(count_bytes)
+    ok(DRIVER.cuMemAlloc_v2(ctypes.byref(found), size))
+    print("up", flush=True)
+    while True:
+        stream.launch(4, 50)
+        stream.wait()
+        assert DRIVER.cuMemAlloc_v2(ctypes.byref(found), size) == 2
+        time.sleep(0.01)
+
+
 def exact(how: str, blocks: int, wave_us: int) -> None:
     """Launch a grid that can yield and another behind it. On the first line the flag is raised; on
     the second the grid's other blocks are run, past the gate; on the third, say the counts."""

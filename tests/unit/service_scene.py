@@ -87,6 +87,8 @@ class ServiceScene:
             device="h200",
             devices=devices,
             address="",
+            memory_bytes=16 << 30,
+            preempts=True,
         )
         self.ledger.register(register, self.now_s)
 

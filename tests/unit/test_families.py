@@ -147,12 +147,15 @@ def test_who_holds_for_a_cut_that_is_over_goes_on(main: Page, child: int) -> Non
 
 
 def test_semaphores_of_killed_processes_are_told_by_their_names_and_removed(tmp_path: Path) -> None:
+    """Those of another rank, and of a planet beside this one with a job of that name, stay."""
     mine, other = (tmp_path / f"{os.getpid()}" / f"rank-{rank}.page" for rank in (1, 11))
-    kinds = {page: f"{family.semaphores(page)}-x1" for page in (mine, other)}
+    beside = tmp_path / "beside" / mine.parent.name / mine.name
+    kinds = {page: f"{family.semaphores(page)}-x1" for page in (mine, other, beside)}
     for name in kinds.values():
         _multiprocessing.SemLock(0, 1, 1, name, False)  # as one that nobody was left to unlink
     there = {page: Path(f"/dev/shm/sem.{name.removeprefix('/')}") for page, name in kinds.items()}
     forget_semaphores(mine)
-    assert not there[mine].exists() and there[other].exists()
-    forget_semaphores(other)
-    assert not there[other].exists()
+    assert not there[mine].exists() and there[other].exists() and there[beside].exists()
+    for page in (other, beside):
+        forget_semaphores(page)
+        assert not there[page].exists()

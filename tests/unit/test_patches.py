@@ -18,7 +18,7 @@ from singularity.primitives.model import Checkpoint, JobId, Sealing, ShardImage
 from singularity.primitives.nodes import NodeId
 from singularity.store.chunking import MEMORY_CHUNK_BYTES
 from singularity.store.imagestore import Copy, RankImages
-from singularity.store.manifest import ImageKey, Manifest, chain
+from singularity.store.manifest import ImageKey, Manifest, chain, chunk_name
 from singularity.store.packing import Damaged, pack, pack_patch, unpack, unpack_patch
 from singularity.store.vault import Vault
 from singularity.store.verify import verify
@@ -48,7 +48,7 @@ class World:
     """One job whose cuts are given as the memory of each rank."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self.root = root
         self.trays: dict[str, tuple[bytes, float]] = {}
         self.shelf = Shelf(Trays(self.trays), plane(Sealing.ENCRYPTED))
         self.saved: dict[int, tuple[ShardImage, list[bytes]]] = {}
@@ -59,7 +59,7 @@ class World:
         """With copies at hand of what was saved for the cut `beside`, if that is given."""
         images = {}
         for rank, memory in enumerate(ranks):
-            path = self._root / f"{job}-{cut}-{rank}"
+            path = self.root / f"{job}-{cut}-{rank}"
             dump_memory(path, {HEAP: memory})
             images[rank] = RankImages(path)
         key = replace(KEY, cut=cut, job=JobId(job))
@@ -70,14 +70,16 @@ class World:
     def copies(self, cut: int) -> dict[int, Copy]:
         image, ranks = self.saved[cut]
         key = replace(KEY, cut=cut)
-        paths = {rank: self._root / f"{KEY.job}-{cut}-{rank}" for rank in range(len(ranks))}
+        paths = {rank: self.root / f"{KEY.job}-{cut}-{rank}" for rank in range(len(ranks))}
         return {rank: Copy(key, image.digest, path) for rank, path in paths.items()}
 
-    def check(self, cut: int) -> None:
+    def check(self, cut: int, *, near: int = 0) -> None:
+        """It comes back whole, with what was saved for the cut `near` at hand, if that is given."""
         image, ranks = self.saved[cut]
         key = replace(KEY, cut=cut)
-        targets = {r: self._root / "out" / f"{cut}-{r}" for r in range(len(ranks))}
-        self.shelf.store.load(key, image.digest, targets, self.shelf.vault(key))
+        targets = {r: self.root / "out" / f"{cut}-{r}-{near}" for r in range(len(ranks))}
+        like = [self.copies(near)] if near else []
+        self.shelf.store.load(key, image.digest, targets, self.shelf.vault(key), like)
         for rank, memory in enumerate(ranks):
             assert (targets[rank] / "pages-1.img").read_bytes() == memory
 
@@ -181,6 +183,42 @@ def test_copies_at_hand_change_nothing_but_the_work(cuts: list[list[int]]) -> No
             memory = [touched(m, cut, p) if p else m for m, p in zip(memory, pages, strict=True)]
         for cut in world.saved:
             world.check(cut)
+            for near in world.saved:
+                world.check(cut, near=near)
+
+
+def test_what_is_at_hand_is_not_read(world: World) -> None:
+    """Nor is what patches lie over, if that is what is at hand."""
+    memory = heap()
+    world.save(1, [memory])
+    before = {name for _, name, _, _ in world.manifest(1).places(0)}
+    world.save(2, [touched(memory, 1, pages=64)], beside=1)
+    for name in before:
+        del world.trays[chunk_name(name)]
+    world.check(2, near=1)
+    with pytest.raises(ImageCorrupt):
+        world.check(2)
+
+
+def test_what_is_at_hand_of_another_job_will_do_and_of_another_project_will_not(
+    world: World,
+) -> None:
+    memory = heap()
+    world.save(1, [memory])
+    copies = world.copies(1)
+    key = replace(KEY, job=JobId("j-2"))
+    other = world.shelf.save(key, 1, {0: RankImages(copies[0].path)})
+    memory_names = {chunk_name(name) for _, name, _, _ in world.manifest(1).places(0)}
+    theirs = Vault(world.shelf.key.papers("speech", JobId("j-3"), 1))
+    third = replace(KEY, job=JobId("j-3"))
+    stranger = world.shelf.store.save(third, 1, {0: RankImages(copies[0].path)}, theirs)
+    for name in memory_names:
+        del world.trays[name]
+    vault, out = world.shelf.vault(key), world.root / "out"
+    world.shelf.store.load(key, other.digest, {0: out / "own"}, vault, [copies])
+    assert (out / "own" / "pages-1.img").read_bytes() == memory
+    world.shelf.store.load(third, stranger.digest, {0: out / "theirs"}, theirs, [copies])
+    assert (out / "theirs" / "pages-1.img").read_bytes() == memory
 
 
 def test_memory_that_did_not_change_is_not_even_named(

@@ -26,6 +26,7 @@ from singularity.store.imagestore import Copy
 from singularity.store.manifest import ImageKey
 
 JOB, OTHER = JobId("j-1"), JobId("j-2")
+PROJECT = "vision"
 PLENTY, NONE = Memory(1 << 40, 1 << 40), Memory(0, 1 << 40)
 held = st.builds(
     Held,
@@ -80,13 +81,24 @@ def test_the_last_cut_of_a_job_is_kept_and_the_one_before_goes(tmp_path: Path) -
     kept = Recent(lambda: PLENTY)
     for cut in (1, 2):
         directory, copies = made(tmp_path, cut)
-        kept.keep(JOB, copies, directory)
+        kept.keep(JOB, PROJECT, copies, directory)
         assert not directory.exists(), "its name is free for the next"
     found = kept.of(JOB)
     assert {(c.key.cut, c.digest) for c in found.values()} == {(2, "digest 2")}
     assert (found[1].path / "pages-1.img").read_bytes() == b"1 of 2"
     until(lambda: len(list(tmp_path.iterdir())) == 1)
     assert kept.of(OTHER) == {}
+
+
+def test_of_a_project_the_job_itself_comes_first_then_who_was_kept_last(tmp_path: Path) -> None:
+    kept = Recent(lambda: PLENTY)
+    third = JobId("j-3")
+    for job in (JOB, OTHER, third):
+        kept.keep(job, PROJECT, *reversed(made(tmp_path, 1, job)))
+    kept.keep(JobId("j-4"), "speech", *reversed(made(tmp_path, 1, JobId("j-4"))))
+    found = [{copy.key.job for copy in copies.values()} for copies in kept.near(JOB, PROJECT)]
+    assert found == [{JOB}, {third}, {OTHER}]
+    assert kept.near(JOB, "nobody's") == ()
 
 
 @pytest.mark.parametrize(("where", "memory"), [("disk", PLENTY), ("shm", NONE)])
@@ -96,10 +108,10 @@ def test_nothing_is_kept_on_a_disk_or_where_memory_is_scarce(
     now = [PLENTY]
     kept = Recent(lambda: now[0])
     directory, copies = made(tmp_path, 1)
-    kept.keep(JOB, copies, directory)
+    kept.keep(JOB, PROJECT, copies, directory)
     now[0] = memory
     directory, copies = made(tmp_path / where, 2)
-    kept.keep(JOB, copies, directory)
+    kept.keep(JOB, PROJECT, copies, directory)
     assert kept.of(JOB) == {}
     until(lambda: not [name for _, _, names in os.walk(tmp_path) for name in names])
 
@@ -108,7 +120,7 @@ def test_what_is_kept_makes_way(tmp_path: Path) -> None:
     now = [PLENTY]
     kept = Recent(lambda: now[0])
     for job in (JOB, OTHER):
-        kept.keep(job, *reversed(made(tmp_path, 1, job)))
+        kept.keep(job, PROJECT, *reversed(made(tmp_path, 1, job)))
     assert kept.room()
     assert kept.of(JOB) and kept.of(OTHER)
     assert not kept.room(2 << 40)
@@ -147,7 +159,7 @@ class Rank:
 def stood(root: Path, cut: int = 1, look: Callable[[], Memory] = lambda: PLENTY) -> Recent:
     kept = Recent(look)
     directory, copies = made(root, cut)
-    kept.keep(JOB, copies, directory)
+    kept.keep(JOB, PROJECT, copies, directory)
     return kept
 
 
@@ -188,7 +200,7 @@ def test_ranks_go_with_the_images_that_they_stand_for(tmp_path: Path, how: str) 
         now[0] = NONE
         kept.room()
     elif how == "the next cut":
-        kept.keep(JOB, *reversed(made(tmp_path, 2)))
+        kept.keep(JOB, PROJECT, *reversed(made(tmp_path, 2)))
     else:
         kept.clear()
     until(lambda: all(rank.done == ["stopped", "gone"] for rank in ranks.values()))

@@ -225,3 +225,12 @@ def test_why_speaks_of_shares() -> None:
 def said(planet: Planet, job: JobId) -> str:
     snapshot = planet.ledger.snapshot(planet.now_s)
     return explain(snapshot, planet.plan(), planet.job(job), POLICY).reasons[0].detail
+
+
+def test_a_class_that_no_device_can_keep_is_said() -> None:
+    planet = Planet(nodes=0, regions=())
+    planet.join("us-0", "us", preempts=False)
+    rt = planet.submit("rt", 1, share=share(10, rt=True))
+    assert said(planet, rt) == (
+        "share.class rt: cpu devices that are large enough cannot be preempted; use be"
+    )

@@ -9,9 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from singularity.primitives.faults import losses
+from singularity.primitives.messages import DeviceNote, SharerNote
 from singularity.primitives.model import Intent, Job, JobId, JobSpec, JobState, Shard, Tier
 from singularity.primitives.nodes import NodeId
-from singularity.primitives.sla import KEPT, SLICE_S, accounted, attainment, rates, share
+from singularity.primitives.service import Loss
+from singularity.primitives.sla import (
+    KEPT,
+    SLICE_S,
+    accounted,
+    attained_s,
+    attainment,
+    charged,
+    rates,
+    share,
+)
 from singularity.scheduler.policy import Policy
 from singularity.scheduler.queueing import queue
 from tests.unit.fleets import Planet
@@ -127,3 +139,57 @@ def test_of_one_tier_whoever_was_given_least_is_next_and_in_the_end_whoever_came
     assert found == [second, first], "it has had half an hour"
     day = planet.ledger.snapshot(planet.now_s + 25 * 3600.0)
     assert [j.id for j in queue(day, Policy())] == [first, second], "it has waited for a day"
+
+
+HERE = NodeId("n")
+
+
+def charge(before: Job, *found: Loss, now_s: float = T0 + 1000.0) -> Job:
+    return charged(before, HERE, found, now_s)
+
+
+def test_what_ranks_lost_beside_others_was_not_given() -> None:
+    running = replace(held(4), incarnation=3)
+    after = charge(running, Loss(0, 3, 100.0), Loss(2, 3, 60.0))
+    mine, before = share(after, T0 + 1000.0), share(running, T0 + 1000.0)
+    assert before.given_s - mine.given_s == pytest.approx(160.0)
+    assert mine.asked_s == before.asked_s and after.version == running.version + 1
+    assert after.account is not None and after.account.lost_s == 160.0
+    assert attained_s(after, T0 + 1000.0) == pytest.approx(4000.0 - 160.0)
+
+
+def test_what_was_said_before_is_charged_once() -> None:
+    one = charge(replace(held(4), incarnation=3), Loss(0, 3, 100.0))
+    assert charge(one, Loss(0, 3, 100.0)) == one
+    assert charge(one, Loss(0, 3, 105.0)) == one, "too little to be written"
+    two = charge(one, Loss(0, 3, 130.0))
+    assert two.account is not None and two.account.lost_s == 130.0
+    anew = charge(two, Loss(0, 3, 20.0))
+    assert anew.account is not None and anew.account.lost_s == 150.0, "of another agent"
+
+
+def test_only_what_runs_there_now_is_charged() -> None:
+    running = replace(held(4), incarnation=3)
+    assert charge(running, Loss(0, 2, 100.0)) == running, "an earlier life"
+    assert charged(running, NodeId("other"), [Loss(0, 3, 100.0)], T0 + 9.0) == running
+    waits = job(incarnation=3)
+    assert charge(waits, Loss(0, 3, 100.0)) == waits
+
+
+def test_no_more_is_taken_off_than_was_given() -> None:
+    after = charge(replace(held(4), incarnation=3), Loss(0, 3, 1e9))
+    mine = share(after, T0 + 1000.0)
+    assert mine.given_s == 0.0 and attained_s(after, T0 + 1000.0) == 0.0
+
+
+def test_losses_are_those_of_the_nodes_sharers() -> None:
+    be = {"precedence": "be", "compute_milli": 500, "used_bytes": 0, "cap_bytes": 0}
+    sharers = [
+        SharerNote(job="a", rank=1, incarnation=2, lost_s=3.0, **be),
+        SharerNote(job="a", rank=0, incarnation=2, lost_s=1.0, **be),
+        SharerNote(job="b", rank=0, **be),
+    ]
+    device = DeviceNote(
+        index=0, uuid="u", name="n", memory_bytes=1, used_bytes=0, sharers=tuple(sharers)
+    )
+    assert losses((device,)) == {"a": (Loss(1, 2, 3.0), Loss(0, 2, 1.0))}

@@ -216,6 +216,9 @@ class CpuManager:
         name = f"{self.cpus:g} processors"
         return tuple(DeviceFacts(i, f"cpu-{i}", name, *each) for i in range(self._count))
 
+    def driver(self) -> str:
+        return ""
+
     def open(self, index: int) -> CpuDevice:
         if index >= self._count or not self._programs:
             raise DeviceUnavailable(f"no CPU device {index} with programs to run", index=index)

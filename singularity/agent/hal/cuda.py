@@ -250,6 +250,10 @@ class CudaManager:
         with open_nvml() as nvml:
             return nvml.devices()
 
+    def driver(self) -> str:
+        with open_nvml() as nvml:
+            return nvml.driver()
+
     def open(self, index: int) -> CudaDevice:
         try:
             library = self._load(_LIBRARY)

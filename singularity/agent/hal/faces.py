@@ -102,4 +102,7 @@ class DeviceManager(Protocol):
 
     def devices(self) -> tuple[DeviceFacts, ...]: ...
 
+    def driver(self) -> str:
+        """The version of what drives them; "" where the kernel does."""
+
     def open(self, index: int) -> Device: ...

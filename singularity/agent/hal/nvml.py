@@ -20,9 +20,25 @@ _NEEDED: Final = (
     "nvmlDeviceGetHandleByIndex_v2",
 )
 _TEXT_BYTES: Final = 96
+_SHARING_LEAST: Final = 525  # the first that lets any stream wait for a word of memory
 _GPU_TEMPERATURE: Final = 0
 _UNCORRECTED, _SINCE_BOOT = 1, 0  # of memory errors
 _READ: Final = 0  # of what one device may do with another's memory
+
+
+def release(driver: str) -> int | None:
+    """The number that a driver's version begins with; None for a version that is like no other."""
+    first = driver.partition(".")[0]
+    return int(first) if first.isascii() and first.isdigit() else None
+
+
+def unfit(driver: str) -> str:
+    """Why GPUs cannot be shared by a driver of that version, "" where they can."""
+    if (found := release(driver)) is None:
+        return f"the NVIDIA driver calls itself {driver!r}, which is no version that is known"
+    if found < _SHARING_LEAST:
+        return f"the NVIDIA driver {driver} lets no stream wait; sharing needs {_SHARING_LEAST}"
+    return ""
 
 
 class _Memory(ctypes.Structure):
@@ -49,7 +65,7 @@ class Nvml:
     def driver(self) -> str:
         text = ctypes.create_string_buffer(_TEXT_BYTES)
         code = self._library.nvmlSystemGetDriverVersion(text, _TEXT_BYTES)
-        return "" if code else text.value.decode()
+        return "" if code else text.value.decode(errors="replace")
 
     def _handle(self, index: int) -> ctypes.c_void_p:
         found = ctypes.c_void_p()
@@ -104,10 +120,10 @@ class Nvml:
 
 
 @contextmanager
-def open_nvml(library: str = _LIBRARY) -> Iterator[Nvml]:
+def open_nvml(library: str = "") -> Iterator[Nvml]:
     """Raises DeviceUnavailable without NVIDIA's driver, or where it does not start."""
     try:
-        loaded = ctypes.CDLL(library)
+        loaded = ctypes.CDLL(library or _LIBRARY)
     except OSError as error:
         raise DeviceUnavailable("no NVIDIA driver is installed here, so no GPUs") from error
     if missing := [name for name in _NEEDED if not hasattr(loaded, name)]:

@@ -1,9 +1,9 @@
 """The rank's side of a cut: count mini-batches, hold where told, park, come back.
 
 The agents agree on a step out of band; no collective is added to the job. What a rank must do is
-publish its step (or its crossing, see page.py) before it looks at `stop`. An agent that wrote
-`stop` a millisecond ago and still reads a lower step then knows that this rank will see it (see
-Page.acknowledges).
+publish its step (or what it has come to, see page.py) before it looks at `stop`. An agent that
+wrote `stop` a millisecond ago and still reads a lower step then knows that this rank will see it
+(see Page.acknowledges).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from torch.optim import Optimizer
 
 from . import digest
+from .deals import Deal, Tally
 from .descriptors import sockets
 from .groups import Links
 from .page import Command, Page, ParkRecord, State
@@ -43,7 +44,9 @@ class Rank:
         self._slots = links.slots
         self._step = self.page.step = 0
         self._crossings = self.page.crossings = 0
-        links.crossing, links.counted = self.crossing, self._count_groups
+        self._tally = Tally()
+        self._tally.publish(self.page)
+        links.witness, links.counted = self, self._count_groups
 
     def boundary(self, optimizer: Optimizer, *_: object) -> None:
         """Count one mini-batch and stop here if told to. Called after every optimizer step.
@@ -63,25 +66,30 @@ class Rank:
             self._hold(step)
         if step == 1:
             page.state = State.RUNNING
-            self.links.crossing = None  # from now on mini-batches are counted
+            self.links.witness = None  # from now on mini-batches are counted
         slot = page.slot
         if slot >= 0 or self._slots.number >= 0:
             self.links.turns.clear()
             self._follow(slot)
 
-    def crossing(self) -> None:
-        """Before a collective of the whole gang, as long as no optimizer has stepped: a boundary
-        for jobs that never do. All ranks begin these in one order, so those that wait before the
-        same one have begun the same ones, and those can be finished."""
+    def come(self, deal: Deal | None) -> None:
+        """Before whatever is done with others, as long as no optimizer has stepped: a boundary for
+        jobs that never do. Where each may be held is for the agents to say, who see what all have
+        begun (see deals.py)."""
         page = self.page
         self._crossings = count = self._crossings + 1
         page.crossings = count
         stop = page.stop
         if stop and count >= stop:
             self._hold(count)
+        if deal is not None:
+            self._tally.begin(page, deal)
         slot = page.slot
         if slot >= 0 or self._slots.number >= 0:
             self._follow(slot)
+
+    def begin(self, deal: Deal, times: int = 1) -> None:
+        self._tally.begin(self.page, deal, times)
 
     def met(self) -> None:
         """The gang is connected for the first time."""
@@ -141,6 +149,7 @@ class Rank:
         while page.command != Command.RESUME:
             if page.state != State.PARKED:  # just parked, or restored onto a fresh page
                 page.step, page.crossings = self._step, self._crossings
+                self._tally.publish(page)
                 page.groups, page.sockets = self.links.count, len(left)
                 page.state = State.PARKED
             time.sleep(_PARK_POLL_S)
@@ -151,6 +160,7 @@ class Rank:
         if connected:
             self.links.connect(rendezvous)
         page.step, page.crossings = self._step, self._crossings
+        self._tally.publish(page)
         page.generation = rendezvous["generation"]
         page.state = State.RUNNING
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import time
+import zlib
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -34,8 +35,10 @@ def members(main: Path) -> Path:
 
 def semaphores(main: Path) -> str:
     """How the names begin that multiprocessing gives to the semaphores of that rank and of what it
-    starts, so that those of processes that were killed can be told from others' and removed."""
-    return f"/mp-{main.parent.name}.{main.stem}"
+    starts, so that those of processes that were killed can be told from others' and removed, also
+    from those of another planet on this machine that has a job of the same name."""
+    where = zlib.crc32(str(main).encode())
+    return f"/mp-{where:08x}.{main.parent.name}.{main.stem}"
 
 
 def join(main: Page, pid: int) -> Page:

@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import torch
 from torch.distributed import ProcessGroup, Work
 
+from .deals import ANYBODY, NOBODY, Deal, group_number
 from .descriptors import Channels
 from .inner import NCCL, GroupSpec, build
 from .page import Rendezvous
@@ -35,31 +36,37 @@ _COLLECTIVES: Final = (
     "barrier",
     "broadcast",
     "gather",
-    "recv",
-    "recv_anysource",
     "reduce",
     "reduce_scatter",
     "reduce_scatter_single",
     "reduce_scatter_single_coalesced",
     "reduce_scatter_tensor_coalesced",
     "scatter",
-    "send",
 )
+_MESSAGES: Final = ("recv", "recv_anysource", "send")
 
 
-_BETWEEN_TWO: Final = ("recv", "recv_anysource", "send")
+class Witness(Protocol):
+    """Hears of what is done with others before it is begun."""
+
+    def come(self, deal: Deal | None) -> None:
+        """It is about to begin; here the rank may be held. None: what follows is one thing made of
+        several, each of which `begin` is told."""
+
+    def begin(self, deal: Deal, times: int = 1) -> None:
+        """It begins, and nobody may be held."""
 
 
 class Links:
     """Everything of this process that holds a socket: the store, the groups, their Works."""
 
     def __init__(self, slots: Slots, world: int = 1) -> None:
-        """`world` is the number of ranks; `crossing`, if any, is called before each collective
-        that all of them take part in, and `counted` with the number of groups whenever it changes.
-        `name` tells apart the worlds that meet at one rendezvous."""
+        """`world` is the number of ranks. `witness`, if any, is told of all that they begin with
+        each other, and `counted` of the number of groups whenever it changes. `name` tells apart
+        the worlds that meet at one rendezvous."""
         self.slots, self.world, self.name = slots, world, ""
         self.counted: Callable[[int], None] | None = None
-        self.crossing: Callable[[], None] | None = None
+        self.witness: Witness | None = None
         self.turns = Turns(slots)
         self.store = VirtualStore(slots)
         self.works = Outstanding()
@@ -95,6 +102,8 @@ class Links:
         group.attach(self._build(spec))
         self._groups[spec.key] = group
         self._count()
+        if self.witness is not None:
+            self.witness.begin(group.deal, times=0)
         return group
 
     def forget(self, group: VirtualGroup) -> None:
@@ -160,7 +169,8 @@ class VirtualGroup(ProcessGroup):
         self._links = links
         self._inner: ProcessGroup | None = None
         self._description = ""
-        self._whole = spec.size == links.world > 1
+        self._number = group_number(f"{links.name} {spec.key}", spec.members)
+        self.deal = Deal(self._number, 0, spec.rank, NOBODY)  # a collective
         self._coalescing = False
 
     def attach(self, inner: ProcessGroup) -> None:
@@ -226,6 +236,7 @@ class VirtualGroup(ProcessGroup):
         return int(self.inner._get_sequence_number_for_group())  # type: ignore[attr-defined]
 
     def _start_coalescing(self, device: torch.device) -> None:
+        self._begin(None)
         self._coalescing = True
         self.inner._start_coalescing(device)
 
@@ -236,15 +247,27 @@ class VirtualGroup(ProcessGroup):
         """Nothing pends here: hooks, which alone would, are not offered."""
 
     def monitored_barrier(self, *args: Any, **kwargs: Any) -> None:
-        self._cross()
+        self._begin(self.deal)
         with self._links.slots.yielded():
             self.inner.monitored_barrier(*args, **kwargs)  # type: ignore[attr-defined]
 
-    def _cross(self) -> None:
-        """A collective begins. Between those that are coalesced nobody may stop."""
-        crossing = self._links.crossing
-        if crossing is not None and self._whole and not self._coalescing:
-            crossing()
+    def _begin(self, deal: Deal | None) -> None:
+        """Something with others is about to. Between what is coalesced nobody may stop."""
+        witness = self._links.witness
+        if witness is None or self._links.world == 1:
+            return
+        if not self._coalescing:
+            witness.come(deal)
+        elif deal is not None:
+            witness.begin(deal)
+
+    def _message(self, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Deal:
+        """Of a call to send or to receive: the tensors, the other's rank, a tag."""
+        names = ("tensors", "tag") if verb == "recv_anysource" else ("tensors", "peer", "tag")
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        peer = given.get("peer", given.get("dstRank", given.get("srcRank", ANYBODY)))
+        ends = (self.spec.rank, peer) if verb == "send" else (peer, self.spec.rank)
+        return Deal(self._number, int(given.get("tag", 0)) & 0xFFFF_FFFF, *map(int, ends))
 
     def _proxy(self, work: Work | None) -> ProxyWork | None:
         if work is None:
@@ -256,24 +279,23 @@ class VirtualGroup(ProcessGroup):
 
 def _passed_on(name: str) -> Callable[..., ProxyWork | None]:
     def collective(self: VirtualGroup, *args: Any, **kwargs: Any) -> ProxyWork | None:
-        self._cross()
+        self._begin(self.deal)
         return self._proxy(getattr(self.inner, name)(*args, **kwargs))
 
-    def between_two(self: VirtualGroup, *args: Any, **kwargs: Any) -> ProxyWork | None:
+    def message(self: VirtualGroup, *args: Any, **kwargs: Any) -> ProxyWork | None:
+        if self._links.witness is not None:
+            self._begin(self._message(name, args, kwargs))
         return self._proxy(getattr(self.inner, name)(*args, **kwargs))
 
     def end_coalescing(self: VirtualGroup, *args: Any, **kwargs: Any) -> ProxyWork | None:
         self._coalescing = False
-        return between_two(self, *args, **kwargs)
+        return self._proxy(getattr(self.inner, name)(*args, **kwargs))
 
     if name == "_end_coalescing":
         return end_coalescing
-    if name in _BETWEEN_TWO:
-        return between_two
-
-    return collective
+    return message if name in _MESSAGES else collective
 
 
-for _name in _COLLECTIVES:
+for _name in (*_COLLECTIVES, *_MESSAGES):
     if hasattr(ProcessGroup, _name):  # they differ between versions of torch
         setattr(VirtualGroup, _name, _passed_on(_name))

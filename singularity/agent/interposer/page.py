@@ -17,13 +17,16 @@ neither side ever reads half of a value; struct's byte-wise little-endian mode w
     44      slot        agent   time slice this rank belongs to; -1 none
     48      length      agent   bytes of JSON at 128: the rendezvous
     52      turn        rank    the slot whose turns it takes now; -1 none
-    56      crossings   rank    collectives of the whole gang begun while no optimizer had stepped
+    56      crossings   rank    what it came to with others while no optimizer had stepped
     64      groups      rank    process groups that it has, or is about to make
     68      closed      agent   1 while no process may join a world (see family.py)
+    128     text        agent   the rendezvous
+    2048    table       rank    what it has begun with others (see deals.py)
 
 A rank counts its boundaries by one of two clocks: mini-batches once an optimizer has stepped, and
-until then (for an inference, for ever) the collectives that every rank of the gang takes part in.
-`stop` and `commit` are in the clock that the rank counts by when it reads them.
+until then (for an inference, for ever) what it comes to that it does with others, collectives and
+messages: each rank its own. `stop` and `commit` are in the clock that the rank counts by when it
+reads them.
 """
 
 from __future__ import annotations
@@ -41,14 +44,15 @@ from pathlib import Path
 from typing import Final, TypedDict
 
 SIZE_BYTES: Final = 4096
-MAGIC: Final = 0x53474C32  # "SGL2": a new layout takes a new number
+MAGIC: Final = 0x53474C33  # "SGL3": a new layout takes a new number
 
 _MAGIC, _COMMAND, _STATE, _SOCKETS = 0, 1, 2, 3  # 4-byte words
 _GENERATION, _SLOT, _LENGTH, _TURN = 10, 11, 12, 13
 _STEP, _STOP, _COMMIT, _CROSSINGS = 2, 3, 4, 7  # 8-byte words
 _GROUPS, _CLOSED = 16, 17  # 4-byte words
 _TEXT: Final = 128  # in bytes
-_TEXT_MAX_BYTES: Final = SIZE_BYTES - _TEXT
+_TABLE: Final = 2048  # in bytes
+_TEXT_MAX_BYTES: Final = _TABLE - _TEXT
 
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _LIBC.mmap.restype = ctypes.c_void_p
@@ -185,6 +189,7 @@ class Page:
         self._words = self._bytes.cast("I")
         self._signed = self._bytes.cast("i")
         self._longs = self._bytes.cast("Q")
+        self.table = self._bytes[_TABLE:].cast("Q")
 
     # -- the agent's verbs -----------------------------------------------------------------------
     def acknowledges(self, stop: int) -> bool:

@@ -16,6 +16,12 @@ _FLAGS: Final = ("-shared", "-fPIC", "-O2", "-std=gnu11", "-fvisibility=hidden",
 _LIBRARIES: Final = ("-ldl", "-lpthread")
 
 
+def home(first: Path, second: Path) -> Path:
+    """`first`, unless nothing can be run from its file system: many mount /run so."""
+    first.mkdir(parents=True, exist_ok=True)
+    return second if os.statvfs(first).f_flag & os.ST_NOEXEC else first
+
+
 def built(directory: Path) -> Path:
     """The library, named by what it was made of; compiled first if it is not there yet.
 

@@ -7,6 +7,13 @@ static uint64_t now_ns(void) {
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+/* Of a process that was brought back on another machine, `since_ns` may be of a clock that ran ahead,
+ * and it was asleep meanwhile in any case. */
+static uint64_t passed_ns(uint64_t since_ns) {
+    uint64_t passed = now_ns() - since_ns;
+    return passed < LONG_NS ? passed : 0;
+}
+
 /* -- best-effort launches ------------------------------------------------------------------------ */
 
 struct stream {
@@ -48,7 +55,7 @@ static void await_gate(void) {
         struct timespec most = {0, 2000000};
         syscall(SYS_futex, &page->gate, FUTEX_WAIT, gate, &most, 0, 0);
     }
-    if (began_ns) me->blocked_ns += now_ns() - began_ns;
+    if (began_ns) me->blocked_ns += passed_ns(began_ns);
 }
 
 static void *event_of(struct stream *s, uint64_t launch) {
@@ -75,11 +82,13 @@ static Ptr gate_on_device(void) {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     static Ptr address;
     static int failed;
+    static uint32_t life; /* the one in which the device was told of the page */
     pthread_mutex_lock(&lock);
+    if (life != seat->life) life = seat->life, address = 0, failed = 0;
     if (!address && !failed) {
         Result code = REAL(cuMemHostRegister_v2, Result(*)(void *, size_t, unsigned))(
             page, PAGE_BYTES, DEVICEMAP);
-        if (code == OK)
+        if (code == OK || code == ALREADY_REGISTERED) /* the driver brought that back as well */
             code = REAL(cuMemHostGetDevicePointer_v2, Result(*)(Ptr *, void *, unsigned))(
                 &address, page, 0);
         if ((failed = code != OK)) say("the gate cannot be mapped to the device; launches wait here");
@@ -103,25 +112,42 @@ static void stall(struct stream *s) {
 
 static pthread_mutex_t rt_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t rt_raised = PTHREAD_COND_INITIALIZER;
-static uint64_t rt_last_ns;
+static uint64_t rt_last_ns, rt_since_ns;
 static int rt_up;
 static pid_t rt_watcher; /* the process that the thread below is of; a fork has none */
 static void *rt_context;
 
 static int in_flight(void) {
     for (struct stream *s = streams; s; s = s->next)
-        if (s->events[0] && REAL(cuEventQuery, OnStream)(s->events[0]) != OK) return 1;
+        if (s->events[0] && REAL(cuEventQuery, OnStream)(s->events[0]) == NOT_READY) return 1;
     return 0;
 }
 
-API void singularity_gate(_Atomic uint32_t *word, uint32_t close, uint32_t open) {
-    if (close) atomic_fetch_or(word, close);
-    if (open && atomic_fetch_and(word, ~open) & open)
-        syscall(SYS_futex, word, FUTEX_WAKE, 1 << 20, 0, 0, 0);
+/* Whoever opens it last adds up for how long it was shut; who closed it first has said since when
+ * before its own bit goes. */
+API void singularity_gate(struct page *of, uint32_t close, uint32_t open) {
+    if (close && !atomic_fetch_or(&of->gate, close)) of->shut_since_ns = now_ns();
+    if (!open) return;
+    uint64_t since_ns = of->shut_since_ns;
+    uint32_t before = atomic_fetch_and(&of->gate, ~open);
+    if (before && !(before & ~open)) of->shut_ns += now_ns() - since_ns;
+    if (before & open) syscall(SYS_futex, &of->gate, FUTEX_WAKE, 1 << 20, 0, 0, 0);
 }
 
 static void open_gate(void) {
-    singularity_gate(&page->gate, 0, my_bit);
+    singularity_gate(page, 0, my_bit);
+}
+
+/* Sleep until this process closes the gate. The agent may die with it closed: its time is up then. */
+static void sleep_until_raised(void) {
+    while (!rt_up) {
+        struct timespec at;
+        clock_gettime(CLOCK_REALTIME, &at);
+        if ((at.tv_nsec += 100000000) >= 1000000000) at.tv_nsec -= 1000000000, at.tv_sec++;
+        pthread_cond_timedwait(&rt_raised, &rt_lock, &at);
+        uint64_t until_ns = page->agent_until_ns;
+        if (until_ns && now_ns() > until_ns) singularity_gate(page, 0, AGENT);
+    }
 }
 
 static void *watch(void *none) {
@@ -132,13 +158,16 @@ static void *watch(void *none) {
     if (exchange) exchange(&relaxed);
     pthread_mutex_lock(&rt_lock);
     for (;;) {
-        while (!rt_up) pthread_cond_wait(&rt_raised, &rt_lock);
+        sleep_until_raised();
         uint64_t last_ns = rt_last_ns, hold_off_ns = (uint64_t)page->hold_off_us * 1000u;
         pthread_mutex_unlock(&rt_lock);
         struct timespec pause = {0, 20000};
         nanosleep(&pause, 0);
-        int busy = in_flight() || now_ns() - last_ns < hold_off_ns;
+        int flies = in_flight();
+        int busy = flies || now_ns() - last_ns < hold_off_ns;
         pthread_mutex_lock(&rt_lock);
+        if (rt_since_ns) me->busy_ns += passed_ns(rt_since_ns);
+        rt_since_ns = flies || now_ns() - rt_last_ns < AT_ONCE_NS ? now_ns() : 0;
         if (!busy && last_ns == rt_last_ns) rt_up = 0, open_gate();
     }
     return 0;
@@ -147,10 +176,11 @@ static void *watch(void *none) {
 static void raise_gate(void) {
     pthread_mutex_lock(&rt_lock);
     rt_last_ns = now_ns();
+    if (!rt_since_ns) rt_since_ns = rt_last_ns;
     if (!rt_up) {
         rt_up = 1;
         me->raised++;
-        atomic_fetch_or(&page->gate, my_bit);
+        singularity_gate(page, my_bit, 0);
         if (rt_watcher != getpid()) {
             pthread_t thread;
             Result (*context)(void **) = REAL(cuCtxGetCurrent, void *);

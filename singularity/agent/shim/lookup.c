@@ -2,8 +2,7 @@
 #include "shim.h"
 
 struct page *page;
-struct slot *me;
-uint32_t my_bit;
+struct seat *seat;
 static void *(*real_dlsym)(void *, const char *);
 pthread_once_t once = PTHREAD_ONCE_INIT;
 
@@ -11,21 +10,30 @@ void say(const char *what) {
     fprintf(stderr, "singularity: device sharing: %s\n", what);
 }
 
+static void *mapped(const char *path) {
+    int file = open(path, O_RDWR | O_CLOEXEC);
+    if (file < 0) return 0;
+    void *found = mmap(0, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    close(file);
+    return found == MAP_FAILED ? 0 : found;
+}
+
 void set_up(void) {
     static const char *const versions[] = {"GLIBC_2.34", "GLIBC_2.17", "GLIBC_2.2.5"};
     for (int i = 0; i < 3 && !real_dlsym; i++)
         *(void **)&real_dlsym = dlvsym(RTLD_NEXT, "dlsym", versions[i]);
     const char *path = getenv("SINGULARITY_SHIM_PAGE"), *slot = getenv("SINGULARITY_SHIM_SLOT");
-    if (!path || !slot) return;
-    int number = atoi(slot), file = open(path, O_RDWR | O_CLOEXEC);
-    void *found = file < 0 ? MAP_FAILED
-                           : mmap(0, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-    if (file >= 0) close(file);
-    if (found == MAP_FAILED || ((struct page *)found)->magic != MAGIC || number < 0 || number >= SLOTS) {
+    const char *sits = getenv("SINGULARITY_SHIM_SEAT");
+    if (!path || !(slot || sits)) return;
+    static struct seat fixed;
+    fixed.slot = slot ? (uint32_t)atoi(slot) : 0;
+    struct page *found = mapped(path);
+    seat = sits ? mapped(sits) : &fixed;
+    if (!found || found->magic != MAGIC || !seat || seat->slot >= SLOTS) {
         say("the page that the environment names cannot be used; nothing is enforced here");
         return;
     }
-    page = found, me = &page->slots[number], my_bit = 1u << number;
+    page = found;
     me->pid = (uint32_t)getpid();
     if (me->status == ABSENT) me->status = LOADED;
 }

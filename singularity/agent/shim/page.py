@@ -7,6 +7,9 @@
     12      window       agent   launches of a stream in flight at most
     16      gate_every   agent   a wait for the gate before every n-th launch; 0 means 1
     20      hold_off_us  agent   how long real-time work is idle before the gate opens
+    24      shut_ns      both    for how long the gate was closed in all, until it last opened
+    32      since_ns     both    when it was last closed, by the monotonic clock
+    40      until_ns     agent   when the agent's bit of the gate counts no more; 0 never
     128     30 slots of 128 bytes, one for each process; their fields see _WORDS and _LONGS
 
 Real-time processes close and open the gate themselves, without the agent. shim.h has the layout
@@ -24,6 +27,7 @@ from enum import IntEnum, IntFlag
 from pathlib import Path
 from typing import Final
 
+from singularity.agent.device.pace import Rule
 from singularity.primitives.errors import InvalidSpec
 
 SIZE_BYTES: Final = 4096
@@ -33,12 +37,15 @@ _MAGIC: Final = 0x53475331
 _FIRST: Final = 128
 _STRIDE: Final = 128
 _GATE, _MODE, _WINDOW, _EVERY, _HOLD_OFF = 1, 2, 3, 4, 5  # 4-byte words of the page
+_SHUT, _SINCE, _UNTIL = 3, 4, 5  # 8-byte words of the page
 _CLASS, _PID, _STATUS = 0, 1, 2  # 4-byte words of a slot
 # 8-byte words of a slot, in their order
 _LONGS: Final = (
     *("launched", "completed", "gated", "blocked_ns"),
     *("used_bytes", "cap_bytes", "denied", "raised"),
+    *("syncs", "handed", "busy_ns"),
 )
+_CAP: Final = 2 + _LONGS.index("cap_bytes")
 
 
 class Mode(IntFlag):
@@ -67,7 +74,7 @@ class Status(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One process as its shim counts."""
+    """One process as its shim counts. `busy_ns` is for how long real-time work was in flight."""
 
     kind: Class
     pid: int
@@ -80,6 +87,9 @@ class Slot:
     cap_bytes: int
     denied: int
     raised: int
+    syncs: int
+    handed: int
+    busy_ns: int
 
 
 class ControlPage:
@@ -98,6 +108,7 @@ class ControlPage:
     @classmethod
     def create(cls, path: Path, library: Path) -> ControlPage:
         path.write_bytes(bytes(SIZE_BYTES))
+        path.chmod(0o600)  # whatever the umask: CRIU insists on the mode
         page = cls(path, library)
         page._words[0] = _MAGIC
         return page
@@ -109,20 +120,35 @@ class ControlPage:
         self._words[_WINDOW], self._words[_EVERY] = window, gate_every
         self._words[_HOLD_OFF], self._words[_MODE] = hold_off_us, int(mode)
 
+    def rules(self) -> tuple[Mode, Rule]:
+        """What holds now."""
+        return Mode(self._words[_MODE]), Rule(self._words[_WINDOW], self._words[_HOLD_OFF])
+
     @property
     def gate(self) -> int:
         return self._words[_GATE]
 
-    def close_gate(self) -> None:
-        """Let nothing of the best-effort processes begin."""
+    def close_gate(self, until_ns: int = 0) -> None:
+        """Let nothing of the best-effort processes begin. Real-time ones open it after `until_ns`
+        (monotonic clock), should the agent not be there to do it; 0 for never."""
+        self._longs[_UNTIL] = until_ns
         self._gate(AGENT, 0)
 
     def open_gate(self) -> None:
         self._gate(0, AGENT)
 
+    def let_pass(self, slot: int) -> None:
+        """Open what one process has closed; it goes on where it is."""
+        self._gate(0, 1 << slot)
+
+    def shut_ns(self, now_ns: int) -> int:
+        """For how long the gate was closed in all, by now."""
+        since_ns, shut_ns = int(self._longs[_SINCE]), int(self._longs[_SHUT])
+        return shut_ns + (max(0, now_ns - since_ns) if self.gate else 0)
+
     def _gate(self, close: int, open_: int) -> None:
-        word = ctypes.c_uint32.from_buffer(self._map, _GATE * 4)
-        self._set(ctypes.addressof(word), close, open_)
+        page = ctypes.c_uint32.from_buffer(self._map)
+        self._set(ctypes.addressof(page), close, open_)
 
     def admit(self, slot: int, kind: Class, cap_bytes: int = 0) -> Mapping[str, str]:
         """Give a slot to a process to be started; what its environment needs.
@@ -135,7 +161,7 @@ class ControlPage:
             raise InvalidSpec(f"slot {slot} is in use", pid=self._word(slot, _PID))
         self.clear(slot)
         self._words[self._at(slot, 4) + _CLASS] = int(kind)
-        self._longs[self._at(slot, 8) + 2 + _LONGS.index("cap_bytes")] = cap_bytes
+        self._longs[self._at(slot, 8) + _CAP] = cap_bytes
         return {
             "LD_PRELOAD": str(self.library),
             "SINGULARITY_SHIM_PAGE": str(self.path),
@@ -147,7 +173,26 @@ class ControlPage:
         held = self.slot(slot).used_bytes
         if cap_bytes and cap_bytes < held:
             raise InvalidSpec(f"it holds {held} bytes, more than a cap of {cap_bytes}", slot=slot)
-        self._longs[self._at(slot, 8) + 2 + _LONGS.index("cap_bytes")] = cap_bytes
+        self._longs[self._at(slot, 8) + _CAP] = cap_bytes
+
+    def counts(self, slot: int) -> bytes:
+        """All that is known of a process, to be taken along when it is carried elsewhere."""
+        begin = _FIRST + slot * _STRIDE
+        return bytes(self._map[begin : begin + _STRIDE])
+
+    def carry_on(self, slot: int, counts: bytes, cap_bytes: int) -> None:
+        """A process that was counted elsewhere goes on in this slot, under this cap.
+
+        Raises InvalidSpec where it holds more, and leaves the slot free.
+        """
+        begin = _FIRST + slot * _STRIDE
+        self.clear(slot)
+        self._map[begin : begin + _STRIDE] = counts
+        try:
+            self.cap(slot, cap_bytes)
+        except InvalidSpec:
+            self.clear(slot)
+            raise
 
     def slot(self, slot: int) -> Slot:
         long = self._at(slot, 8) + 2

@@ -6,8 +6,8 @@
  * when nothing has been in flight for the hold-off. Both: a cap on memory, answered as the driver
  * answers when it has none left.
  *
- * Environment: SINGULARITY_SHIM_PAGE (path) and SINGULARITY_SHIM_SLOT (number). Without a page every
- * call is passed on. Programs find the driver's functions in three ways, all of which lead here:
+ * Environment: SINGULARITY_SHIM_PAGE (path) and SINGULARITY_SHIM_SLOT (number), or instead of the
+ * number SINGULARITY_SHIM_SEAT (path, see struct seat). Without a page every call is passed on. Programs find the driver's functions in three ways, all of which lead here:
  * linked, by dlsym, by cuGetProcAddress. The layout of the page is also in page.py.
  */
 #pragma once
@@ -31,31 +31,43 @@
 typedef int Result;
 typedef unsigned long long Ptr;
 
-enum { OK = 0, OUT_OF_MEMORY = 2, NOT_FOUND = 500 };
+enum { OK = 0, OUT_OF_MEMORY = 2, NOT_FOUND = 500, NOT_READY = 600 };
+enum { ALREADY_REGISTERED = 712 };
 enum { MAGIC = 0x53475331, SLOTS = 30, PAGE_BYTES = 4096, RING = 128, BLIND_SYNCS = 64 };
+#define LONG_NS 10000000000u /* no launch waits so long, nor does the thread below sleep so long */
+#define AT_ONCE_NS 50000u    /* what was launched so lately may not be seen in flight yet */
 enum { RT = 1, BE = 2 };                    /* class of a slot */
 enum { WINDOW = 1, STALL = 2, STRICT = 4 }; /* mode */
 enum { ABSENT, LOADED, SEEING, BLIND };     /* status */
+#define AGENT (1u << 31)                    /* of the gate; the other bits are those of slots */
 enum { WAIT_EQ = 1, DEVICEMAP = 2, NO_TIMING = 2, PER_THREAD = 2 };
 
 struct slot { /* 128 bytes */
     _Atomic uint32_t class, pid, status, driver;
     _Atomic uint64_t launched, completed, gated, blocked_ns, used_bytes, cap_bytes, denied, raised;
-    _Atomic uint64_t syncs, handed;
-    uint64_t spare[4];
+    _Atomic uint64_t syncs, handed, busy_ns;
+    uint64_t spare[3];
 };
 struct page {
     _Atomic uint32_t magic, gate, mode, window, gate_every, hold_off_us;
-    uint32_t spare[26];
+    _Atomic uint64_t shut_ns, shut_since_ns, agent_until_ns;
+    uint32_t spare[20];
     struct slot slots[SLOTS];
 };
 _Static_assert(sizeof(struct slot) == 128 && sizeof(struct page) <= PAGE_BYTES, "layout");
 
+/* Where this process has its slot. The agent changes it when the process is brought back on another
+ * device, and counts how often it has: what was said to the device before is not known there. */
+struct seat {
+    _Atomic uint32_t slot, life;
+};
+
 /* Null where nothing is to be enforced. */
 extern struct page *page;
-extern struct slot *me;
-extern uint32_t my_bit;
+extern struct seat *seat;
 extern pthread_once_t once;
+#define me (&page->slots[seat->slot % SLOTS])
+#define my_bit (1u << seat->slot % SLOTS)
 
 void set_up(void);
 void say(const char *what);
@@ -97,5 +109,5 @@ API Result cuMemGetInfo_v2(size_t *left, size_t *total);
 API Result cuGetProcAddress_v2(const char *name, void **found, int version, uint64_t flags, int *how);
 API Result cuGetProcAddress(const char *name, void **found, int version, uint64_t flags);
 
-/* For the agent: the word is written by processes of all kinds at once. */
-API void singularity_gate(_Atomic uint32_t *word, uint32_t close, uint32_t open);
+/* For the agent: the gate is written by processes of all kinds at once. */
+API void singularity_gate(struct page *of, uint32_t close, uint32_t open);

@@ -11,7 +11,7 @@ from pydantic import Field
 from singularity.api.auth import Caller, Role
 from singularity.api.services import Anyone, Services, Serving
 from singularity.primitives.errors import Forbidden, InvalidSpec
-from singularity.primitives.faults import unwell
+from singularity.primitives.faults import losses, unwell
 from singularity.primitives.messages import (
     Admission,
     Heartbeat,
@@ -75,7 +75,9 @@ def heartbeat(body: Heartbeat, who: Anyone, serving: Serving) -> Pulse:
     if body.devices is not None:
         serving.inventory.note(body.node, body.devices, now_s)
         serving.ledger.examine(body.node, unwell(body.devices))
-    forget = _record(body.reports, who, serving)
+        if lost := losses(body.devices):
+            serving.ledger.charge(body.node, lost, now_s)
+    forget = _record(body.reports, who, serving, news=False)
     return Pulse(
         admitted=True, written=written, lease_s=serving.settings.lease_s, forget=tuple(forget)
     )
@@ -83,20 +85,17 @@ def heartbeat(body: Heartbeat, who: Anyone, serving: Serving) -> Pulse:
 
 @router.post("/report")
 def report(body: Reports, who: Anyone, serving: Serving) -> dict[str, Any]:
-    return {"forget": _record(body.reports, who, serving)}
+    return {"forget": _record(body.reports, who, serving, news=True)}
 
 
-def _record(reports: tuple[Report, ...], who: Caller, serving: Services) -> list[tuple[Any, int]]:
+def _record(
+    reports: tuple[Report, ...], who: Caller, serving: Services, *, news: bool
+) -> list[tuple[Any, int]]:
     """What need not be repeated, out of `reports`."""
-    forget = []
     for one in reports:
         who.need_node(one.node)
-    for one in reports:
-        if serving.ledger.record(one, serving.clock.now_s()):
-            forget.append((one.job, one.incarnation))
-    if reports:
-        serving.waker.wake()
-    return forget
+    done = serving.desk.record(reports, news=news)
+    return [(r.job, r.incarnation) for r, gone in zip(reports, done, strict=True) if gone]
 
 
 @router.get("/letters")

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from singularity.api.auth import Caller
-from singularity.api.intake import Capacity, check_key, entries
+from singularity.api.intake import Capacity, Entry, check_key, entries
+from singularity.api.problems import document
 from singularity.api.schemas import JobDocument, read_job, schema
 from singularity.api.services import Paged, Services, Serving, Submitter, Viewer
 from singularity.api.store import Filter
 from singularity.api.views import Json, sharing_reasons
 from singularity.primitives import engines
-from singularity.primitives.errors import Forbidden, IllegalTransition, InvalidSpec, NotFound
+from singularity.primitives.errors import (
+    Forbidden,
+    IllegalTransition,
+    InvalidSpec,
+    NotFound,
+    SingularityError,
+)
 from singularity.primitives.model import (
     ACTIVE,
     TERMINAL,
@@ -39,6 +48,21 @@ class Move(BaseModel):
     to: str | None = Field(max_length=200)
 
 
+class Item(BaseModel):
+    """A job document, and the Idempotency-Key that it would come with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    job: dict[str, Any]
+    key: str | None = None
+
+
+class Batch(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    items: tuple[Item, ...] = Field(min_length=1, max_length=2000)
+
+
 class Resize(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -58,20 +82,77 @@ def submit(
     idempotency_key: Annotated[str | None, Header()] = None,
 ) -> Json:
     """Durable when answered. The same key and body again give the same job again."""
-    key = check_key(idempotency_key)
-    if who.project is not None:
-        body = {"project": who.project, **body}
-    document = read_job(body)
-    if not who.sees(document.project):
-        raise Forbidden(f"the token is for project {who.project}, not {document.project}")
-    after = _predecessors(document, who, serving)
-    new = entries(document, after, key, body, serving.clock.now_s())
-    serving.gauge.must_fit(new[0][0])
-    count = document.array or 1  # what verifies them comes after them
-    jobs, ids = [job for job, _ in new[:count]], serving.intake.submit(new)[:count]
+    new = _admit(body, idempotency_key, who, serving)
+    jobs, ids = [job for job, _ in new.asked], new.ids(serving.intake.submit(new.entries))
     fresh = ids == [job.id for job in jobs]
     views = serving.store.shown(jobs) if fresh else serving.store.views(ids)
-    return views[0] if document.array is None else {"items": views, "next": None}
+    return {"items": views, "next": None} if new.array else views[0]
+
+
+@router.post("/jobs:batch")
+def submit_batch(body: Batch, who: Submitter, serving: Serving) -> Json:
+    """Each as by itself, in their order, and many in one transaction: of each what became of it, a
+    problem or the ids. One that is wrong harms no other, and all that are right are durable when
+    answered."""
+    asked: list[tuple[New, Callable[[], list[JobId]]] | SingularityError] = []
+    for item in body.items:
+        if item.job.get("after"):
+            _settle(asked)  # it may name one that comes before it here
+        try:
+            new = _admit(item.job, item.key, who, serving)
+            asked.append((new, serving.intake.ask(new.entries)))
+        except SingularityError as error:
+            asked.append(error)
+    return {"items": [_outcome(each) for each in asked]}
+
+
+def _settle(asked: Iterable[object]) -> None:
+    for each in asked:
+        if isinstance(each, tuple):
+            with suppress(Exception):  # told as its outcome
+                each[1]()
+
+
+def _outcome(asked: tuple[New, Callable[[], list[JobId]]] | SingularityError) -> Json:
+    if isinstance(asked, SingularityError):
+        return {"error": document(asked)}
+    new, wait = asked
+    try:
+        ids = new.ids(wait())
+    except SingularityError as error:
+        return {"error": document(error)}
+    found = [{"id": i, "name": job.spec.name} for i, (job, _) in zip(ids, new.asked, strict=True)]
+    return {"items": found} if new.array else found[0]
+
+
+@dataclass(frozen=True, slots=True)
+class New:
+    """What one document asks for: one job or its array, and then those that verify them."""
+
+    entries: list[Entry]
+    count: int
+    array: bool
+
+    @property
+    def asked(self) -> list[Entry]:
+        return self.entries[: self.count]
+
+    def ids(self, written: list[JobId]) -> list[JobId]:
+        return written[: self.count]
+
+
+def _admit(body: Json, key: str | None, who: Caller, serving: Services) -> New:
+    """Raises InvalidSpec, Forbidden, NotFound, Unplaceable."""
+    key = check_key(key)
+    if who.project is not None:
+        body = {"project": who.project, **body}
+    job = read_job(body)
+    if not who.sees(job.project):
+        raise Forbidden(f"the token is for project {who.project}, not {job.project}")
+    after = _predecessors(job, who, serving)
+    new = entries(job, after, key, body, serving.clock.now_s())
+    serving.gauge.must_fit(new[0][0])
+    return New(new, job.array or 1, job.array is not None)
 
 
 def _predecessors(document: JobDocument, who: Caller, serving: Services) -> list[JobId]:

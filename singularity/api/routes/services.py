@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Header, Query
 
 from singularity.api.auth import Caller
-from singularity.api.books import Submission
 from singularity.api.intake import check_key, digest, new_ids
+from singularity.api.rows import Submission
 from singularity.api.service_document import (
     Rescaling,
     ServiceDocument,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
-from singularity.api.books import Submission
 from singularity.api.intake import new_ids
+from singularity.api.rows import Submission
 from singularity.api.services import Serving, Submitter
 from singularity.api.views import Json
 from singularity.primitives.asides import STEPS, shadow

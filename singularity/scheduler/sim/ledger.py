@@ -21,7 +21,8 @@ from singularity.primitives.nodes import ClusterId, Duty, Node, NodeId, RegionId
 from singularity.primitives.operations import PLANE, By
 from singularity.primitives.projects import Project, admitted, capacity, claim
 from singularity.primitives.rebalancing import Rebalancing, need_none
-from singularity.primitives.sla import accounted
+from singularity.primitives.service import Loss
+from singularity.primitives.sla import accounted, charged
 from singularity.primitives.tariffs import Tariff, checked
 from singularity.scheduler.orders import Close, Isolate, Open, Order, Readmit, Settle, judged
 from singularity.scheduler.plan import Plan, grows, perform
@@ -167,6 +168,11 @@ class MemoryLedger(MemoryServices):
     def examine(self, node: NodeId, sick: tuple[str, ...]) -> None:
         if (found := self._nodes.get(node)) is not None:
             self._nodes[node] = replace(found, health=replace(found.health, sick=sick))
+
+    def charge(self, node: NodeId, lost: Mapping[JobId, Sequence[Loss]], now_s: float) -> None:
+        for job, found in lost.items():
+            if job in self._jobs:
+                self._jobs[job] = charged(self._jobs[job], node, found, now_s)
 
     def carry_out(self, orders: Sequence[Order], now_s: float) -> None:
         for order in orders:

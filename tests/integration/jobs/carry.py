@@ -7,68 +7,21 @@ weights; while there is a file DIR/slow it takes its time. Nothing here knows th
 from __future__ import annotations
 
 import argparse
-import hashlib
-import os
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from inferring import apart, grid, inference, pipeline
+from running import Run, labels, network
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
-from torch.distributed.tensor import DTensor
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
-
-_SLOW_S = 0.04
-
-
-class Run:
-    """One rank's log, and its pace."""
-
-    def __init__(self, args: argparse.Namespace, rank: int = -1, world: int = 0) -> None:
-        self.args, self.steps = args, int(args.steps)
-        self.rank = rank if rank >= 0 else int(os.environ.get("RANK", "0"))
-        self.world = world or int(os.environ.get("WORLD_SIZE", "1"))
-        self._out = Path(args.out)
-        self._log = (self._out / f"loss-{self.rank}.csv").open("w", buffering=1)
-        self._step = 0
-
-    def log(self, *values: object) -> None:
-        bits = (float(v).hex() if isinstance(v, torch.Tensor | float) else str(v) for v in values)
-        self._log.write(",".join((str(self._step), *bits)) + "\n")
-        self._step += 1
-        if (self._out / "slow").exists():
-            time.sleep(_SLOW_S)
-
-    def end(self, *models: nn.Module) -> None:
-        digest = hashlib.sha256()
-        for model in models:
-            for value in model.state_dict().values():
-                whole = value.full_tensor() if isinstance(value, DTensor) else value
-                digest.update(whole.detach().numpy().tobytes())
-        self._log.write(f"weights {digest.hexdigest()}\n")
-
-    def batches(self, wide: int = 32) -> Iterator[torch.Tensor]:
-        """The same for ever, another for each rank."""
-        generator = torch.Generator().manual_seed(1000 + self.rank)
-        while True:
-            yield torch.randn(16, wide, generator=generator)
-
-
-def network(wide: int = 64) -> nn.Sequential:
-    torch.manual_seed(7)
-    layers = [nn.Linear(32, wide), nn.BatchNorm1d(wide), nn.Tanh(), nn.Linear(wide, 4)]
-    return nn.Sequential(*layers)
-
-
-def labels(x: torch.Tensor) -> torch.Tensor:
-    return x[:, :4].argmax(1)
 
 
 def train(
@@ -306,23 +259,6 @@ def talk(run: Run) -> None:
     run.end(model)
 
 
-def inference(run: Run) -> None:
-    """Nothing learns: a forward pass, and a sum over the ranks of what came out."""
-    dist.init_process_group("gloo")
-    model = network().eval()
-    seen = torch.zeros(())
-    for _, x in zip(range(run.steps), run.batches(), strict=False):
-        with torch.inference_mode():
-            right = (model(x).argmax(1) == labels(x)).float().sum()
-            dist.all_reduce(right)
-        seen += right
-        run.log(right, seen)
-    everybody: list[Any] = [None] * run.world
-    dist.all_gather_object(everybody, float(seen))
-    run.log(*everybody)
-    run.end(model)
-
-
 def by_hand(run: Run) -> None:
     """DDP's gradients, and a descent without torch.optim: cut within a backward pass."""
     dist.init_process_group("gloo")
@@ -353,7 +289,7 @@ CASES: dict[str, Callable[[Run], None]] = {
     for case in (
         *(script, alone, ddp, zero, fsdp2, hsdp, accumulate, optimizers),
         *(forked, persistent, compiled, compiled_step, talk, inference, by_hand),
-        *(islands, eight, spawned_fed, served_fed),
+        *(apart, grid, pipeline, islands, eight, spawned_fed, served_fed),
     )
 }
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from carry import Run, fed, network, train
+from carry import fed, train
+from running import Run, network
 from torch.nn.parallel import DistributedDataParallel
 
 

@@ -1,0 +1,121 @@
+"""The door for reports. What nodes tell within a few milliseconds is folded in together."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import Final
+
+from sqlalchemy import Engine
+
+from singularity.primitives.clock import Clock
+from singularity.primitives.errors import Unavailable
+from singularity.primitives.messages import Report
+
+from .applier import SqlLedger
+from .database import synced
+from .intake import Waker
+
+_WINDOW_S: Final = 0.002
+_REPORTS_MOST: Final = 2000
+_DEADLINE_S: Final = 30.0
+
+
+@dataclass(slots=True)
+class _Told:
+    reports: Sequence[Report]
+    news: bool
+    answer: Future[list[bool]] = field(default_factory=Future)
+
+
+class Desk:
+    """Collects reports and folds them in together, in order; `record` may be called by many. One
+    thread folds in and rings the bell, another waits for the disk meanwhile and answers: what has
+    been decided on a report is written after it, so that it is lost where the report is."""
+
+    def __init__(
+        self, ledger: SqlLedger, engine: Engine, clock: Clock, waker: Waker, stop: threading.Event
+    ) -> None:
+        self._ledger, self._engine, self._clock = ledger, engine, clock
+        self._waker, self._stop = waker, stop
+        self._told: SimpleQueue[_Told | None] = SimpleQueue()
+        self._done: SimpleQueue[tuple[_Told, list[bool]] | None] = SimpleQueue()
+        self._threads = [
+            threading.Thread(target=run, name="desk", daemon=True)
+            for run in (self._run, self._answer)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def record(self, reports: Sequence[Report], *, news: bool) -> list[bool]:
+        """Of each, whether the node need not repeat it. Durable on return. With `news` they are
+        told for the first time, as far as the node knows. Raises Unavailable."""
+        if not reports:
+            return []
+        told = _Told(reports, news)
+        self._told.put(told)
+        try:
+            return told.answer.result(_DEADLINE_S)
+        except TimeoutError:
+            raise Unavailable("the database is slow; reports are repeated") from None
+
+    def close(self) -> None:
+        """After `stop` was set. What was told before is still written."""
+        self._told.put(None)
+        self._threads[0].join()
+        self._done.put(None)
+        self._threads[1].join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set() or not self._told.empty():
+            if batch := self._collect():
+                self._write(batch)
+
+    def _collect(self) -> list[_Told]:
+        """What has come, and what comes within the window."""
+        found = [self._told.get()]
+        self._stop.wait(_WINDOW_S)
+        while sum(len(t.reports) for t in found if t) < _REPORTS_MOST:
+            try:
+                found.append(self._told.get_nowait())
+            except Empty:
+                break
+        return [told for told in found if told is not None]
+
+    def _write(self, batch: list[_Told]) -> None:
+        reports = [report for told in batch for report in told.reports]
+        try:
+            news = all(told.news for told in batch)
+            done = self._ledger.record_many(reports, self._clock.now_s(), news=news)
+        except Exception as error:  # whatever it is, those who told it tell it again
+            for told in batch:
+                told.answer.set_exception(error)
+            return
+        self._waker.wake()
+        for told in batch:
+            mine, done = done[: len(told.reports)], done[len(told.reports) :]
+            self._done.put((told, mine))
+
+    def _answer(self) -> None:
+        """What was folded in, once it is on the disk; one wait for all that is."""
+        goes_on = True
+        while goes_on:
+            found = [self._done.get()]
+            with suppress(Empty):
+                while True:
+                    found.append(self._done.get_nowait())
+            goes_on = None not in found
+            folded = [each for each in found if each is not None]
+            try:
+                if folded:
+                    synced(self._engine)
+            except Exception as error:  # it may be lost: they tell it again
+                for told, _ in folded:
+                    told.answer.set_exception(error)
+                continue
+            for told, done in folded:
+                told.answer.set_result(done)

@@ -1,0 +1,97 @@
+"""Whoever looks at the first of each line sees what one who looks at every job sees."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from singularity.primitives.model import Intent, Job, JobId, JobSpec, JobState, Tier
+from singularity.primitives.service import Account
+from singularity.scheduler.lines import Lined, Lines, lines_of, queues, stands
+from singularity.scheduler.policy import Policy
+from singularity.scheduler.queueing import queue, ranks
+from singularity.scheduler.snapshot import Snapshot
+
+NOW_S = 5000.0
+
+
+@st.composite
+def jobs(draw: st.DrawFn) -> Job:
+    devices = draw(st.sampled_from((1, 4)))
+    spec = JobSpec(
+        "job",
+        ("train",),
+        devices,
+        devices=devices,
+        devices_min=devices,
+        project=draw(st.sampled_from(("a", "b"))),
+        tier=draw(st.sampled_from(Tier)),
+        after=draw(st.sampled_from(((), (JobId("x"),)))),
+        regions=draw(st.sampled_from(((), ("eu",)))),
+    )
+    given_s = draw(st.sampled_from((None, 0.0, 40_000.0)))
+    return Job(
+        JobId(f"j{draw(st.integers(0, 999)):03}"),
+        spec,
+        devices,
+        submitted_at_s=draw(st.sampled_from((1.0, 2.0, 3.0))),
+        state=draw(st.sampled_from((JobState.PENDING, JobState.SUSPENDED, JobState.SUCCEEDED))),
+        intent=draw(st.sampled_from((Intent.RUN, Intent.HOLD))),
+        account=None if given_s is None else Account(3.0, (), given_s),
+    )
+
+
+FLEETS = st.lists(jobs(), max_size=30, unique_by=lambda job: job.id)
+
+
+@given(FLEETS, st.data())
+@settings(deadline=None)
+def test_told_of_each_change_they_are_those_of_all(fleet: list[Job], data: st.DataObject) -> None:
+    lines, there = Lines(), dict[JobId, Job]()
+    for job in fleet:
+        if job.id in there:
+            continue
+        lines.count(job, 1)
+        there[job.id] = job
+        if data.draw(st.booleans()):
+            gone = there.pop(data.draw(st.sampled_from(sorted(there))))
+            lines.count(gone, -1)
+            lines.all()  # what is kept of it must not be what was
+    assert lines.all() == Lines(there.values()).all()
+
+
+@given(FLEETS)
+@settings(deadline=None)
+def test_everybody_who_queues_is_in_one_line_and_they_make_up_the_queue(fleet: list[Job]) -> None:
+    snapshot = Snapshot.build([], fleet, NOW_S)
+    found = [line for line in Lines(fleet).all() for _ in line]
+    assert sorted(j.id for line in Lines(fleet).all() for j in line) == sorted(
+        j.id for j in fleet if queues(j)
+    )
+    assert all(len(line) == 1 or all(map(stands, line)) for line in found)
+    todo = [rank for of_tier in ranks(snapshot, Policy()).values() for rank in of_tier]
+    taken = []
+    while todo:
+        first = min(todo, key=lambda rank: rank.place)
+        taken.append(first.first)
+        if not first.advance():
+            todo.remove(first)
+    assert taken == queue(snapshot, Policy())
+
+
+def test_lines_of_other_jobs_are_not_taken_for_those_of_these() -> None:
+    spec = JobSpec("job", ("train",))
+    old, new = ((Job(JobId(i), spec, 1),) for i in ("a", "b"))
+    known = Lined(old, Lines(old).all())
+    assert lines_of(old, known) == (old,)
+    assert lines_of(new, known) == (new,)
+
+
+def test_a_job_that_had_devices_once_stands_with_no_other() -> None:
+    spec = JobSpec("job", ("train",))
+    new = Job(JobId("a"), spec, 1)
+    again = replace(new, id=JobId("b"), incarnation=1, state=JobState.SUSPENDED)
+    assert stands(new)
+    assert queues(again) and not stands(again)
