@@ -16,7 +16,7 @@ from .goodput import allot, worth
 from .placement import may, sizes, stay
 from .policy import Policy
 from .queueing import level, promised
-from .quota import Quota
+from .quota import UNBOUND, Quota
 from .roster import roster
 
 
@@ -46,7 +46,8 @@ def _governed(
     due = [next(iter(quota.claimable(job, sizes(job))), job.held) for job in jobs]
     gains = [_gains(draft, j, j.held, d, policy) for j, d in zip(jobs, due, strict=True)]
     for job, more in zip(jobs, _divided(gains, free), strict=True):
-        wanted = [d for d in sizes(job, job.held + more) if d > job.held]
+        most = job.held + min(more, max(0, quota.room(job, free)))
+        wanted = [d for d in sizes(job, most) if d > job.held]
         for devices in quota.claimable(job, wanted):  # others of its project were given some
             quota.take(job, devices - job.held)
             wide[job.id], free = devices, free - (devices - job.held)
@@ -72,7 +73,8 @@ def claimed(quota: Quota, jobs: Iterable[Job]) -> int:
     """Devices more that these have a claim to within what their projects are guaranteed."""
     quota, found = quota.copy(), 0
     for job in jobs:
-        for devices in quota.claimable(job, [d for d in sizes(job) if d > job.held]):
+        most = job.held + max(0, quota.room(job, UNBOUND))
+        for devices in quota.claimable(job, [d for d in sizes(job, most) if d > job.held]):
             quota.take(job, devices - job.held)
             found += devices - job.held
     return found
