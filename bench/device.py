@@ -1,5 +1,6 @@
-"""Device-level preemption: `levels` and `disb` on a modelled device, `cpu` on the processors,
-`shim` over a stand-in for the CUDA driver, `gpu` where there is one.
+"""Device-level preemption: `levels`, `disb` and `pace` on a modelled device, `cpu` on the
+processors, `shim` over a stand-in for the CUDA driver, `ptx` where there is ptxas, `gpu` where
+there is a GPU.
 
 Ends with 1 when an inequality that must hold does not.
 """
@@ -14,6 +15,8 @@ from pathlib import Path
 import device_cpu
 import device_gpu
 import device_model
+import device_pace
+import device_ptx
 import device_shim
 
 
@@ -25,12 +28,16 @@ def main() -> int:
     one = commands.add_parser("disb", help="inference beside inference, workloads A to E")
     one.add_argument("--seconds", type=float, default=3.0, help="of the model's time")
     one.add_argument("--plot", type=Path, help="where to draw a PNG")
+    one = commands.add_parser("pace", help="how tightly work is held, set by what is measured")
+    one.add_argument("--seconds", type=float, default=20.0, help="of the model's time")
     one = commands.add_parser("cpu", help="real inference beside real training, on one core")
     one.add_argument("--seconds", type=float, default=5.0, help="of each case and round")
     one.add_argument("--rounds", type=int, default=3)
     one.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
     one = commands.add_parser("shim", help="launch window and gate, over a stand-in driver")
     one.add_argument("--times", type=int, default=60)
+    one.add_argument("--plot", type=Path, help="where to draw a PNG")
+    commands.add_parser("ptx", help="what yielding and padding cost in machine code, by ptxas")
     one = commands.add_parser("gpu", help="the same on a GPU; left out where there is none")
     one.add_argument("--times", type=int, default=500)
     one.add_argument("--seconds", type=float, default=2.0, help="of the pace of a program alone")
@@ -40,8 +47,12 @@ def main() -> int:
             wrong = device_model.levels(args.times)
         case "disb":
             wrong = device_model.disb(args.seconds, args.plot)
+        case "pace":
+            wrong = device_pace.pace(args.seconds)
         case "shim":
-            wrong = device_shim.shim(args.times)
+            wrong = device_shim.shim(args.times, args.plot)
+        case "ptx":
+            wrong = device_ptx.ptx()
         case "gpu":
             wrong = device_gpu.gpu(args.times, args.seconds)
         case _:

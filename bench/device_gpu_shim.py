@@ -24,7 +24,6 @@ from typing import Any
 
 from device_model import quantile
 
-from singularity.agent.device.pace import LADDER
 from singularity.agent.shim.build import built
 from singularity.agent.shim.page import Class, ControlPage, Mode, complaint
 
@@ -168,7 +167,7 @@ def tell(process: subprocess.Popen[str]) -> None:
 
 @dataclass
 class Sharing:
-    """One case: `rule` of the ladder for two processes with the shim, None for two without."""
+    """Of two processes with the shim, at `page`; or without it."""
 
     page: ControlPage | None
 
@@ -210,9 +209,12 @@ def two_processes(times: int, seconds: float) -> list[str]:
         plain, gated = Sharing(None), Sharing(page)
         page.rule(Mode.STALL)
         for kernel_us in (50, 200, 1000):
-            bare, shimmed = (s.alone(kernel_us, 1, seconds) for s in (plain, gated))
-            told = f"T {kernel_us} us alone: {bare:.0f} kernels/s, with the shim {shimmed:.0f}"
-            print(f"{told} ({shimmed / bare - 1:+.1%})")
+            bare = plain.alone(kernel_us, 1, seconds)
+            for every in (8, 1):
+                page.rule(Mode.STALL, gate_every=every)
+                shimmed = gated.alone(kernel_us, 1, seconds)
+                told = f"T {kernel_us} us alone: {bare:.0f} kernels/s, with a wait before every"
+                print(f"{told} {every}th launch {shimmed:.0f} ({shimmed / bare - 1:+.1%})")
             if shimmed < 0.97 * bare and kernel_us >= 200:
                 wrong.append(f"T {kernel_us}: alone it is 3 % slower with the shim, at most")
         slot = page.slot(0)
@@ -230,11 +232,10 @@ def two_processes(times: int, seconds: float) -> list[str]:
 def _compare(page: ControlPage, base_us: float, kernel: tuple[int, int], times: int) -> list[str]:
     wrong, p99 = [], dict[str, float]()
     cases: dict[str, Sharing] = {"plain": Sharing(None)}
-    cases |= {f"gate, every {r.gate_every}": Sharing(page) for r in LADDER[:4]}
-    rules = {f"gate, every {r.gate_every}": r for r in LADDER[:4]}
+    every = {f"gate, every {n}": n for n in (8, 4, 2, 1)}
+    cases |= {title: Sharing(page) for title in every}
     for title, sharing in cases.items():
-        if rule := rules.get(title):
-            page.rule(Mode.STALL, gate_every=rule.gate_every, hold_off_us=rule.hold_off_us)
+        page.rule(Mode.STALL, gate_every=every.get(title, 1))
         took, rate, off = sharing.beside(*kernel, times)
         p99[title] = quantile(took, 0.99) - base_us
         told = f"two processes, T {kernel[0]} us, {kernel[1]} waves, {title}:"

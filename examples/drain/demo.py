@@ -42,6 +42,7 @@ REPLICAS = {"min": 2, "max": 4}
 DEVICE_MS = 60  # least time of an answer
 RATE = 6.0  # requests a second; one replica is meant to have 6.5
 CALM_S = 10.0  # before, between and after the drains
+ASK_S = 30.0
 DAY_S = 3600.0  # the load lasts until it is told to end
 Json = dict[str, Any]
 
@@ -60,6 +61,7 @@ class Operator:
         self.http = httpx.Client(base_url=planet.url, headers=headers, timeout=30)
         self.began_s = time.monotonic()
         self.events: list[Event] = []
+        self.asked_s = float("-inf")  # when checkpoints were asked for
 
     # -- small verbs -----------------------------------------------------------------------------
 
@@ -98,6 +100,17 @@ class Operator:
         """The service alone, for comparison."""
         time.sleep(max(0.0, since_s + CALM_S - time.monotonic()))
         self.events.append(Event(name, since_s, time.monotonic()))
+
+    def all_saved(self) -> bool:
+        """A cut that takes too long is given up, which harms nobody, and asked for again."""
+        if not self.all_run():
+            return False
+        lacking = [job for job in self.jobs().values() if not job["checkpoint"]]
+        if lacking and time.monotonic() - self.asked_s > ASK_S:
+            self.asked_s = time.monotonic()
+            for job in lacking:
+                self.call("POST", f"jobs/{job['id']}/checkpoints")
+        return not lacking
 
     def homes(self) -> set[str]:
         """The regions where replicas take requests."""
@@ -145,9 +158,7 @@ class Operator:
         self.until("all run", self.all_run)
         self.until("all train", lambda: all((self.out / j / "loss.csv").exists() for j in JOBS))
         self.say(f"{len(JOBS)} trainings of {RANKS} ranks: {self.seen()}")
-        for job in self.jobs().values():
-            self.call("POST", f"jobs/{job['id']}/checkpoints")
-        self.until("checkpoints", lambda: all(j["checkpoint"] for j in self.jobs().values()))
+        self.until("checkpoints", self.all_saved)
         self.say("each has a checkpoint, which says how much there is to move")
 
     def drain(self) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from sklearn.datasets import load_digits
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -93,6 +92,8 @@ class Load:
 @contextmanager
 def load(router_url: str, curve: Curve, root: Path) -> Iterator[Load]:
     """Open-loop, at a router; files are kept in `root`."""
+    from sklearn.datasets import load_digits  # slow to import, and not needed to read what came
+
     bodies, told = root / "bodies", root / "asked.csv"
     pixels = load_digits().images[:200].reshape(-1, 64).astype(int).tolist()
     bodies.write_text("\n".join(json.dumps({"pixels": each}) for each in pixels))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from singularity.primitives import engines
+from singularity.primitives import engines, replicas
 from singularity.primitives.model import ACTIVE, TERMINAL, WAITING, Intent, Job, JobSpec
 from singularity.primitives.projects import claim
 from singularity.primitives.sharing import GIB
@@ -163,6 +163,9 @@ def explain(snapshot: Snapshot, plan: Plan, job: Job, policy: Policy) -> Why:
         leaving = job.leaving_at_s is not None
         detail = "finishes its requests" if leaving else "its service does not need it now"
         return Why((Reason("rest", detail),))
+    if replicas.evicted(job):
+        makes_way = Reason("rest", "finishes its requests, and makes way")
+        return Why((makes_way, *_taken(job, snapshot.now_s)))
     if job.intent is Intent.HOLD:
         return Why((Reason("held", "its owner suspended it"),))
     if reasons := plan.pending.get(job.id):

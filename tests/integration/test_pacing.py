@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from singularity.agent.device.pace import LADDER, Bound
+from singularity.agent import pacing
+from singularity.agent.device.pace import FIRST, LADDER, Bound
 from singularity.agent.pacing import Pacemaker, SharedGpu, now_ns
 from singularity.agent.shim.build import built
 from singularity.agent.shim.page import AGENT, Class, ControlPage, Mode
@@ -80,10 +81,10 @@ def test_what_real_time_work_waits_and_best_effort_work_loses_is_counted(device:
 
 
 def test_what_is_decided_is_what_the_shims_find(device: Device) -> None:
-    assert device.page.rules() == (Mode.STALL, LADDER[3])
+    assert device.page.rules() == (Mode.STALL, LADDER[FIRST])
     device.start(0, BE, "dlsym", "some", 40)
     device.gpu.look(now_ns())
-    assert device.page.rules() == (Mode.STALL, LADDER[3])
+    assert device.page.rules() == (Mode.STALL, LADDER[FIRST])
 
 
 def test_launches_that_cannot_wait_on_the_device_are_counted_out(device: Device) -> None:
@@ -110,9 +111,18 @@ def test_a_trial_that_its_agent_does_not_end_ends_all_the_same(device: Device) -
     assert device.page.gate == 0, "until the next agent comes"
 
 
-def test_somebody_looks_again_and_again(device: Device) -> None:
+def test_somebody_looks_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever went wrong the last time."""
     seen: list[int] = []
-    pacemaker = Pacemaker(lambda: seen.append(1))
+    monkeypatch.setattr(pacing, "_CALM_S", 0.0)
+
+    def look() -> None:
+        seen.append(1)
+        if len(seen) == 2:
+            raise OSError("a page that is gone")
+
+    pacemaker = Pacemaker(look)
     pacemaker.start()
-    until(lambda: len(seen) > 2, lambda: time.sleep(0.01))
+    until(lambda: len(seen) > 4, lambda: time.sleep(0.01))
     pacemaker.stop()
+    assert not pacemaker.is_alive()

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from singularity.primitives.drains import Drain
 from singularity.primitives.messages import Report
-from singularity.primitives.model import Engine, JobState, Tier
+from singularity.primitives.model import TERMINAL, Engine, Intent, JobState, Tier
 from singularity.primitives.nodes import Scope, ScopeKind
 from singularity.primitives.routing import LoadNote
 from singularity.scheduler.services import Canary, Measure, Promise, Served, Slo, Target
@@ -24,7 +24,20 @@ HAPPENING = st.one_of(
     st.tuples(st.just("undrain"), st.just(0)),
     st.tuples(st.just("rescale"), st.tuples(st.integers(1, 3), st.integers(0, 4))),
     st.tuples(st.just("update"), st.booleans()),
+    st.tuples(st.just("urgent"), st.integers(1, 6)),
+    st.tuples(st.just("calm"), st.just(0)),
 )
+
+
+def undrain(scene: ServiceScene) -> None:
+    for order in scene.ledger.drains():
+        scene.ledger.close_drain(order.id, scene.now_s)
+
+
+def calm(scene: ServiceScene) -> None:
+    for job in scene.ledger.jobs().values():
+        if job.spec.name.startswith("urgent") and job.state not in TERMINAL:
+            scene.ledger.intend(job.id, Intent.CANCEL, scene.now_s)
 
 
 def befall(scene: ServiceScene, what: str, how: object, number: int) -> None:
@@ -42,10 +55,13 @@ def befall(scene: ServiceScene, what: str, how: object, number: int) -> None:
                 order = Drain(f"drain-{number}", Scope(ScopeKind.NODE, f"n{which}"), scene.now_s)
                 scene.ledger.open_drain(order)
         case "undrain", _:
-            for order in scene.ledger.drains():
-                scene.ledger.close_drain(order.id, scene.now_s)
+            undrain(scene)
         case "rescale", (int(least), int(more)):
             scene.rescale(least, least + more)
+        case "urgent", int(devices):
+            scene.train(f"urgent-{number}", devices, tier=Tier.PREMIUM)
+        case "calm", _:
+            calm(scene)
         case "update", bool(tries):
             canary = Canary(0.5, 1_000_000, 60.0) if tries else None
             scene.update(f"v{number}", canary)
@@ -66,7 +82,8 @@ def test_a_service_has_what_it_wants_as_soon_as_nothing_happens_any_more(
             busy = how
         befall(scene, what, how, number)
         scene.go(int(how) if what == "wait" and isinstance(how, int) else 2, busy=busy)
-    befall(scene, "undrain", 0, 0)
+    undrain(scene)
+    calm(scene)
     scene.go(240, busy=busy)
     wanted = scene.seen().wanted()
     assert wanted[1] == 0, "every trial comes to an end"

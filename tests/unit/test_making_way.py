@@ -10,6 +10,8 @@ from singularity.primitives import replicas, verbs
 from singularity.primitives.messages import Stop
 from singularity.primitives.model import Intent, Job, JobState, Tier
 from singularity.primitives.routing import Loads
+from singularity.scheduler.decide import decide
+from singularity.scheduler.explain import explain
 from singularity.scheduler.plan import Verb
 from singularity.scheduler.services import Canary
 from tests.unit.service_scene import POLICY, ServiceScene, counts, service
@@ -40,7 +42,9 @@ def test_it_gets_nothing_new_and_stays_until_its_requests_are_done() -> None:
     scene, job = wanted()
     assert job.state is JobState.RUNNING and not replicas.ready(job)
     assert job.intent is Intent.RUN and replicas.evicted(job)
-    assert job.taken is not None and "urgent (premium)" in job.taken.reason
+    snapshot = scene.ledger.snapshot(scene.now_s)
+    told = explain(snapshot, decide(snapshot, POLICY), job, POLICY).reasons
+    assert [r.kind for r in told] == ["rest", "taken"] and "urgent (premium)" in told[1].detail
     for _ in range(BOUND_S - 3):
         hears(scene, job, left=1)
         assert scene.job(job.id).state is JobState.RUNNING

@@ -2,8 +2,8 @@
 
 Launches do not pass through the agent: the real-time process's own shim stops the others within
 microseconds. What the agent has is what the shims count, every few hundredths of a second, and what
-it sets is how many best-effort launches may still run when the gate closes, and for how long it
-stays closed after real-time work. Both are set no tighter than the real-time work needs.
+it sets is for how long the gate stays closed after real-time work, and, where launches cannot wait
+on the device, how many may run when it closes. Both are set no tighter than real-time work needs.
 
 That is known by trying. Now and then best-effort work is held for one look: what a real-time launch
 takes then is what it takes alone.
@@ -20,29 +20,26 @@ _LEAST_S: Final = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`window` launches of a stream are on the device at most, where they cannot wait there;
-    elsewhere there is a wait before every `gate_every`-th, and so many may still run when the gate
-    has closed. It opens when nothing real-time was in flight for `hold_off_us`."""
+    """`window` launches of a stream are on the device at most, where they cannot wait there. The
+    gate opens when nothing real-time was in flight for `hold_off_us`."""
 
     window: int
-    gate_every: int
     hold_off_us: int
 
 
-# From the loosest to the tightest: fewer launches behind the gate first, for those cost best-effort
+# From the loosest to the tightest: fewer launches on the device first, for that costs best-effort
 # work little; then longer pauses after real-time work, which cost it the device.
 LADDER: Final = (
-    Rule(16, 8, 100),
-    Rule(8, 4, 200),
-    Rule(4, 2, 200),
-    Rule(4, 1, 200),
-    Rule(2, 1, 200),
-    Rule(2, 1, 1_000),
-    Rule(1, 1, 5_000),
-    Rule(1, 1, 20_000),
-    Rule(1, 1, 100_000),
+    Rule(16, 100),
+    Rule(8, 100),
+    Rule(4, 200),
+    Rule(2, 200),
+    Rule(1, 1_000),
+    Rule(1, 5_000),
+    Rule(1, 20_000),
+    Rule(1, 100_000),
 )
-FIRST: Final = 3
+FIRST: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
