@@ -80,7 +80,7 @@ bench-checkpoint: $(STAMP) criu  ## what a cut, a move and shared devices cost
 	  echo "== bench/$$figure"; set -- $$figure; script=$$1; shift; \
 	  $(BIN)/python bench/$$script.py "$$@" || exit 1; done
 
-bench-scheduler: $(STAMP)  ## what decisions and questions cost; with DATA=dir that holds openb, pollux or kueue, these too
+bench-scheduler: $(STAMP)  ## what decisions and questions cost; with DATA=dir that holds openb, pollux, servegen or kueue, these too
 	$(BIN)/python bench/scale.py
 	$(BIN)/python bench/resident.py
 	$(BIN)/python bench/following.py
@@ -91,13 +91,15 @@ bench-scheduler: $(STAMP)  ## what decisions and questions cost; with DATA=dir t
 	  test ! -f "$$dir/openb_node_list_gpu_node.csv" || $(BIN)/python bench/openb.py --data "$$dir" || exit 1; done
 	@for dir in "$(DATA)" "$(DATA)/pollux"; do \
 	  test ! -f "$$dir/philly_82k.csv" || $(BIN)/python bench/philly.py --data "$$dir" || exit 1; done
+	@test ! -d "$(DATA)/pollux/workloads" || $(BIN)/python bench/pollux.py --data "$(DATA)"
 	$(BIN)/python bench/decisions.py
 	@for dir in "$(DATA)" "$(DATA)/kueue"; do for set in baseline large-scale; do \
 	  test ! -f "$$dir/$$set/generator.yaml" || $(BIN)/python bench/kueue.py --data "$$dir" --set $$set || exit 1; done; done
 	@test ! -d "$(DATA)/servegen" || $(BIN)/python bench/services.py --data "$(DATA)"
+	@test ! -d "$(DATA)/servegen" || test ! -d "$(DATA)/pollux" || $(BIN)/python bench/lending.py --data "$(DATA)"
 
 bench-device: $(STAMP)  ## preemption inside a device, modelled and real
-	@for figure in levels disb pace shim cpu; do \
+	@for figure in levels disb pace shim ptx cpu; do \
 	  echo "== bench/device.py $$figure"; $(BIN)/python bench/device.py $$figure || exit 1; done
 	@echo "== bench/device_share.py"; $(BIN)/python bench/device_share.py
 

@@ -1,5 +1,6 @@
 """Device-level preemption: `levels`, `disb` and `pace` on a modelled device, `cpu` on the
-processors, `shim` over a stand-in for the CUDA driver, `gpu` where there is one.
+processors, `shim` over a stand-in for the CUDA driver, `ptx` where there is ptxas, `gpu` where
+there is a GPU.
 
 Ends with 1 when an inequality that must hold does not.
 """
@@ -15,6 +16,7 @@ import device_cpu
 import device_gpu
 import device_model
 import device_pace
+import device_ptx
 import device_shim
 
 
@@ -34,6 +36,8 @@ def main() -> int:
     one.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
     one = commands.add_parser("shim", help="launch window and gate, over a stand-in driver")
     one.add_argument("--times", type=int, default=60)
+    one.add_argument("--plot", type=Path, help="where to draw a PNG")
+    commands.add_parser("ptx", help="what yielding and padding cost in machine code, by ptxas")
     one = commands.add_parser("gpu", help="the same on a GPU; left out where there is none")
     one.add_argument("--times", type=int, default=500)
     one.add_argument("--seconds", type=float, default=2.0, help="of the pace of a program alone")
@@ -46,7 +50,9 @@ def main() -> int:
         case "pace":
             wrong = device_pace.pace(args.seconds)
         case "shim":
-            wrong = device_shim.shim(args.times)
+            wrong = device_shim.shim(args.times, args.plot)
+        case "ptx":
+            wrong = device_ptx.ptx()
         case "gpu":
             wrong = device_gpu.gpu(args.times, args.seconds)
         case _:

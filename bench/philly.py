@@ -25,6 +25,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the folder of philly_82k.csv")
     parser.add_argument("--jobs", type=int, default=JOBS)
+    parser.add_argument("--gap", type=float, default=0.0, help="seconds between two rounds of ours")
     parser.add_argument("--only", choices=["rigid", "elastic", "others"])
     args = parser.parse_args()
     path = args.data / "philly_82k.csv"
@@ -37,7 +38,7 @@ def main() -> int:
             one(path, args.jobs, name, elastic=False)
     for elastic in (False, True):
         if args.only in (None, "elastic" if elastic else "rigid"):
-            card = one(path, args.jobs, OURS, elastic=elastic)
+            card = one(path, args.jobs, OURS, elastic=elastic, gap_s=args.gap)
             kept = all(share is None or share == 1.0 for share in card.kept.values())
             met = card.jct_h <= GOAL_H and kept and card.resizes < GOAL_RESIZES
             bad += args.jobs == JOBS and not met
@@ -47,10 +48,10 @@ def main() -> int:
     return int(bad > 0)
 
 
-def one(path: Path, jobs: int, name: str, *, elastic: bool) -> Scorecard:
+def one(path: Path, jobs: int, name: str, *, elastic: bool, gap_s: float = 0.0) -> Scorecard:
     trace = read(path, Reading(most=jobs, widest=WIDEST, elastic=elastic))
     began_s = time.process_time()
-    (run,) = play([name], trace, read_fleet(FLEET), Costs(restart_s=60.0), Policy())
+    (run,) = play([name], trace, read_fleet(FLEET), Costs(restart_s=60.0, gap_s=gap_s), Policy())
     card, took_s = scorecard(run), time.process_time() - began_s
     published = f"{PUBLISHED_H[name]:.2f}" if name in PUBLISHED_H else "-"
     kept = ["-" if share is None else f"{100 * share:.2f}%" for share in card.kept.values()]

@@ -43,7 +43,7 @@ class Bench:
         return response.json() if response.content else None
 
     def until(self, job: str, state: str) -> Json:
-        deadline_s = time.monotonic() + 120
+        deadline_s = time.monotonic() + 600  # others may be at work here
         while (found := self.call("GET", f"jobs/{job}"))["state"] != state:
             assert time.monotonic() < deadline_s, f"{job} never came to {state}: {found}"
             time.sleep(0.02)

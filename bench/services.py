@@ -15,90 +15,31 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-import numpy as np
-import numpy.typing as npt
-
 from singularity.scheduler.autoscale import Bounds, Demand, Scaling, size
 from singularity.scheduler.policy import Policy
+from singularity.scheduler.sim.loads import Queue, Requests, drawn
+from singularity.scheduler.sim.traces import read
 
-Floats = npt.NDArray[np.float64]
 DEVICES, WAIT_S, EVERY_S, STALL_S = 128, 5, 2, 30
 KEPT, HOURS, RESIZES = 0.9999, 17_000.0, 1_500  # what m-large should come to
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """By the second: requests; and trailing, what a router tells: means of 60 s and 6 s, and the
-    variance over the mean, from successive seconds of ten minutes."""
+    """Requests of a pool, and how many a second one device serves."""
 
     name: str
     per_device: float
-    arrivals: Floats
-    stable: Floats
-    panic: Floats
-    spread: Floats
+    requests: Requests
 
 
 def load(path: Path, seed: int) -> Trace:
-    rows = np.genfromtxt(path, delimiter=",", names=True)
-    rate = np.repeat(rows["requests_per_s"], 600)
-    dispersion = np.repeat(np.clip(rows["dispersion"], 1.0001, 50.0), 600)
-    chance = 1.0 / dispersion
-    shape = np.maximum(rate * chance / (1.0 - chance), 1e-9)
-    found = np.random.default_rng(seed).negative_binomial(shape, chance).astype(np.float64)
-    jumps = np.diff(found, prepend=found[0]) ** 2 / 2.0
-    spread = _trailing(jumps, 600) / np.maximum(_trailing(found, 600), 1e-9)
-    per_device = 5.0 if path.stem == "m-large" else 5.0 * float(rate.mean()) / 195.84
-    spread = np.maximum(spread, 1.0)
-    return Trace(path.stem, per_device, found, _trailing(found, 60), _trailing(found, 6), spread)
-
-
-def _trailing(values: Floats, span: int) -> Floats:
-    """The mean of the last `span` seconds, each second; of fewer in the beginning."""
-    sums = np.concatenate(([0.0], np.cumsum(values)))
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(0, ends - span)
-    return np.asarray((sums[ends] - sums[starts]) / (ends - starts))
-
-
-@dataclass(slots=True)
-class Queue:
-    """Requests by how many whole seconds they have waited; `late` have waited for too long."""
-
-    fresh_first: bool
-    ages: list[float] = field(default_factory=lambda: [0.0] * (WAIT_S + 1))
-    late: float = 0.0
-    broken: float = 0.0
-
-    def second(self, arrivals: float, capacity: float) -> None:
-        self.late += self.ages[-1]
-        self.broken += self.ages[-1]
-        self.ages = [arrivals, *self.ages[:-1]]
-        if not self.fresh_first:
-            capacity -= self._late(capacity)
-        for age in range(WAIT_S, -1, -1):
-            served = min(capacity, self.ages[age])
-            self.ages[age] -= served
-            capacity -= served
-        if self.fresh_first:
-            self._late(capacity)
-
-    def _late(self, capacity: float) -> float:
-        served = min(capacity, self.late)
-        self.late -= served
-        return served
-
-    @property
-    def waiting(self) -> float:
-        return self.late + sum(self.ages)
-
-    @property
-    def fresh(self) -> float:
-        return sum(self.ages)
+    (service,) = read(path).services
+    return Trace(path.stem, service.per_replica, drawn(service.rates, seed))
 
 
 # (trace, second, devices there are or are coming, requests that count as waiting) -> devices
@@ -115,8 +56,8 @@ def reactive() -> Sizer:
 
     def choose(trace: Trace, second: int, have: int, waiting: float) -> int:
         each = trace.per_device * 0.7
-        now = math.ceil((trace.stable[second] + waiting / 60.0) / each)
-        burst = math.ceil(trace.panic[second] / each)
+        now = math.ceil((trace.requests.stable[second] + waiting / 60.0) / each)
+        burst = math.ceil(trace.requests.panic[second] / each)
         now = max(4, min(DEVICES, max(now, burst if burst >= 2 * have else 0)))
         wanted.append(now)
         return now if now > have else max(wanted[-300 // EVERY_S :])
@@ -131,11 +72,11 @@ def ours(policy: Policy) -> Sizer:
         nonlocal state
         bounds = Bounds(4, DEVICES, trace.per_device, float(WAIT_S))
         demand = Demand(
-            stable=float(trace.stable[second]),
-            panic=float(trace.panic[second]),
+            stable=float(trace.requests.stable[second]),
+            panic=float(trace.requests.panic[second]),
             queued=int(waiting),
             wait_s=waiting / (have * trace.per_device),
-            spread=float(trace.spread[second]),
+            spread=float(trace.requests.spread[second]),
         )
         state, _ = size(state, demand, bounds, float(second), policy)
         return state.replicas
@@ -152,9 +93,9 @@ class Outcome:
 
 
 def replay(trace: Trace, choose: Sizer, delay_s: int, *, fresh_first: bool) -> Outcome:
-    queue, serving, resizes, seconds, stalled = Queue(fresh_first), DEVICES // 3, 0, 0, 0.0
+    queue, serving, resizes, seconds, stalled = Queue(WAIT_S, fresh_first), DEVICES // 3, 0, 0, 0.0
     coming: list[tuple[int, int]] = []  # (second, devices from then on)
-    arrivals = trace.arrivals.tolist()
+    arrivals = trace.requests.arrivals.tolist()
     for second, count in enumerate(arrivals):
         while coming and coming[0][0] <= second:
             serving = coming.pop(0)[1]
@@ -172,7 +113,7 @@ def replay(trace: Trace, choose: Sizer, delay_s: int, *, fresh_first: bool) -> O
                 stalled += STALL_S * (DEVICES - max(wanted, have))
                 have = wanted
         seconds += have
-    total = float(trace.arrivals.sum())
+    total = float(trace.requests.arrivals.sum())
     return Outcome(1.0 - queue.broken / total, seconds / 3600, stalled / 3600, resizes)
 
 
@@ -214,7 +155,9 @@ def main() -> None:
         if not path.is_file():
             parser.error(f"{path} is not there; the top of this file says where it is public")
         traces = [load(path, seed) for seed in range(args.seeds)]
-        print(f"{name}: {traces[0].arrivals.sum() / 1e6:.0f} M requests, {args.seeds} seeds")
+        print(
+            f"{name}: {traces[0].requests.arrivals.sum() / 1e6:.0f} M requests, {args.seeds} seeds"
+        )
         verdict = "met" if report(traces) else "missed"
         print(f"  {KEPT:.2%} at {HOURS:,.0f} device-hours with {RESIZES:,} changes: {verdict}")
 

@@ -9,7 +9,9 @@ The cut itself: a stop T ahead of every rank is written to every page. A node ag
 when none of its ranks can be past it; if one may be, T moves further ahead. When every rank holds
 at T, T is committed and the ranks park there: until then all can simply go on, after that all are
 at rest. Then every node dumps its parked ranks; only when all dumps are durable may ranks be
-released, and when one fails all of them go on as if nothing had been.
+released, and when one fails all of them go on as if nothing had been. A message that was sent
+before T and is received after it cannot be finished by ranks at rest: T moves on until there is
+none.
 
 Ranks that count no mini-batches have a stop each instead of T (closure.py): they hold at once, who
 is behind goes on, and what is committed is where each of them holds.
@@ -55,7 +57,8 @@ class View:
     free     its ranks have no boundary to hold at (a single process): cut it anywhere
     clock    what its ranks count their boundaries by, -1 when they differ: equal numbers by
              different clocks are different places
-    stands   its ranks one by one, while they count what they do with others
+    stands   its ranks one by one, while they count what they do with others, or if they have
+             sent or received messages
     reason   why the dump failed; before that, whom the node is waiting for
     unable   whether it would always fail so
     """
@@ -76,7 +79,8 @@ class View:
 @dataclass(frozen=True, slots=True)
 class Order:
     """What the lead wants of every node: hold at `stop`; park there when it is `commit`. Where
-    ranks have `stops` of their own, those say where, and `commit` only whether to park there."""
+    ranks have `stops` of their own, those say where, and `commit` only whether to park there.
+    `reason` says why it was aborted; before that, why ranks that held were not committed."""
 
     stop: int = 0
     commit: int = 0
@@ -124,6 +128,7 @@ def give_up(cut: CutState, reason: str) -> CutState:
     if cut.order.verdict is not Verdict.GATHER:
         return cut
     why = next((f": {v.node}: {v.reason}" for n in cut.gang if (v := _view(cut, n)).reason), "")
+    why = f": {cut.order.reason}" if cut.order.reason else why
     return _decide(cut, Verdict.ABORT, reason + why)
 
 
@@ -153,7 +158,9 @@ def _aim(cut: CutState, views: list[View]) -> CutState:
     if parked := max(v.parked for v in views):  # an earlier lead committed this and forgot
         return replace(cut, order=replace(order, stop=parked, commit=parked))
     if order.stop and all(v.held == order.stop for v in views):
-        return replace(cut, order=replace(order, commit=order.stop))
+        if late := closure.under_way(stand for v in views for stand in v.stands):
+            return replace(cut, order=replace(order, stop=order.stop + 1, reason=late))
+        return replace(cut, order=replace(order, commit=order.stop, reason=""))
     furthest = max(v.step for v in views)
     if order.stop > furthest or (order.stop and order.stop == _all_agree(views, order.stop)):
         return cut  # still ahead of everybody: wait for the answers

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from .interposer.deals import Counts, Deal
+from .interposer.deals import ANYBODY, Counts, Deal
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Stand:
     begun: Counts
 
 
-def behind(stands: Iterable[Stand]) -> dict[str, int]:
+def behind(stands: Iterable[Stand], *, messages_only: bool = False) -> dict[str, int]:
     """Who has not yet begun what others have begun with it: how many things, at least."""
     members: dict[tuple[int, int], str] = {}
     counts: dict[str, Mapping[Deal, int]] = {}
@@ -41,7 +41,8 @@ def behind(stands: Iterable[Stand]) -> dict[str, int]:
     for who, begun in counts.items():
         for deal, times in begun.items():
             if deal.collective:
-                sides[deal._replace(source=0)][who] = times
+                if not messages_only:
+                    sides[deal._replace(source=0)][who] = times
                 continue
             sides[deal][who] = times
             for end in (deal.source, deal.target):
@@ -65,6 +66,17 @@ def stops(stands: Iterable[Stand], before: Mapping[str, int]) -> dict[str, int]:
         if known[who].holding:
             found[who] = max(found[who], known[who].count + times)
     return found
+
+
+def under_way(stands: Iterable[Stand]) -> str:
+    """A message between ranks that all stand behind the same mini-batch, which one has begun and
+    the other has not; "" for none. Of who takes messages from anybody nothing is known."""
+    known = tuple(stands)
+    deals = {deal for stand in known for deal, _ in stand.begun}
+    if any(deal.source == ANYBODY for deal in deals):
+        return ""
+    late = sorted(behind(known, messages_only=True))
+    return f"{late[0]} has yet to begin its side of a message, at every boundary" if late else ""
 
 
 def at_rest(stands: Iterable[Stand]) -> bool:

@@ -132,10 +132,16 @@ class CutLoop:
         return int(clocks.pop()) if len(clocks) == 1 else -1
 
     def _stands(self) -> tuple[Stand, ...]:
-        """Each rank as it is in one instant, if all count what they do with others."""
-        if self._clock() != Clock.CROSSINGS:
+        """Each rank as it is in one instant, if all count what they do with others, or if messages
+        may be under way between them."""
+        clock = self._clock()
+        if clock not in (Clock.CROSSINGS, Clock.STEPS):
             return ()
-        return tuple(_stand(named(who), page) for who, page in self._pages.items())
+        found = tuple(_stand(named(who), page) for who, page in self._pages.items())
+        told = clock == Clock.CROSSINGS or any(
+            not deal.collective for stand in found for deal, _ in stand.begun
+        )
+        return found if told else ()
 
     def _untold(self) -> str:
         """Why nobody can tell where our ranks are that count what they do with others."""

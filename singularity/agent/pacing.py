@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +15,10 @@ from .device.fare import Fare
 from .device.pace import Bound, Look, Pace, paced
 from .shim.page import ControlPage, Mode, Slot
 
+log = logging.getLogger(__name__)
+
 EVERY_S: Final = 0.05  # between two looks
+_CALM_S: Final = 5.0  # after a look that failed
 _TRIAL_NS: Final = 1_000_000_000  # by then a trial is over, or its agent is dead
 _SHUT: Final = 0.9  # of a look: behind a gate closed for so long nobody launches
 _STALLED: Final = 32  # launches, by which one has waited on the device if any can
@@ -98,7 +102,8 @@ class SharedGpu:
 
 
 class Pacemaker(threading.Thread):
-    """Calls `look` again and again, until it is stopped."""
+    """Calls `look` again and again, until it is stopped; whatever goes wrong in one look, there is
+    another."""
 
     def __init__(self, look: Callable[[], None]) -> None:
         super().__init__(name="pacemaker", daemon=True)
@@ -106,7 +111,11 @@ class Pacemaker(threading.Thread):
 
     def run(self) -> None:
         while not self._over.wait(EVERY_S):
-            self._look()
+            try:
+                self._look()
+            except Exception:
+                log.exception("shared devices were not looked at")
+                self._over.wait(_CALM_S)
 
     def stop(self) -> None:
         self._over.set()

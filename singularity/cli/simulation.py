@@ -22,7 +22,9 @@ sim = typer.Typer(
     no_args_is_help=True,
     help="Try the scheduler on a trace: hours of a cluster in seconds, with the production code.",
 )
-File = Annotated[Path, typer.Argument(help="The trace: YAML, or CSV of Philly, Pollux or openb.")]
+File = Annotated[
+    Path, typer.Argument(help="The trace: YAML, or CSV of Philly, Pollux, openb or ServeGen.")
+]
 FleetText = Annotated[
     str, typer.Option("--fleet", help="60x8, 60x8:h100,4x4:t4, or openb's list of nodes.")
 ]

@@ -146,3 +146,22 @@ def test_what_cannot_be_carried_is_named_and_ends_as_if_untouched(world: Planet,
     slow.unlink()
     ended(world, node)
     assert logs(world.out) == untouched(case, ranks, world.root / "untouched")
+
+
+def test_messages_that_cross_every_mini_batch_are_named_and_the_job_goes_on(world: Planet) -> None:
+    """No rank could park: what it has sent is received only after the next boundary."""
+    world.cut_deadline_s = 8.0
+    run = (sys.executable, *words("overtaken", world.out))
+    slow = world.out / "slow"
+    slow.touch()
+    node = world.node("a")
+    node.send(world.start({"a": (0, 1)}, 1, STEPS)["a"].model_copy(update={"run": run}))
+    assert node.report().phase == "running"
+    progress(world, node)
+    node.cut(1, 1, keep_running=False)
+    refused = node.report()
+    assert (refused.phase, refused.image) == ("running", None)
+    assert "has yet to begin its side of a message" in refused.reason
+    slow.unlink()
+    ended(world, node)
+    assert logs(world.out) == untouched("overtaken", 2, world.root / "untouched")

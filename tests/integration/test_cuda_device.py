@@ -17,6 +17,7 @@ from singularity.agent.hal.nvml import open_nvml, release, unfit
 from singularity.primitives.errors import DeviceFailed, DeviceUnavailable, InvalidSpec
 from tests.standin.cuda import compiler, stand_in
 from tests.standin.cuda import management as build_management
+from tests.standin.ptx_kernels import WORK
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C compiler here")
 LIMIT_S = 30.0
@@ -77,6 +78,50 @@ def test_what_is_frozen_does_not_begin_until_its_gate_opens(device: CudaDevice) 
     (first,) = [report for report in reports if isinstance(report, events.Finished)]
     assert first.queue == RT
     pump(device, reports, 2)
+
+
+def test_best_effort_blocks_run_in_the_units_that_a_real_time_kernel_leaves_free(
+    library: ctypes.CDLL,
+) -> None:
+    """Kernels in PTX, carried out. The pair is compiled in the background while the first kernels
+    run alone; then blocks of the best-effort kernel run beside, the rest of it alone, each once."""
+    device, threads, reports = CudaDevice(library, 0), 32, list[events.Report]()
+    numbers = {name: (ctypes.c_uint32 * (12 * threads))() for name in ("work", "toil")}
+    for name, memory in numbers.items():
+        arguments = [ctypes.addressof(memory), 1, 1_000_000]
+        device.load(WORK.replace("work", name), name, threads, arguments)
+    driver = Driver(device, Policy(window=4), reports.append)
+    queue = driver.attach()
+    quick = Kernel("work", blocks=3, us=1000.0)
+    slow = Kernel("toil", blocks=12, us=2000.0, wave_us=(900.0,))
+    driver.submit(RT, [quick] * 60)
+    driver.submit(queue, [slow] * 3)
+    pump(device, reports, 2)
+    account = driver.state.lanes[1].account
+    assert account.padded_blocks > 0 and account.finished == 1
+    assert list(numbers["toil"]) == [after_ones(3)] * 12 * threads
+    assert list(numbers["work"]) == [after_ones(60)] * 3 * threads + [0] * 9 * threads
+    device.close()
+
+
+def test_kernels_that_cannot_be_one_grid_run_one_after_the_other(device: CudaDevice) -> None:
+    reports: list[events.Report] = []
+    driver = Driver(device, Policy(window=4), reports.append)
+    queue = driver.attach()
+    kernel = Kernel("kernel", blocks=3, us=WAVE_US, wave_us=(WAVE_US / 2,))
+    driver.submit(RT, [kernel] * 4)
+    driver.submit(queue, [kernel] * 2)
+    pump(device, reports, 2)
+    assert driver.state.pairs == {("kernel", "kernel"): None}
+    assert driver.state.lanes[1].account.padded_blocks == 0
+
+
+def after_ones(launches: int) -> int:
+    """What `work` makes of 0, always told the number 1."""
+    number = 0
+    for _ in range(launches):
+        number = (5 * number + 1) & 0xFFFFFFFF
+    return number
 
 
 def test_what_it_cannot_do_is_refused(device: CudaDevice) -> None:

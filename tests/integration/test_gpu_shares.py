@@ -15,9 +15,13 @@ from nodes import JOB, LocalNode, Planet, origin, planet
 
 from singularity.agent import gpu
 from singularity.agent.gpusharing import GpuSharing
+from singularity.agent.hal import nvml
 from singularity.agent.hal.faces import DeviceFacts
+from singularity.agent.inventory import manager
 from singularity.agent.layout import Layout
+from singularity.agent.node import open_sharing
 from singularity.agent.proof import find_criu, probe
+from singularity.agent.scratch import open_scratch
 from singularity.agent.seats import Seat
 from singularity.agent.settings import AgentSettings
 from singularity.agent.sharing import Unshared
@@ -26,9 +30,10 @@ from singularity.agent.shim.page import ControlPage, Status
 from singularity.primitives.errors import DeviceUnavailable
 from singularity.primitives.messages import Report, SharerNote, Start
 from singularity.primitives.model import JobId, Unable
+from singularity.primitives.nodes import NodeId
 from singularity.primitives.sharing import DeviceShare, Precedence
 from tests.integration.sandboxes import until
-from tests.standin.cuda import CLIENT, HERE, compiler, stand_in
+from tests.standin.cuda import CLIENT, HERE, compiler, management, stand_in
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C compiler here")
 PATIENCE_S = 60.0
@@ -290,3 +295,29 @@ def test_no_shares_are_given_out_where_the_driver_does_not_answer(tmp_path: Path
 
     with pytest.raises(DeviceUnavailable):
         GpuSharing(tmp_path / "devices", tmp_path / "shim.so", Silent(), nowhere)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("version", "told"),
+    [
+        ("580.1", ""),
+        ("470.82", "lets no stream wait; sharing needs 525"),
+        ("best ever", "no version that is known"),
+    ],
+)
+def test_gpus_are_shared_by_a_driver_that_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, told: str
+) -> None:
+    """As an agent finds out when it starts."""
+    monkeypatch.setattr(nvml, "_LIBRARY", str(management(tmp_path)))
+    monkeypatch.setenv("STANDIN_DRIVER", version)
+    with planet(tmp_path, f"sgg{os.getpid() % 0xFFFFFF:x}") as made:
+        of_node = made.settings(NodeId("a"), 0).model_copy(update={"device": "H200", "share": True})
+        scratch = open_scratch(tmp_path / "a", None)
+        layout = Layout(tmp_path / "a", tmp_path / "run", tmp_path / "volume", scratch)
+        found = open_sharing(of_node, layout, manager("H200"))
+        scratch.close()
+    assert told in found.reason and bool(told) == bool(found.reason)
+    assert (found.memory_bytes, found.preempts) == ((0, False) if told else (1000, True))
+    share = DeviceShare(500, 1, RT)
+    assert bool(found.refuses(share)) == bool(told)

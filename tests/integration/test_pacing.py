@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from singularity.agent import pacing
 from singularity.agent.device.pace import FIRST, LADDER, Bound
 from singularity.agent.pacing import Pacemaker, SharedGpu, now_ns
 from singularity.agent.shim.build import built
@@ -110,9 +111,18 @@ def test_a_trial_that_its_agent_does_not_end_ends_all_the_same(device: Device) -
     assert device.page.gate == 0, "until the next agent comes"
 
 
-def test_somebody_looks_again_and_again(device: Device) -> None:
+def test_somebody_looks_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever went wrong the last time."""
     seen: list[int] = []
-    pacemaker = Pacemaker(lambda: seen.append(1))
+    monkeypatch.setattr(pacing, "_CALM_S", 0.0)
+
+    def look() -> None:
+        seen.append(1)
+        if len(seen) == 2:
+            raise OSError("a page that is gone")
+
+    pacemaker = Pacemaker(look)
     pacemaker.start()
-    until(lambda: len(seen) > 2, lambda: time.sleep(0.01))
+    until(lambda: len(seen) > 4, lambda: time.sleep(0.01))
     pacemaker.stop()
+    assert not pacemaker.is_alive()

@@ -11,7 +11,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from singularity.agent.device import events, reef
-from singularity.agent.device.kernels import RT, Caps, Kernel, Launch, Level, QueueId, Task, TaskId
+from singularity.agent.device.kernels import (
+    RT,
+    Caps,
+    Footprint,
+    Kernel,
+    Launch,
+    Level,
+    QueueId,
+    Task,
+    TaskId,
+)
+from singularity.agent.device.padding import larger
 
 Block = tuple[TaskId, int, int]  # of a task, a kernel, a block
 
@@ -45,6 +56,8 @@ class World:
     again: Counter[Block] = field(default_factory=Counter)
     finished: list[TaskId] = field(default_factory=list)
     begun_late: list[Launch] = field(default_factory=list)
+    fusing: list[tuple[Kernel, Kernel]] = field(default_factory=list)
+    fused: dict[tuple[str, str], Footprint | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.state = reef.State(self.caps, self.policy)
@@ -80,8 +93,15 @@ class World:
             case events.StartPadded(launch, beside):
                 assert self.caps.pad
                 assert not self.streams[beside.queue].queue, "padded past what is frozen"
+                pair = launch.kernel.name, beside.kernel.name
+                assert not self.caps.fuse or self.fused.get(pair), "this pair is not one grid"
                 self.streams[RT].queue.append(launch)
                 self.streams[RT].beside[launch] = beside
+            case events.Fuse(rt, be):
+                names = rt.name, be.name
+                known = [*self.fused, *((one.name, other.name) for one, other in self.fusing)]
+                assert self.caps.fuse and names not in known, "asked for twice"
+                self.fusing.append((rt, be))
             case events.Restore(launch):
                 stream = self.streams[launch.queue]
                 assert stream.closed and not stream.running and stream.mending is None
@@ -108,7 +128,7 @@ class World:
 
     def step(self) -> bool:
         """One thing that the device may do now; False when there is nothing."""
-        moves: list[Callable[[], None]] = []
+        moves: list[Callable[[], None]] = [self._fuse] if self.fusing else []
         for queue, stream in self.streams.items():
             moves += self._moves(queue, stream)
         if not moves:
@@ -137,6 +157,12 @@ class World:
         if stream.held and not stream.queue:
             return [] if stream.told else [lambda: self._quiet(queue)]
         return [lambda: self._begin(queue)] if stream.queue else []
+
+    def _fuse(self) -> None:
+        rt, be = self.fusing.pop(self.pick(len(self.fusing)))
+        takes = larger(rt, be) if self.pick(3) else None
+        self.fused[rt.name, be.name] = takes
+        self.tell(events.Fused(self.now_ns, rt.name, be.name, takes))
 
     def _begin(self, queue: QueueId) -> None:
         self.streams[queue].running = True

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from singularity.agent.barrier import CutState, Order, Verdict, View, give_up, react
 from singularity.agent.closure import Stand
+from singularity.agent.interposer.deals import NOBODY, Deal
 from singularity.primitives.nodes import NodeId
 from tests.properties.barrier_world import at_rest, can_reach, check, explore, moves, ran_out, world
 
@@ -57,6 +58,28 @@ def test_whoever_is_held_goes_on_when_another_begins_to_count_mini_batches() -> 
         cut = react(cut, View(node, clock=1, stands=(Stand(str(n), 1, n == 0, ()),)))
     assert cut.order.stops == (("0", 1), ("1", 1))
     assert react(cut, View(NODES[1], step=1, clock=2)).order.verdict is Verdict.ABORT
+
+
+def sent(who: int, received: bool) -> Stand:
+    """Rank 0 has sent 1 a message, which that has received or not."""
+    ours = (Deal(7, 0, who, NOBODY), 3)
+    counts = (ours, (Deal(7, 5, 0, 1), 1)) if who == 0 or received else (ours,)
+    return Stand(f"rank {who}", 0, True, counts)
+
+
+def test_ranks_do_not_park_while_a_message_is_under_way() -> None:
+    cut = CutState(NODES)
+    for node in NODES:
+        cut = react(cut, View(node, step=3))
+    for stop, received in ((5, False), (6, False), (7, True)):
+        assert (cut.order.stop, cut.order.commit) == (stop, 0)
+        for n, node in enumerate(NODES):
+            stands = (sent(n, received),)
+            cut = react(cut, View(node, step=stop, agreed=stop, held=stop, stands=stands))
+        called = give_up(cut, "time is up")
+        if not received:
+            assert "rank 1 has yet to begin its side of a message" in called.order.reason
+    assert (cut.order.stop, cut.order.commit, cut.order.reason) == (7, 7, "")
 
 
 def test_who_was_waited_for_is_told_when_time_is_up() -> None:

@@ -77,6 +77,15 @@ def test_what_was_sent_must_be_received_and_the_other_way_round() -> None:
     assert closure.behind([stand(0, c1r0=0, m1f0t1=2), stand(1, c1r1=0, m1f0t1=2)]) == {}
 
 
+def test_of_ranks_that_train_only_messages_are_looked_at() -> None:
+    """They stopped counting collectives at their first mini-batch, each at its own time."""
+    assert closure.under_way([stand(0, c1r0=4), stand(1, c1r1=3)]) == ""
+    late = closure.under_way([stand(0, c1r0=4, m1f0t1=1), stand(1, c1r1=3)])
+    assert late.startswith("1 has yet to begin its side of a message")
+    anybody = Stand("1", 9, True, ((Deal(1, 0, ANYBODY, 1), 1), (Deal(1, 0, 1, NOBODY), 0)))
+    assert closure.under_way([stand(0, c1r0=4, m1f0t1=1), anybody]) == ""
+
+
 def test_who_does_not_hold_is_neither_at_rest_nor_driven_on() -> None:
     both = [stand(0, c1r0=1), stand(1, holding=False, c1r1=1)]
     assert not closure.at_rest(both) and not closure.behind(both)

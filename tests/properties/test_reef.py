@@ -16,7 +16,7 @@ from tests.properties.device_world import World
 
 KERNELS = st.builds(
     Kernel,
-    name=st.just("k"),
+    name=st.sampled_from("kl"),
     blocks=st.integers(1, 9),
     us=st.sampled_from([10.0, 50.0, 200.0]),
     wave_us=st.sampled_from([(), (8.0,), (20.0, 30.0), (60.0, 80.0, 120.0)]),
@@ -31,6 +31,8 @@ CAPS = st.sampled_from(
         Caps(4, Level.INFLIGHT, stall=True),
         Caps(4, Level.INFLIGHT, flush=True, pad=True),
         Caps(4, Level.INFLIGHT, stall=True, pad=True),
+        Caps(4, Level.INFLIGHT, flush=True, pad=True, fuse=True),
+        Caps(4, Level.INFLIGHT, stall=True, pad=True, fuse=True),
         Caps(4, Level.RUNNING, flush=True, pad=True),
         Caps(4, Level.RUNNING, stall=True, pad=True),
     ]

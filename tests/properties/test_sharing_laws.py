@@ -34,7 +34,7 @@ def narrow(quotas: Quotas, jobs: list[Asked], leave: int) -> Planet:
     planet.tick(10.0)
     planet.obey()
     for number, (project, devices, tier) in enumerate(jobs):
-        facts = {"project": project, "tier": tier, "devices_min": 1}
+        facts = {"project": project, "tier": tier, "devices_min": 1, "checkpoint_every_s": 0.0}
         planet.submit(f"job-{number}", devices, **facts)
         planet.tick(10.0)
         planet.obey()

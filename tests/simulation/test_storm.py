@@ -13,6 +13,7 @@ import pytest
 
 from singularity.primitives.model import JobId
 from singularity.primitives.nodes import Node
+from singularity.scheduler.sim.passes import EVERY, never
 from singularity.scheduler.sim.physics import Ranks
 from singularity.scheduler.sim.storm import storm, survive
 
@@ -44,20 +45,28 @@ def test_the_same_seed_is_the_same_history_whatever_the_hash_seed() -> None:
 
 def test_the_storms_are_not_empty() -> None:
     """What the laws are held against really happens: every verb, every fault, refusals too."""
-    seen, beside = set[str](), Counter[int]()
+    seen, reached, beside = set[str](), set[str](), Counter[int]()
     for seed in range(100, 103):
         world = storm(seed)
         watched = world.physics.verify_room
         world.physics.verify_room = partial(_watch, watched, beside)  # type: ignore[method-assign]
         survive(world)
         seen |= world.counts.keys()
+        reached |= world.passes.keys()
     verbs = {"resume", "checkpoint", "suspend", "migrate", "scale", "failover"}
     faults = {"crash", "restart", "isolate", "drain", "killed", "frozen", "lost", "hang", "hung"}
-    orders = {"rebalance", "order-settle", "quota"}
+    orders = {"rebalance", "order-settle", "quota", "maintenance"}
     services = {"wake", "rest", "scaled", "promoted", "reverted", "ended"}
     wanted = verbs | faults | orders | services
     assert wanted <= seen, wanted - seen
+    assert len(EVERY - reached) < 6, f"a few storms come to nearly all: {EVERY - reached}"
     assert beside[2] > 10 and beside[3] > 0, f"how many jobs met on one device: {beside}"
+
+
+def test_a_pass_that_no_storm_comes_to_is_missed() -> None:
+    reached = [Counter(dict.fromkeys(EVERY - {"quarantine"}, 1)), Counter({"rebalanced": 2})]
+    assert never(reached) == ["quarantine"]
+    assert never([*reached, Counter({"quarantine": 1})]) == []
 
 
 def _watch(

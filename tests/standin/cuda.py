@@ -23,11 +23,12 @@ def compiler() -> str | None:
 
 def stand_in(directory: Path) -> Path:
     """Compile it; the directory is one for LD_LIBRARY_PATH."""
-    made, source = directory / "libcuda.so.1", HERE / "libcuda_streams.c"
+    made = directory / "libcuda.so.1"
+    sources = [str(HERE / f"{name}.c") for name in ("libcuda_streams", "ptx_parse", "ptx_run")]
     found = compiler()
     assert found is not None
     flags = ["-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-O1", "-Wl,-Bsymbolic"]
-    subprocess.run([found, *flags, "-o", str(made), str(source), "-lpthread", "-ldl"], check=True)
+    subprocess.run([found, *flags, "-o", str(made), *sources, "-lpthread", "-ldl"], check=True)
     return directory
 
 

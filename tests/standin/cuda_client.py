@@ -10,10 +10,13 @@ below. It says `up` when it has begun, and then reads a line where it waits for 
 from __future__ import annotations
 
 import ctypes
+import select
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from ptx_kernels import CHECK, WORK, after
 
 DRIVER = ctypes.CDLL("libcuda.so.1")
 
@@ -50,25 +53,32 @@ def launcher(how: str):
 
 
 class Stream:
-    def __init__(self, how: str, kernel: bytes = b"plain") -> None:
+    def __init__(self, how: str, image: bytes = b"x") -> None:
         ok(DRIVER.cuInit(0))
-        self._launch = launcher(how)
-        self.handle, module, self._kernel = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p()
+        self._launch, self._how = launcher(how), how
+        self.handle, self._module = ctypes.c_void_p(), ctypes.c_void_p()
         ok(DRIVER.cuStreamCreate(ctypes.byref(self.handle), 0))
         if how == "thread":
             self.handle = ctypes.c_void_p()
-        ok(DRIVER.cuModuleLoadData(ctypes.byref(module), b"x"))
-        ok(DRIVER.cuModuleGetFunction(ctypes.byref(self._kernel), module, kernel))
+        self._kernel = kernel(image)
 
-    def launch(self, blocks: int, wave_us: int, *memory: int) -> None:
-        values = [ctypes.c_uint64(value) for value in (wave_us, *memory)]
+    def launch(self, blocks: int, wave_us: int) -> None:
+        self.start(self._kernel, (blocks, 1, 1), 1, ctypes.c_uint64(wave_us))
+
+    def start(self, function, grid: tuple[int, ...], threads: int, *values) -> None:
         kept = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
-        one, none = ctypes.c_uint(1), ctypes.c_uint(0)
-        grid = (ctypes.c_uint(blocks), one, one)
-        ok(self._launch(self._kernel, *grid, one, one, one, none, self.handle, kept, None))
+        shape = [ctypes.c_uint(number) for number in (*grid, threads, 1, 1, 0)]
+        ok(self._launch(function, *shape, self.handle, kept, None))
 
     def wait(self) -> None:
         ok(DRIVER.cuStreamSynchronize(self.handle))
+
+
+def kernel(image: bytes, name: bytes = b"plain") -> ctypes.c_void_p:
+    module, function = ctypes.c_void_p(), ctypes.c_void_p()
+    ok(DRIVER.cuModuleLoadData(ctypes.byref(module), image))
+    ok(DRIVER.cuModuleGetFunction(ctypes.byref(function), module, name))
+    return function
 
 
 def ok(code: int) -> None:
@@ -79,8 +89,6 @@ def train(how: str, depth: int, blocks: int, wave_us: int) -> None:
     """Launch `depth` kernels and wait for them, until a line comes; then say how many in all."""
     stream, launched = Stream(how), 0
     print("up", flush=True)
-    import select
-
     while not select.select([sys.stdin], [], [], 0)[0]:
         for _ in range(depth):
             stream.launch(blocks, wave_us)
@@ -147,30 +155,28 @@ def hold(how: str, count_bytes: int) -> None:
         time.sleep(0.01)
 
 
-def exact(how: str, blocks: int, wave_us: int) -> None:
-    """Launch a grid that can yield and another behind it. On the first line the flag is raised; on
-    the second the grid's other blocks are run, past the gate; on the third, say the counts."""
-    stream, mender = Stream(how, b"exact"), Stream("hidden", b"exact")
-    control, bits = (ctypes.c_uint32 * 2)(), (ctypes.c_uint32 * (blocks // 32 + 1))()
-    counts, behind = (ctypes.c_uint32 * blocks)(), (ctypes.c_uint32 * blocks)()
-    at = [ctypes.addressof(word) for word in (control, bits, counts)]
-    stream.launch(blocks, wave_us, *at)
-    stream.launch(blocks, wave_us, 0, 0, ctypes.addressof(behind))
+def work(how: str, depth: int, blocks: int, wave_ns: int, threads: int = 4) -> None:
+    """Until a line comes, launch `depth` kernels that change numbers in place, each with one behind
+    it that cannot yield and looks whether all of it has run; then say how many were launched, how
+    many numbers that one found wrong, and how many are wrong in the end."""
+    stream, launched, grid = Stream(how), 0, (blocks // 2 or 1, 2, 1)
+    numbers, wrong = (ctypes.c_uint32 * (grid[0] * 2 * threads))(), ctypes.c_uint32()
+    at, sum_at = (
+        ctypes.c_uint64(ctypes.addressof(numbers)),
+        ctypes.c_uint64(ctypes.addressof(wrong)),
+    )
+    working, checking = kernel(WORK.encode(), b"work"), kernel(CHECK.encode(), b"check")
     print("up", flush=True)
-    sys.stdin.readline()
-    control[0] = 1
-    while control[1] + sum(counts) < blocks:
-        time.sleep(0.001)
-    print(control[1], sum(counts), sum(behind), flush=True)
-    sys.stdin.readline()
-    control[0] = 2
-    mender.launch(blocks, wave_us, *at)
-    mender.wait()
-    control[0] = 0
-    print(min(counts), max(counts), sum(behind), flush=True)
-    sys.stdin.readline()
-    stream.wait()
-    print(min(counts), max(counts), min(behind), max(behind), flush=True)
+    while not select.select([sys.stdin], [], [], 0)[0]:
+        for _ in range(depth):
+            launched += 1
+            values = (at, ctypes.c_uint32(launched), ctypes.c_uint32(wave_ns))
+            stream.start(working, grid, threads, *values)
+            goal = ctypes.c_uint32(after(launched))
+            stream.start(checking, grid, threads, at, goal, sum_at)
+        stream.wait()
+    left = sum(number != after(launched) for number in numbers)
+    print(launched, wrong.value, left, flush=True)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
  * blocks that take their time, waits and events do what the driver says of them. One device of
  * $STANDIN_UNITS units; of the waves that want it, one runs at a time.
  *
- * Kernels are known by name. kernelParams[0] points to the microseconds of a wave. `exact` also
- * takes [1] control block {flag, aborted}, [2] bitmap, [3] counts, and does for every block what the
- * injected prologue does: flag 1, a block notes itself and leaves; 2, only noted blocks run.
+ * A module of PTX text is carried out (ptx.h): memory of the device is the host's, and a wave is over
+ * when its last block is. Any other module has kernels of all names, that pass time: kernelParams[0]
+ * points to the microseconds of a wave.
  * $STANDIN_TRACE is a file of 64 bytes: nanoseconds when the last wave began and ended, and waves.
  */
 #define _GNU_SOURCE
+#include "ptx.h"
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -21,17 +22,23 @@
 
 typedef int Result;
 typedef unsigned long long Ptr;
-enum { OK = 0, INVALID = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500, NOT_READY = 600 };
-enum { KERNEL, WAIT, EVENT };
+enum { OK = 0, INVALID = 1, OUT_OF_MEMORY = 2, BAD_PTX = 218, NOT_FOUND = 500, NOT_READY = 600 };
+enum { KERNEL, PTX, WAIT, WRITE, EVENT, COPY, FILL };
 
 struct event { volatile uint32_t recorded, done; }; /* how often; the last time is what counts */
 struct op {
     struct op *next;
     int kind;
     uint32_t blocks, wave_us, value;
-    volatile uint32_t *word, *control, *map, *counts;
+    volatile uint32_t *word;
     struct event *event;
+    const struct ptx_kernel *kernel;
+    unsigned grid[6], shared;
+    void *values, *to; /* values: of parameters, or what is copied */
+    size_t bytes;
 };
+struct module { struct ptx_module *ptx; };
+struct function { struct ptx_kernel *ptx; };
 struct stream {
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -50,41 +57,55 @@ static uint64_t now_ns(void) {
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-static void pass_us(uint32_t us) {
-    for (uint64_t until = now_ns() + us * 1000ull, now; (now = now_ns()) < until;)
+static void pass_until(uint64_t until) {
+    for (uint64_t now; (now = now_ns()) < until;)
         if (until - now > 90000) {
             struct timespec most = {0, (long)(until - now - 60000)};
             nanosleep(&most, 0);
         }
-}
+}static void pass_us(uint32_t us) { pass_until(now_ns() + us * 1000ull); }
 
 static void run_wave(struct op *op, uint32_t first) {
-    uint32_t will = 0, mine[64];
-    for (uint32_t b = first; b < op->blocks && b < first + units; b++) {
-        uint32_t bit = 1u << (b & 31), flag = op->control ? op->control[0] : 0;
-        if (flag == 1) {
-            __sync_fetch_and_or(&op->map[b >> 5], bit);
-            __sync_fetch_and_add(&op->control[1], 1);
-        } else if (flag != 2 || __sync_fetch_and_and(&op->map[b >> 5], ~bit) & bit) {
-            mine[will++] = b;
+    struct ptx_block *block[64] = {0};
+    uint32_t end = first + units < op->blocks ? first + units : op->blocks, left = 0;
+    uint64_t began_ns = now_ns();
+    int slept = op->kind == KERNEL;
+    if (slept) pass_us(op->wave_us);
+    for (uint32_t b = first; op->kind == PTX && b < end; b++, left++)
+        block[b - first] = ptx_begin(op->kernel, op->grid, op->shared, op->values, b);
+    while (left) {
+        uint64_t until_ns = UINT64_MAX, wakes_ns;
+        for (uint32_t n = 0; n < end - first; n++) {
+            if (!block[n]) continue;
+            if (ptx_run(block[n], &wakes_ns) == PTX_ENDED)
+                ptx_free(block[n]), block[n] = 0, left--;
+            else if (wakes_ns < until_ns)
+                until_ns = wakes_ns;
         }
+        if (left) slept = 1, trace[0] = began_ns, pass_until(until_ns);
     }
-    if (!will) return;
-    pthread_mutex_lock(&device);
-    trace[0] = now_ns();
-    pass_us(op->wave_us);
-    trace[1] = now_ns();
-    trace[2]++;
-    pthread_mutex_unlock(&device);
-    for (uint32_t i = 0; op->counts && i < will; i++) op->counts[mine[i]]++;
+    if (!slept) return; /* nobody was kept from the device */
+    trace[0] = began_ns, trace[1] = now_ns(), trace[2]++;
+}
+
+static void run_grid(struct op *op) {
+    for (uint32_t b = 0; b < op->blocks; b += units) {
+        pthread_mutex_lock(&device);
+        run_wave(op, b);
+        pthread_mutex_unlock(&device);
+    }
 }
 
 static void carry_out(struct op *op) {
-    if (op->kind == KERNEL)
-        for (uint32_t b = 0; b < op->blocks; b += units) run_wave(op, b);
+    if (op->kind == KERNEL || op->kind == PTX) run_grid(op);
     for (int spins = 0; op->kind == WAIT && *op->word != op->value; spins++)
         if (spins > 64) usleep(5);
+    __sync_synchronize();
+    if (op->kind == WRITE) *op->word = op->value;
+    if (op->kind == COPY) memcpy(op->to, op->values, op->bytes);
+    if (op->kind == FILL) memset(op->to, (int)op->value, op->bytes);
     if (op->kind == EVENT) op->event->done = op->value;
+    if (op->kind == PTX) free(op->values);
 }
 
 static void *serve(void *argument) {
@@ -172,7 +193,7 @@ Result cuMemHostGetDevicePointer_v2(Ptr *found, void *at, unsigned flags) {
 }
 Result cuMemAlloc_v2(Ptr *found, size_t bytes) {
     if (used_bytes + bytes > memory_bytes) return OUT_OF_MEMORY;
-    size_t *kept = calloc(1, sizeof *kept + 4096); /* of what a kernel may touch here */
+    size_t *kept = calloc(1, sizeof *kept + bytes);
     kept[0] = bytes, used_bytes += bytes;
     return (*found = (Ptr)(uintptr_t)(kept + 1)), OK;
 }
@@ -227,17 +248,72 @@ Result cuStreamWaitValue32_v2(void *handle, Ptr word, uint32_t value, unsigned f
     volatile uint32_t *at = (volatile uint32_t *)(uintptr_t)word;
     return give(handle, (struct op){.kind = WAIT, .word = at, .value = value});
 }
-Result cuModuleLoadData(void **found, const void *image) { return (*found = &units), image ? OK : INVALID; }
+Result cuStreamWriteValue32_v2(void *handle, Ptr word, uint32_t value, unsigned flags) {
+    volatile uint32_t *at = (volatile uint32_t *)(uintptr_t)word;
+    return flags ? INVALID : give(handle, (struct op){.kind = WRITE, .word = at, .value = value});
+}
+Result cuStreamDestroy_v2(void *handle) { return handle ? OK : INVALID; }
+Result cuMemHostAlloc(void **found, size_t bytes, unsigned flags) {
+    return (*found = calloc(1, bytes)), flags & 2 ? OK : INVALID;
+}
+Result cuMemcpyDtoHAsync_v2(void *to, Ptr from, size_t bytes, void *handle) {
+    return give(handle, (struct op){.kind = COPY, .to = to, .values = (void *)(uintptr_t)from, .bytes = bytes});
+}
+Result cuMemcpyHtoDAsync_v2(Ptr to, const void *from, size_t bytes, void *handle) {
+    return give(handle, (struct op){.kind = COPY, .to = (void *)(uintptr_t)to, .values = (void *)from, .bytes = bytes});
+}
+Result cuMemsetD8Async(Ptr to, unsigned char value, size_t bytes, void *handle) {
+    return give(handle, (struct op){.kind = FILL, .to = (void *)(uintptr_t)to, .value = value, .bytes = bytes});
+}
+Result cuModuleLoadData(void **found, const void *image) {
+    const char *text = image;
+    struct module *m = calloc(1, sizeof *m);
+    if (text && (*text == '.' || *text == '/' || *text == '\n') && !(m->ptx = ptx_load(text))) return BAD_PTX;
+    return (*found = m), image ? OK : INVALID;
+}
+Result cuModuleLoadDataEx(void **found, const void *image, unsigned count, void *options, void **values) {
+    return (void)count, (void)options, (void)values, cuModuleLoadData(found, image);
+}
+Result cuModuleUnload(void *module) { return module ? OK : INVALID; }
 Result cuModuleGetFunction(void **found, void *module, const char *name) {
-    return (*found = strdup(name)), module ? OK : INVALID;
+    struct function f = {0}, *kept;
+    struct module *m = module;
+    if (m->ptx && !(f.ptx = ptx_kernel(m->ptx, name))) return NOT_FOUND;
+    kept = malloc(sizeof f);
+    return (*kept = f), (*found = kept), OK;
+}
+Result cuModuleGetGlobal_v2(Ptr *found, size_t *bytes, void *module, const char *name) {
+    struct module *m = module;
+    void *at = m->ptx ? ptx_global(m->ptx, name, bytes) : 0;
+    return (*found = (Ptr)(uintptr_t)at), at ? OK : NOT_FOUND;
+}
+Result cuFuncGetParamInfo(void *function, size_t number, size_t *at, size_t *bytes) {
+    struct function *f = function;
+    return f->ptx && ptx_parameter(f->ptx, number, at, bytes) ? OK : INVALID;
+}
+Result cuFuncGetAttribute(int *value, int which, void *function) {
+    return (*value = which == 4 ? 16 : 0), function ? OK : INVALID;
+}
+Result cuFuncSetAttribute(void *function, int which, int value) {
+    return function && which >= 0 && value >= 0 ? OK : INVALID;
+}
+static void *packed(const struct ptx_kernel *k, void **params, void **more) {
+    unsigned char *values = calloc(1, ptx_values_bytes(k) + 8);
+    size_t at, bytes;
+    for (size_t i = 0; params && ptx_parameter(k, i, &at, &bytes); i++) memcpy(values + at, params[i], bytes);
+    if (!params && more && more[0] == (void *)1) memcpy(values, more[1], *(size_t *)more[3]);
+    return values;
 }
 Result cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
                       unsigned bz, unsigned shared, void *handle, void **params, void **more) {
-    struct op op = {.kind = KERNEL, .blocks = gx * gy * gz, .wave_us = *(uint32_t *)params[0]};
-    if (!strcmp(f, "exact"))
-        op.control = *(uint32_t **)params[1], op.map = *(uint32_t **)params[2],
-        op.counts = *(uint32_t **)params[3];
-    return (void)shared, (void)more, bx * by * bz > 0 ? give(handle, op) : INVALID;
+    struct function *function = f;
+    struct op op = {.kind = KERNEL, .blocks = gx * gy * gz, .grid = {gx, gy, gz, bx, by, bz}, .shared = shared};
+    if (bx * by * bz == 0) return INVALID;
+    if ((op.kernel = function->ptx))
+        op.kind = PTX, op.values = packed(op.kernel, params, more);
+    else
+        op.wave_us = *(uint32_t *)params[0];
+    return give(handle, op);
 }
 Result cuLaunchKernel_ptsz(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
                            unsigned bz, unsigned shared, void *handle, void **params, void **more) {

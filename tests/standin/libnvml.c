@@ -1,5 +1,6 @@
 /* A stand-in for NVIDIA's management library: two GPUs that reach each other, the second of which
- * has lost memory. With $STANDIN_NVML=old, a device that tells nothing but its memory. */
+ * has lost memory. With $STANDIN_NVML=old, a device that tells nothing but its memory. The driver's
+ * version is $STANDIN_DRIVER. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +11,10 @@ static int old(void) {
 }
 int nvmlInit_v2(void) { return 0; }
 int nvmlShutdown(void) { return 0; }
-int nvmlSystemGetDriverVersion(char *text, unsigned room) { return snprintf(text, room, "580.1") < 0; }
+int nvmlSystemGetDriverVersion(char *text, unsigned room) {
+    const char *said = getenv("STANDIN_DRIVER");
+    return snprintf(text, room, "%s", said ? said : "580.1") < 0;
+}
 int nvmlDeviceGetCount_v2(unsigned *count) { return (*count = 2), 0; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **found) {
     return (*found = (void *)(size_t)(index + 1)), 0;

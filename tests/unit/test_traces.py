@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from singularity.primitives.errors import InvalidSpec, NotFound, SingularityError, Unplaceable
 from singularity.primitives.model import Tier
+from singularity.scheduler.sim.pollux import ADAPTIVE, hours
 from singularity.scheduler.sim.traces import (
     Machines,
     Reading,
@@ -59,7 +61,12 @@ def test_pods_of_openb_take_the_type_that_the_fleet_has(tmp_path: Path) -> None:
 def test_applications_of_pollux_are_elastic(tmp_path: Path) -> None:
     text = "name,time,application,num_replicas,batch_size\nx-0,107,cifar10,6,2048\n"
     (job,) = read(file(tmp_path, text)).jobs
-    assert (job.devices, job.devices_min, job.work_s) == (6, 1, 0.3 * 3600 / 6)
+    assert (job.devices, job.devices_min) == (6, 1)
+    assert 0.23 < job.work_s / 3600 < 0.35  # between what it takes on 8 and on 4
+    assert job.speed(6) == 1.0 and job.speed(4) == pytest.approx(job.work_s / 3600 / 0.35)
+    (free,) = read(file(tmp_path, text), Reading(adaptive=True)).jobs
+    assert free.devices == 16 and free.work_s < job.work_s
+    assert job.work_s / free.work_s == pytest.approx(1 / free.speed(6) * 1.0, rel=0.1)
 
 
 def test_a_trace_of_ones_own(tmp_path: Path) -> None:
@@ -128,3 +135,29 @@ def test_fleets_are_written_or_read(tmp_path: Path) -> None:
             read_fleet(wrong)
     with pytest.raises(NotFound):
         read_fleet("nowhere.csv")
+
+
+def test_a_load_of_servegen_is_a_service(tmp_path: Path) -> None:
+    text = "window_start_s,requests_per_s,dispersion\n0,100,4\n600,300,8\n"
+    trace = read(file(tmp_path, text))
+    (service,) = trace.services
+    assert trace.jobs == () and service.rates.rates == (100.0, 300.0) and service.wait_s == 5.0
+    assert service.rates.seconds == 1200 and "5.11 requests/s" in trace.notes[0]
+    assert fitted(trace, [Machines(1, 8, "h100")]).services[0].device == "h100"
+    uneven = text.replace("600,300", "700,300") + "1200,1,1\n"
+    with pytest.raises(InvalidSpec, match="equal steps"):
+        read(file(tmp_path, uneven))
+    with pytest.raises(InvalidSpec, match="no request in it"):
+        read(file(tmp_path, text.replace("100,4", "0,4").replace("300,8", "0,8")))
+
+
+NAMED = {"bert": (6, 8, 12, 16), "cifar10": (6, 8, 12, 16), "deepspeech2": (6, 8, 12)}
+NAMED |= {"imagenet": (24, 32, 48), "yolov3": (4,)}
+
+
+@pytest.mark.parametrize("application", NAMED)
+def test_sizes_that_the_workloads_of_pollux_name_come_out_of_the_curves(application: str) -> None:
+    curve = ADAPTIVE[application]
+    for gpus in NAMED[application]:
+        assert 0.5 < hours(curve, 1) / hours(curve, gpus) / gpus < 0.82, gpus
+    assert all(more <= less for (_, less), (_, more) in pairwise(curve))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .kernels import Launch, QueueId, Task, TaskId
+from .kernels import Footprint, Kernel, Launch, QueueId, Task, TaskId
 
 # -- events ----------------------------------------------------------------------------------------
 
@@ -76,7 +76,17 @@ class Quiesced:
     queue: QueueId
 
 
-Event = Attach | Detach | Submit | Completed | Torn | Evicted | Quiesced
+@dataclass(frozen=True, slots=True)
+class Fused:
+    """This pair may be launched as one grid, whose blocks take `footprint`; None: it cannot be."""
+
+    at_ns: int
+    rt: str
+    be: str
+    footprint: Footprint | None
+
+
+Event = Attach | Detach | Submit | Completed | Torn | Evicted | Quiesced | Fused
 
 
 # -- effects and reports ---------------------------------------------------------------------------
@@ -93,6 +103,14 @@ class StartPadded:
 
     launch: Launch
     beside: Launch
+
+
+@dataclass(frozen=True, slots=True)
+class Fuse:
+    """Begin to compile this pair, where caps.fuse; say Fused some time. Never asked twice."""
+
+    rt: Kernel
+    be: Kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +146,7 @@ class Reactivate:
     queue: QueueId
 
 
-Effect = Start | StartPadded | Restore | Hold | Deactivate | Interrupt | Reactivate
+Effect = Start | StartPadded | Fuse | Restore | Hold | Deactivate | Interrupt | Reactivate
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ class Caps:
     stall   launches of a deactivated queue stay where they are and go on later
     flush   they are handed back instead
     pad     a real-time and a best-effort kernel can be launched as one grid
+    fuse    for that a pair must be compiled first, and not every pair can be
     """
 
     units: int
@@ -36,6 +37,7 @@ class Caps:
     stall: bool = False
     flush: bool = False
     pad: bool = False
+    fuse: bool = False
 
 
 @dataclass(frozen=True, slots=True)

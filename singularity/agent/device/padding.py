@@ -7,7 +7,7 @@ of best-effort blocks must not outlast the real-time kernel.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from .kernels import UNIT, Footprint, Kernel, QueueId
@@ -46,13 +46,23 @@ def fused(one: Footprint, other: Footprint) -> Footprint:
     )
 
 
+def larger(rt: Kernel, be: Kernel) -> Footprint:
+    """What a block of both takes, where nothing more is known."""
+    return fused(rt.footprint, be.footprint)
+
+
 def choose(
-    rt: Kernel, candidates: Iterable[Candidate], units: int, unit: Footprint = UNIT
+    rt: Kernel,
+    candidates: Iterable[Candidate],
+    units: int,
+    unit: Footprint = UNIT,
+    pair: Callable[[Kernel, Kernel], Footprint | None] = larger,
 ) -> Padding | None:
     """The first candidate that may be padded into `rt`, with how many blocks; None: nobody may.
 
     The blocks are those that the units free of `rt` run in the time that it takes:
-    free units x waves x blocks a unit.
+    free units x waves x blocks a unit. `pair` says what a block of the fused grid takes, None
+    where there is no such grid, or not yet.
     """
     layers = -(-rt.blocks // units)
     free = units - -(-rt.blocks // layers)
@@ -60,8 +70,10 @@ def choose(
         return None
     needed = min(layers, occupancy(rt.footprint, unit))
     for candidate in candidates:
-        beside = occupancy(fused(rt.footprint, candidate.kernel.footprint), unit)
-        if beside < needed:
+        if not _depth(candidate.kernel.wave_us, rt.us):
+            continue
+        both = pair(rt, candidate.kernel)
+        if both is None or (beside := occupancy(both, unit)) < needed:
             continue
         deep = _depth(candidate.kernel.wave_us[:beside], rt.us)
         if not deep:

@@ -13,6 +13,7 @@ the kernel at its head have run, whoever ran them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
@@ -26,6 +27,8 @@ from .events import (
     Event,
     Evicted,
     Finished,
+    Fuse,
+    Fused,
     Hold,
     Interrupt,
     Preempted,
@@ -38,12 +41,15 @@ from .events import (
     Submit,
     Torn,
 )
-from .kernels import RT, Caps, Level, QueueId
-from .padding import Candidate, choose
+from .kernels import RT, Caps, Footprint, Kernel, Level, QueueId
+from .padding import Candidate, choose, larger
 from .queues import Gate, Lane
 
 _PADDED_DEPTH: Final = 2  # real-time kernels ahead; more would choose padding too early
 _UNBOUNDED: Final = 1 << 30
+
+
+Pair = tuple[str, str]  # real-time and best-effort kernel
 
 
 class Mode(StrEnum):
@@ -81,7 +87,8 @@ class Pad:
 @dataclass(frozen=True, slots=True)
 class State:
     """`lanes[0]` is the real-time queue; `turn` is the best-effort lane that is asked first;
-    `attached` the number of queues there ever were: numbers are not used twice."""
+    `attached` the number of queues there ever were: numbers are not used twice. `pairs` are the
+    kernels, by name, that were asked to be fused, and what came of it."""
 
     caps: Caps
     policy: Policy = Policy()
@@ -91,6 +98,7 @@ class State:
     attached: int = 0
     pads: tuple[Pad, ...] = ()
     asked_ns: int = 0
+    pairs: Mapping[Pair, Footprint | None] = field(default_factory=dict)
 
 
 def react(state: State, event: Event) -> tuple[State, tuple[Effect, ...], tuple[Report, ...]]:
@@ -118,12 +126,14 @@ class _Desk:
     attached: int = field(init=False)
     pads: tuple[Pad, ...] = field(init=False)
     asked_ns: int = field(init=False)
+    pairs: dict[Pair, Footprint | None] = field(init=False)
 
     def __post_init__(self) -> None:
         state = self.before
         self.lanes = {lane.queue: lane for lane in state.lanes}
         self.mode, self.turn, self.attached = state.mode, state.turn, state.attached
         self.pads, self.asked_ns = state.pads, state.asked_ns
+        self.pairs = dict(state.pairs)
 
     def state(self) -> State:
         return State(
@@ -135,6 +145,7 @@ class _Desk:
             self.attached,
             self.pads,
             self.asked_ns,
+            self.pairs,
         )
 
     # -- what the event says ---------------------------------------------------------------------
@@ -156,6 +167,8 @@ class _Desk:
                 self.lanes[event.queue] = replace(lane, tasks=(*lane.tasks, event.task))
             case Completed() | Torn() | Evicted():
                 self._launch_ended(event)
+            case Fused(rt=rt, be=be, footprint=footprint):
+                self.pairs[rt, be] = footprint
             case Quiesced():
                 lane = self.lanes.get(event.queue, self.lanes[RT])
                 if lane.gate is Gate.CLOSING:
@@ -281,7 +294,8 @@ class _Desk:
         lane = self.lanes[RT]
         while lane.has_next() and lane.depth < _PADDED_DEPTH:
             lane, launch = lane.begun(self.now_ns).launch()
-            padding = choose(launch.kernel, self._candidates(), self.before.caps.units)
+            units = self.before.caps.units
+            padding = choose(launch.kernel, self._candidates(), units, pair=self._pair)
             if padding is None:
                 self.effects.append(Start(launch))
                 continue
@@ -290,6 +304,15 @@ class _Desk:
             self.pads = (*self.pads, Pad(launch.index, padding.queue, whole))
             self.effects.append(StartPadded(launch, other))
         self.lanes[RT] = lane
+
+    def _pair(self, rt: Kernel, be: Kernel) -> Footprint | None:
+        """What is not compiled is asked for, and padded another time."""
+        if not self.before.caps.fuse:
+            return larger(rt, be)
+        if (rt.name, be.name) not in self.pairs:
+            self.pairs[rt.name, be.name] = None
+            self.effects.append(Fuse(rt, be))
+        return self.pairs[rt.name, be.name]
 
     def _candidates(self) -> list[Candidate]:
         """Kernels that are next in their queues, where none is frozen on the device before them.

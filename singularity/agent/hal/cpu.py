@@ -18,7 +18,7 @@ from typing import Final
 
 import psutil
 
-from singularity.agent.device.kernels import Caps, Launch, Level, QueueId, TaskId
+from singularity.agent.device.kernels import Caps, Kernel, Launch, Level, QueueId, TaskId
 from singularity.primitives.errors import DeviceFailed, DeviceUnavailable, InvalidSpec
 
 from .cpu_worker import CLOSED, GATES, MENDING, OPEN
@@ -40,6 +40,9 @@ class CpuQueue:
         self._device.send("launch", self.id, launch)
 
     def launch_padded(self, launch: Launch, beside: Launch) -> None:
+        raise InvalidSpec("processors do not run two kernels as one grid", queue=self.id)
+
+    def fuse(self, rt: Kernel, be: Kernel) -> None:
         raise InvalidSpec("processors do not run two kernels as one grid", queue=self.id)
 
     def restore(self, launch: Launch) -> None:

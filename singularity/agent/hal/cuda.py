@@ -2,7 +2,8 @@
 
 Every launch of a queue is put behind a wait for the queue's gate, a word of host memory that the
 GPU reads: while it is closed nothing begins, and all that was launched stays where it is. What
-runs, runs to its end; nothing is reset.
+runs, runs to its end; nothing is reset. Beside real-time kernels a part of a best-effort kernel
+that has not been launched yet may run, as one grid (pairs.py).
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
-from singularity.agent.device.kernels import RT, Caps, Launch, Level, QueueId
+from singularity.agent.device.fuser import Side
+from singularity.agent.device.kernels import RT, Caps, Kernel, Launch, Level, QueueId
 from singularity.primitives.errors import DeviceFailed, DeviceUnavailable, InvalidSpec
 
 from .faces import Communication, ComputeQueue, DeviceFacts, Upcalls
 from .nvml import open_nvml
+from .pairs import Pair, Pairs
 
 _LIBRARY: Final = "libcuda.so.1"
 _UNITS_ATTRIBUTE: Final = 16  # multiprocessors
@@ -36,7 +40,7 @@ class Program:
     """What a kernel's name stands for: a function of a loaded module, with its arguments."""
 
     function: int
-    threads: int
+    side: Side
     arguments: tuple[int, ...] = ()
 
 
@@ -60,21 +64,36 @@ class CudaQueue:
     quiet: int = 0  # polls in a row that saw nothing run
 
     def launch(self, launch: Launch) -> None:
-        program = self.device.programs.get(launch.kernel.name)
-        if program is None:
-            raise InvalidSpec(f"no program {launch.kernel.name} was loaded", queue=self.id)
-        if launch.first:
+        program = self.device.program(launch.kernel)
+        if not launch.first:
+            self._fly(launch, partial(self.device.start, program, launch.blocks, self.stream))
+            return
+        pair = self.device.pairs.slice_of(launch.kernel.name)
+        if pair is None:
             raise InvalidSpec("a GPU runs a grid from its first block", queue=self.id)
-        flight = _Flight(launch, self._event(), self._event())
-        call, stream = self.device.call, self.stream
-        call("cuStreamWaitValue32_v2", stream, self.device.gate_at(self.id), 0, _WAIT_EQUAL)
-        call("cuEventRecord", flight.begun, stream)
-        self.device.start(program, launch.blocks, stream)
-        call("cuEventRecord", flight.ended, stream)
-        self.flights.append(flight)
+        self._fly(launch, partial(self.device.start_pair, pair, None, launch, self.stream))
 
     def launch_padded(self, launch: Launch, beside: Launch) -> None:
-        raise InvalidSpec("kernels are not fused on this device", queue=self.id)
+        pair = self.device.pairs.made.get((launch.kernel.name, beside.kernel.name))
+        if pair is None:
+            raise InvalidSpec("these kernels were not fused", queue=self.id)
+        self._fly(launch, partial(self.device.start_pair, pair, launch, beside, self.stream))
+
+    def fuse(self, rt: Kernel, be: Kernel) -> None:
+        one, other = self.device.program(rt), self.device.program(be)
+        self.device.pairs.begin((rt.name, be.name), one.side, other.side)
+
+    def _fly(self, launch: Launch, start: Callable[[], None]) -> None:
+        flight, call, stream = (
+            _Flight(launch, self._event(), self._event()),
+            self.device.call,
+            self.stream,
+        )
+        call("cuStreamWaitValue32_v2", stream, self.device.gate_at(self.id), 0, _WAIT_EQUAL)
+        call("cuEventRecord", flight.begun, stream)
+        start()
+        call("cuEventRecord", flight.ended, stream)
+        self.flights.append(flight)
 
     def restore(self, launch: Launch) -> None:
         raise InvalidSpec("kernels are not torn on this device", queue=self.id)
@@ -105,6 +124,9 @@ class CudaQueue:
     def poll(self) -> bool:
         """Make the upcalls that are due; False: none was."""
         heard = False
+        for (rt, be), pair in self.device.pairs.heard() if self.id == RT else ():
+            self.upcalls.on_fused(rt, be, pair.footprint if pair else None)
+            heard = True
         while self.flights and self.device.over(self.flights[0].ended):
             flight = self.flights.popleft()
             self.events += [flight.begun, flight.ended]
@@ -156,7 +178,8 @@ class CudaDevice:
         self.call("cuMemHostRegister_v2", host, ctypes.c_size_t(mmap.PAGESIZE), _DEVICEMAP)
         self.call("cuMemHostGetDevicePointer_v2", ctypes.byref(at), host, 0)
         self._gates_at = at.value
-        self._caps = Caps(units.value, Level.INFLIGHT, stall=True)
+        self._caps = Caps(units.value, Level.INFLIGHT, stall=True, pad=True, fuse=True)
+        self.pairs = Pairs(self.call, context)
 
     @property
     def caps(self) -> Caps:
@@ -174,7 +197,13 @@ class CudaDevice:
         module, function = ctypes.c_void_p(), ctypes.c_void_p()
         self.call("cuModuleLoadData", ctypes.byref(module), ctypes.c_char_p(image.encode()))
         self.call("cuModuleGetFunction", ctypes.byref(function), module, name.encode())
-        self.programs[name] = Program(function.value or 0, threads, tuple(arguments))
+        side = Side(image, name, (threads, 1, 1))
+        self.programs[name] = Program(function.value or 0, side, tuple(arguments))
+
+    def program(self, kernel: Kernel) -> Program:
+        if (found := self.programs.get(kernel.name)) is None:
+            raise InvalidSpec(f"no program {kernel.name} was loaded")
+        return found
 
     def queue(self, id_: QueueId, upcalls: Upcalls) -> ComputeQueue:
         if id_ >= _GATES:
@@ -193,11 +222,31 @@ class CudaDevice:
         return ctypes.c_uint64(self._gates_at + 4 * queue)
 
     def start(self, program: Program, blocks: int, stream: ctypes.c_void_p) -> None:
-        values = [ctypes.c_uint64(value) for value in program.arguments]
+        self._start(program.function, blocks, program.side.threads, program.arguments, stream)
+
+    def start_pair(
+        self, pair: Pair, launch: Launch | None, beside: Launch, stream: ctypes.c_void_p
+    ) -> None:
+        """Blocks of `launch`, if any, and those of `beside` behind them."""
+        be, rt = self.program(beside.kernel), self.program((launch or beside).kernel)
+        split = launch.blocks if launch else 0
+        own = rt.arguments if launch else (0,) * pair.rt_parameters
+        grids = (split or 1, 1, 1, beside.kernel.blocks, 1, 1)
+        values = (*own, *be.arguments, split, beside.first, *grids)
+        self._start(pair.function, split + beside.blocks, pair.threads, values, stream)
+
+    def _start(
+        self,
+        function: int,
+        blocks: int,
+        threads: int,
+        arguments: tuple[int, ...],
+        stream: ctypes.c_void_p,
+    ) -> None:
+        values = [ctypes.c_uint64(value) for value in arguments]
         kept = (ctypes.c_void_p * max(1, len(values)))(*map(ctypes.addressof, values))
-        grid, threads = (blocks, 1, 1), (program.threads, 1, 1)
-        function = ctypes.c_void_p(program.function)
-        self.call("cuLaunchKernel", function, *grid, *threads, 0, stream, kept, None)
+        shape = (blocks, 1, 1, threads, 1, 1, 0)
+        self.call("cuLaunchKernel", ctypes.c_void_p(function), *shape, stream, kept, None)
 
     def over(self, event: ctypes.c_void_p) -> bool:
         code = self._library.cuEventQuery(event)
@@ -225,6 +274,7 @@ class CudaDevice:
     def close(self) -> None:
         for queue in list(self._queues.values()):
             self.forget(queue)
+        self.pairs.close()
         self.call("cuCtxSynchronize")
         self.call("cuDevicePrimaryCtxRelease_v2", self._device)
 

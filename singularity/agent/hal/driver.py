@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from singularity.agent.device import events
-from singularity.agent.device.kernels import RT, Kernel, QueueId, Task, TaskId
+from singularity.agent.device.kernels import RT, Footprint, Kernel, QueueId, Task, TaskId
 from singularity.agent.device.memory import Memory
 from singularity.agent.device.reef import Policy, State, react
 from singularity.primitives.errors import InvalidSpec
@@ -90,6 +90,9 @@ class Driver:
     def on_quiesce(self, queue: QueueId) -> None:
         self._tell(events.Quiesced(self._device.now_ns(), queue))
 
+    def on_fused(self, rt: str, be: str, footprint: Footprint | None) -> None:
+        self._tell(events.Fused(self._device.now_ns(), rt, be, footprint))
+
     # -- events and effects ----------------------------------------------------------------------
 
     def _tell(self, event: events.Event) -> None:
@@ -113,6 +116,8 @@ class Driver:
                 self._queues[launch.queue].launch(launch)
             case events.StartPadded(launch, beside):
                 self._queues[launch.queue].launch_padded(launch, beside)
+            case events.Fuse(rt, be):
+                self._queues[RT].fuse(rt, be)
             case events.Restore(launch):
                 self._queues[launch.queue].restore(launch)
             case events.Hold(queue):

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from singularity.agent.device.kernels import Caps, Launch, QueueId, TaskId
+from singularity.agent.device.kernels import Caps, Footprint, Kernel, Launch, QueueId, TaskId
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,8 @@ class Upcalls(Protocol):
 
     def on_quiesce(self, queue: QueueId) -> None: ...
 
+    def on_fused(self, rt: str, be: str, footprint: Footprint | None) -> None: ...
+
 
 class ComputeQueue(Protocol):
     """One stream: launches run one after the other. No call blocks."""
@@ -51,6 +53,10 @@ class ComputeQueue(Protocol):
 
     def launch_padded(self, launch: Launch, beside: Launch) -> None:
         """As one grid with best-effort blocks; only where caps.pad, only on the real-time queue."""
+
+    def fuse(self, rt: Kernel, be: Kernel) -> None:
+        """Begin to make one grid of two; on_fused when it is known whether they are. Only where
+        caps.fuse, only on the real-time queue."""
 
     def restore(self, launch: Launch) -> None:
         """Run the rest of a torn kernel although the queue is deactivated."""

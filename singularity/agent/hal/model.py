@@ -15,7 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from singularity.agent.device.kernels import Caps, Launch, QueueId, TaskId
+from singularity.agent.device.kernels import Caps, Kernel, Launch, QueueId, TaskId
+from singularity.agent.device.padding import larger
 
 from .faces import Communication, ComputeQueue, Upcalls
 
@@ -76,6 +77,9 @@ class ModelQueue:
 
     def launch(self, launch: Launch) -> None:
         self._add(launch, launch.kernel.us * launch.blocks / launch.kernel.blocks)
+
+    def fuse(self, rt: Kernel, be: Kernel) -> None:
+        self.upcalls.on_fused(rt.name, be.name, larger(rt, be))
 
     def launch_padded(self, launch: Launch, beside: Launch) -> None:
         us = launch.kernel.us * (1 + self.device.costs.padded_share)

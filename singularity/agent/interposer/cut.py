@@ -66,7 +66,6 @@ class Rank:
             self._hold(step)
         if step == 1:
             page.state = State.RUNNING
-            self.links.witness = None  # from now on mini-batches are counted
         slot = page.slot
         if slot >= 0 or self._slots.number >= 0:
             self.links.turns.clear()
@@ -77,6 +76,10 @@ class Rank:
         jobs that never do. Where each may be held is for the agents to say, who see what all have
         begun (see deals.py)."""
         page = self.page
+        if self.trains:
+            if deal is not None:
+                self._tally.begin(page, deal)
+            return
         self._crossings = count = self._crossings + 1
         page.crossings = count
         stop = page.stop
@@ -87,6 +90,11 @@ class Rank:
         slot = page.slot
         if slot >= 0 or self._slots.number >= 0:
             self._follow(slot)
+
+    @property
+    def trains(self) -> bool:
+        """From now on mini-batches are counted; a message may still be under way at their end."""
+        return self._step > 0
 
     def begin(self, deal: Deal, times: int = 1) -> None:
         self._tally.begin(self.page, deal, times)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import sys
 from multiprocessing.process import current_process
@@ -15,6 +16,7 @@ _PAGE: Final = "SINGULARITY_PAGE"
 _OWNER: Final = "SINGULARITY_PAGE_OWNER"
 _ASK: Final = 0xFFFFFFFF
 _NO_RANDOM_ADDRESSES: Final = 0x0040000  # what setarch -R sets
+_YIELD: Final = "SINGULARITY_YIELD"
 _ALONE: Final = "SINGULARITY_ALONE"  # set where the plane launched one process
 
 
@@ -40,6 +42,8 @@ def activate() -> None:
     goes wrong costs the job its transparency, never its life: it runs on as plain torch, and the
     page says NONE.
     """
+    if os.environ.get(_YIELD):  # in compilers that a rank starts as well
+        importlib.import_module(".triton_hook", __package__).install()
     path, pid = os.environ.get(_PAGE), str(os.getpid())
     alone = bool(os.environ.get(_ALONE))
     owner = path is not None and os.environ.setdefault(_OWNER, pid) == pid

@@ -11,6 +11,13 @@ from typing import Final
 
 _PACKAGE: Final = "singularity_interposer"
 _SOURCE: Final = Path(__file__).parent
+_AGENT: Final = _SOURCE.parent
+_BORROWED: Final = (  # of the agent's own, that the job's process needs as well
+    _AGENT / "device" / "ptx.py",
+    _AGENT / "device" / "prologue.py",
+    _AGENT / "shim" / "triton_hook.py",
+)
+_DEVICE: Final = b"from singularity.agent.device."
 _METADATA: Final = f"Metadata-Version: 2.1\nName: {_PACKAGE.replace('_', '-')}\nVersion: 1\n"
 _ENTRY_POINTS: Final = f"[torch.backends]\nsingularity = {_PACKAGE}.hook:activate\n"
 
@@ -44,6 +51,10 @@ def _files() -> dict[str, bytes]:
         f"{_PACKAGE}/{path.name}": path.read_bytes()
         for path in _SOURCE.glob("*.py")
         if path.name != Path(__file__).name
+    }
+    files |= {
+        f"{_PACKAGE}/{path.name}": path.read_bytes().replace(_DEVICE, b"from .")
+        for path in _BORROWED
     }
     info = f"{_PACKAGE}-1.dist-info"
     files[f"{info}/METADATA"] = _METADATA.encode()

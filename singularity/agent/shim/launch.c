@@ -22,6 +22,7 @@ struct stream {
     pthread_mutex_t lock;
     void *events[RING]; /* of launches tail .. head - 1 */
     uint64_t head, tail, launches;
+    struct arena *arena;
 };
 static struct stream *_Atomic streams;
 
@@ -124,12 +125,16 @@ static int in_flight(void) {
 }
 
 /* Whoever opens it last adds up for how long it was shut; who closed it first has said since when
- * before its own bit goes. */
+ * before its own bit goes. Who yields is woken by the closing, who waits by the opening. */
 API void singularity_gate(struct page *of, uint32_t close, uint32_t open) {
-    if (close && !atomic_fetch_or(&of->gate, close)) of->shut_since_ns = now_ns();
+    uint32_t before = close ? atomic_fetch_or(&of->gate, close) : 0;
+    if (close && !before) {
+        of->shut_since_ns = now_ns();
+        if (of->mode & YIELD) syscall(SYS_futex, &of->gate, FUTEX_WAKE, 1 << 20, 0, 0, 0);
+    }
     if (!open) return;
     uint64_t since_ns = of->shut_since_ns;
-    uint32_t before = atomic_fetch_and(&of->gate, ~open);
+    before = atomic_fetch_and(&of->gate, ~open);
     if (before && !(before & ~open)) of->shut_ns += now_ns() - since_ns;
     if (before & open) syscall(SYS_futex, &of->gate, FUTEX_WAKE, 1 << 20, 0, 0, 0);
 }
@@ -228,24 +233,54 @@ static Result after(struct stream *s, Result result) {
     return result;
 }
 
+/* The driver's CUlaunchConfig; what its attributes ask for, no ticket promises. */
+struct config {
+    unsigned grid[6], shared;
+    void *stream, *list;
+    unsigned attributes;
+};
+
+typedef Result (*Go)(const struct call *);
+
+static Result launch(const struct call *c, Go go, Go with_ticket) {
+    struct stream *s = before(c->stream);
+    struct ticket ticket;
+    if (s && take_ticket(&ticket, &s->arena, c)) {
+        Result code = with_ticket(&ticket.call);
+        if (ticket_used(&ticket, code)) return after(s, code);
+    }
+    return after(s, go(c));
+}
+
 #define LAUNCHES(suffix, own)                                                                       \
+    static Result go_plain##suffix(const struct call *c) {                                          \
+        const unsigned *g = c->grid;                                                                \
+        return REAL(cuLaunchKernel##suffix, Result(*)(void *, GRID, void *, void **, void **))(     \
+            c->function, g[0], g[1], g[2], g[3], g[4], g[5], c->shared, c->stream, c->params,       \
+            c->extra);                                                                              \
+    }                                                                                               \
+    static Result go_together##suffix(const struct call *c) {                                       \
+        const unsigned *g = c->grid;                                                                \
+        return REAL(cuLaunchCooperativeKernel##suffix, Result(*)(void *, GRID, void *, void **))(   \
+            c->function, g[0], g[1], g[2], g[3], g[4], g[5], c->shared, c->stream, c->params);      \
+    }                                                                                               \
+    static Result go_config##suffix(const struct call *c) {                                         \
+        return REAL(cuLaunchKernelEx##suffix, Result(*)(const void *, void *, void **, void **))(   \
+            c->config, c->function, c->params, c->extra);                                           \
+    }                                                                                               \
     API Result cuLaunchKernel##suffix(void *f, GRID, void *st, void **params, void **extra) {       \
-        struct stream *s = before(own(st));                                                         \
-        return after(s, REAL(cuLaunchKernel##suffix,                                                \
-            Result(*)(void *, GRID, void *, void **, void **))(f, gx, gy, gz, bx, by, bz, shared,   \
-                                                               st, params, extra));                 \
+        struct call c = {f, {gx, gy, gz, bx, by, bz}, shared, own(st), params, extra, 0, 1};        \
+        return launch(&c, go_plain##suffix, go_plain##suffix);                                      \
     }                                                                                               \
     API Result cuLaunchCooperativeKernel##suffix(void *f, GRID, void *st, void **params) {          \
-        struct stream *s = before(own(st));                                                         \
-        return after(s, REAL(cuLaunchCooperativeKernel##suffix,                                     \
-            Result(*)(void *, GRID, void *, void **))(f, gx, gy, gz, bx, by, bz, shared, st,        \
-                                                      params));                                     \
+        struct call c = {f, {gx, gy, gz, bx, by, bz}, shared, own(st), params, 0, 0, 0};            \
+        return launch(&c, go_together##suffix, 0);                                                  \
     }                                                                                               \
     API Result cuLaunchKernelEx##suffix(const void *config, void *f, void **params, void **extra) { \
-        void *st = *(void *const *)((const char *)config + 32);                                     \
-        struct stream *s = before(own(st));                                                         \
-        return after(s, REAL(cuLaunchKernelEx##suffix,                                              \
-            Result(*)(const void *, void *, void **, void **))(config, f, params, extra));          \
+        const struct config *g = config;                                                            \
+        struct call c = {f, {0}, g->shared, own(g->stream), params, extra, config, !g->attributes}; \
+        memcpy(c.grid, g->grid, sizeof c.grid);                                                     \
+        return launch(&c, go_config##suffix, go_plain##suffix);                                     \
     }                                                                                               \
     API Result cuGraphLaunch##suffix(void *graph, void *st) {                                       \
         struct stream *s = before(own(st));                                                         \
@@ -270,6 +305,20 @@ static void covered(void) {
 
 LAUNCHES(, AS_IT_IS)
 LAUNCHES(_ptsz, OF_THREAD)
+
+Result plain_launch(const struct call *c) { return go_plain(c); }
+
+/* Its handle may be another stream's next. */
+API Result cuStreamDestroy_v2(void *st) {
+    for (struct stream *s = streams; st && s; s = s->next)
+        if (s->handle == st) {
+            pthread_mutex_lock(&s->lock);
+            s->handle = s;
+            arena_idle(s->arena), s->arena = 0;
+            pthread_mutex_unlock(&s->lock);
+        }
+    return REAL(cuStreamDestroy_v2, OnStream)(st);
+}
 
 API Result cuCtxSynchronize(void) {
     covered();

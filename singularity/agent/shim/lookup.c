@@ -52,7 +52,8 @@ void *driver_symbol(const char *name) {
 static const struct { const char *name; void *ours; int launch; } hooks[] = {
     LAUNCH(cuLaunchKernel), LAUNCH(cuLaunchKernelEx), LAUNCH(cuLaunchCooperativeKernel),
     LAUNCH(cuGraphLaunch), CALL(cuStreamSynchronize), CALL(cuStreamSynchronize_ptsz),
-    CALL(cuCtxSynchronize), ALSO(cuMemAlloc), CALL(cuMemAllocManaged), ALSO(cuMemAllocPitch),
+    CALL(cuCtxSynchronize), ALSO(cuStreamDestroy), CALL(cuModuleLoadData), CALL(cuModuleLoadDataEx),
+    CALL(cuModuleGetFunction), CALL(cuModuleUnload), CALL(cuFuncSetAttribute), ALSO(cuMemAlloc), CALL(cuMemAllocManaged), ALSO(cuMemAllocPitch),
     CALL(cuMemAllocAsync), CALL(cuMemAllocAsync_ptsz), CALL(cuMemCreate), ALSO(cuArrayCreate),
     ALSO(cuMemFree), CALL(cuMemFreeAsync), CALL(cuMemFreeAsync_ptsz), CALL(cuMemRelease),
     CALL(cuArrayDestroy), ALSO(cuMemGetInfo), CALL(cuGetProcAddress_v2), CALL(cuGetProcAddress),

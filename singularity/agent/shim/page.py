@@ -43,7 +43,7 @@ _CLASS, _PID, _STATUS = 0, 1, 2  # 4-byte words of a slot
 _LONGS: Final = (
     *("launched", "completed", "gated", "blocked_ns"),
     *("used_bytes", "cap_bytes", "denied", "raised"),
-    *("syncs", "handed", "busy_ns"),
+    *("syncs", "handed", "busy_ns", "left", "repairs", "mended"),
 )
 _CAP: Final = 2 + _LONGS.index("cap_bytes")
 
@@ -55,6 +55,7 @@ class Mode(IntFlag):
     WINDOW = 1  # at most so many launches in flight
     STALL = 2  # launches wait on the device until the gate is open
     STRICT = 4  # a process whose launches are not seen is ended with 78
+    YIELD = 8  # kernels that exist as PTX are left block by block, and repaired
 
 
 class Class(IntEnum):
@@ -90,6 +91,9 @@ class Slot:
     syncs: int
     handed: int
     busy_ns: int
+    left: int  # blocks that yielded
+    repairs: int  # grids launched again for them
+    mended: int  # torn launches that are whole again
 
 
 class ControlPage:

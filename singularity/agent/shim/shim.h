@@ -2,7 +2,8 @@
  *
  * Best-effort processes: a window bounds how many launches are in flight, and each launch is put
  * behind a wait for the gate, one word of a page that the agent and all processes of the device
- * share. Real-time processes: the first launch after idleness closes the gate, and a thread opens it
+ * share. Where they exist as PTX, kernels at work are left block by block and repaired (yield.c).
+ * Real-time processes: the first launch after idleness closes the gate, and a thread opens it
  * when nothing has been in flight for the hold-off. Both: a cap on memory, answered as the driver
  * answers when it has none left.
  *
@@ -36,8 +37,9 @@ enum { ALREADY_REGISTERED = 712 };
 enum { MAGIC = 0x53475331, SLOTS = 30, PAGE_BYTES = 4096, RING = 128, BLIND_SYNCS = 64 };
 #define LONG_NS 10000000000u /* no launch waits so long, nor does the thread below sleep so long */
 #define AT_ONCE_NS 50000u    /* what was launched so lately may not be seen in flight yet */
+enum { PARAMETERS = 128 };
 enum { RT = 1, BE = 2 };                    /* class of a slot */
-enum { WINDOW = 1, STALL = 2, STRICT = 4 }; /* mode */
+enum { WINDOW = 1, STALL = 2, STRICT = 4, YIELD = 8 }; /* mode */
 enum { ABSENT, LOADED, SEEING, BLIND };     /* status */
 #define AGENT (1u << 31)                    /* of the gate; the other bits are those of slots */
 enum { WAIT_EQ = 1, DEVICEMAP = 2, NO_TIMING = 2, PER_THREAD = 2 };
@@ -45,8 +47,7 @@ enum { WAIT_EQ = 1, DEVICEMAP = 2, NO_TIMING = 2, PER_THREAD = 2 };
 struct slot { /* 128 bytes */
     _Atomic uint32_t class, pid, status, driver;
     _Atomic uint64_t launched, completed, gated, blocked_ns, used_bytes, cap_bytes, denied, raised;
-    _Atomic uint64_t syncs, handed, busy_ns;
-    uint64_t spare[3];
+    _Atomic uint64_t syncs, handed, busy_ns, left, repairs, mended;
 };
 struct page {
     _Atomic uint32_t magic, gate, mode, window, gate_every, hold_off_us;
@@ -84,6 +85,33 @@ void *driver_symbol(const char *name);
 typedef Result (*OnStream)(void *);
 typedef Result (*WithEvent)(void *, void *);
 
+/* One launch as it was asked for. `can_yield`: its blocks may begin one at a time. */
+struct call {
+    void *function;
+    unsigned grid[6], shared;
+    void *stream, **params, **extra;
+    const void *config;
+    int can_yield;
+};
+
+/* A kernel that can yield, and what runs in its place; of its parameters, the last is the ticket, and
+ * the program gives `given`. */
+struct kernel {
+    struct kernel *next;
+    void *function, *variant, *module;
+    unsigned count, given;
+    size_t at[PARAMETERS], bytes[PARAMETERS];
+};
+
+struct arena;
+struct ticket { struct call call; struct arena *arena; uint32_t number; void *extra[5]; };
+char *with_prologue(const char *source);
+const struct kernel *kernel_of(void *function);
+int take_ticket(struct ticket *ticket, struct arena **of_stream, const struct call *call);
+int ticket_used(struct ticket *ticket, Result result);
+void arena_idle(struct arena *arena);
+Result plain_launch(const struct call *call);
+
 /* What stands in the driver's place: their types are those of the driver. */
 #define GRID unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared
 #define ON_STREAM(suffix)                                                                  \
@@ -97,6 +125,12 @@ typedef Result (*WithEvent)(void *, void *);
 ON_STREAM()
 ON_STREAM(_ptsz)
 API Result cuCtxSynchronize(void);
+API Result cuStreamDestroy_v2(void *st);
+API Result cuModuleLoadData(void **module, const void *image);
+API Result cuModuleLoadDataEx(void **module, const void *image, unsigned count, void *options, void **values);
+API Result cuModuleGetFunction(void **function, void *module, const char *name);
+API Result cuModuleUnload(void *module);
+API Result cuFuncSetAttribute(void *function, int which, int value);
 API Result cuMemAlloc_v2(Ptr *found, size_t bytes);
 API Result cuMemAllocManaged(Ptr *found, size_t bytes, unsigned flags);
 API Result cuMemAllocPitch_v2(Ptr *found, size_t *pitch, size_t width, size_t height, unsigned unit);

@@ -1,15 +1,21 @@
 """python -m singularity.scheduler.sim storm --seeds 50 [--first 0]
 
-One line a seed, a table at the end; exit code 1 and the seed when a law was broken.
+One line a seed, a table at the end, and how often each part of the judgement was come to; exit code
+1 and the seed when a law was broken, and when so many storms never came to a part of it.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
+from typing import Final
 
+from .passes import never
 from .score import Score, table
 from .storm import storm, survive
+
+ENOUGH: Final = 40  # storms, by which everything has happened
 
 
 def main(argv: list[str]) -> int:
@@ -23,7 +29,7 @@ def main(argv: list[str]) -> int:
 
 
 def run(seeds: range) -> int:
-    scores, broken = [], []
+    scores, broken, reached = [], [], []
     for seed in seeds:
         world = storm(seed)
         try:
@@ -32,6 +38,7 @@ def run(seeds: range) -> int:
             broken.append(seed)
             say(f"seed {seed}: BROKEN at {world.now_s:.1f} s: {error}")
             continue
+        reached.append(world.passes)
         score = Score.of(world)
         scores.append(score)
         say(
@@ -39,10 +46,14 @@ def run(seeds: range) -> int:
             f"{score.decisions} decisions in {score.simulated_s:.0f} s, digest {world.digest()}"
         )
     say(table(scores))
+    total = sum(reached, Counter[str]())
+    say("; ".join(f"{name}: {count}" for name, count in sorted(total.items())))
+    if missed := never(reached) if len(seeds) >= ENOUGH else []:
+        say(f"never reached: {', '.join(missed)}")
     if broken:
         again = f"python -m singularity.scheduler.sim storm --seeds 1 --first {broken[0]}"
         say(f"broken seeds: {', '.join(map(str, broken))}; again: {again}")
-    return 1 if broken else 0
+    return 1 if broken or missed else 0
 
 
 def say(line: str) -> None:

@@ -9,6 +9,7 @@ from typing import Final
 from singularity.primitives.errors import InvalidSpec
 from singularity.scheduler.policy import Policy
 
+from .inference import Inference
 from .outcomes import Run
 from .replay import Costs, Replay
 from .rivals import RIVALS, compete
@@ -59,7 +60,10 @@ def play(
     devices = sum(m.nodes * m.devices for m in fleet)
     for name in names:
         if name == OURS:
-            yield Replay(trace, fleet, policy, costs).run()
+            kind = Inference if trace.services else Replay
+            yield kind(trace, fleet, policy, costs).run()
+        elif trace.services:
+            raise InvalidSpec(f"{name} knows no services, and the trace has some")
         elif len({m.device for m in fleet}) > 1:
             raise InvalidSpec(f"{name} knows one type of device only, and the fleet has several")
         else:

@@ -133,6 +133,7 @@ class Machine:
                 cluster=self.node.cluster,
                 device=self.node.device,
                 devices=self.node.devices,
+                rack=self.node.rack,
                 address="",
                 epoch=self.state.epoch,
                 memory_bytes=self.node.memory_bytes,

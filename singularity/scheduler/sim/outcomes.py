@@ -18,7 +18,8 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(slots=True)
 class Outcome:
-    """One job. `lost_s` device-seconds of work done that had to be done again."""
+    """One job. `lost_s` device-seconds of work done that had to be done again; `did_s`, of one that
+    did not end, seconds at full size by the end of the replay."""
 
     job: Arrival
     began_s: float | None = None
@@ -27,6 +28,26 @@ class Outcome:
     resizes: int = 0
     migrations: int = 0
     lost_s: float = 0.0
+    did_s: float = 0.0
+
+    @property
+    def done_s(self) -> float:
+        """Of its work, in seconds at full size."""
+        return self.did_s if self.ended_s is None else self.job.work_s
+
+
+@dataclass(slots=True)
+class Pooled:
+    """A service: `late` of its `requests` waited for longer than promised. `asked_s` and `held_s`
+    are device-seconds that its autoscaler wanted and that its replicas held, and `changes` is how
+    often the first changed."""
+
+    name: str
+    requests: float = 0.0
+    late: float = 0.0
+    asked_s: float = 0.0
+    held_s: float = 0.0
+    changes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +78,7 @@ class Run:
     rounds: int = 0
     decided_ms: list[float] = field(default_factory=list)
     digest: str = ""
+    pools: list[Pooled] = field(default_factory=list)
 
     def noted(self, now_s: float, busy: float, wanted: float) -> None:
         """From now on so many devices are held and asked for."""
@@ -77,6 +99,9 @@ class Scorecard:
     attained      by tier: share of jobs given what the tier promises over their life (basic: 0.5)
     kept          by tier: share of job-hours at the promise, of the hours in which the demand of
                   the tier and of those above it fitted; "-" where no accounts were kept
+    worked        device-hours of work that jobs have done, at their full size
+    in_time       by service: share of its requests that waited no longer than promised
+    scalings      by service: how often its autoscaler wanted another number of replicas
     fairness      T / (T alone x how contended the fleet was meanwhile): mean and p99; below 1 is
                   better than an equal part of the fleet
     """
@@ -98,6 +123,10 @@ class Scorecard:
     resizes: float
     migrations: float
     lost_device_h: float
+    worked_device_h: float
+    in_time: dict[str, float]
+    service_device_h: dict[str, float]
+    scalings: dict[str, int]
     rounds: int
     decide_p50_ms: float
     decide_p99_ms: float
@@ -130,6 +159,10 @@ def scorecard(run: Run) -> Scorecard:
         resizes=sum(o.resizes for o in run.outcomes) / jobs,
         migrations=sum(o.migrations for o in run.outcomes) / jobs,
         lost_device_h=sum(o.lost_s for o in run.outcomes) / 3600.0,
+        worked_device_h=sum(o.done_s * o.job.devices for o in run.outcomes) / 3600.0,
+        in_time={p.name: 1.0 - p.late / max(1.0, p.requests) for p in run.pools},
+        service_device_h={p.name: p.held_s / 3600.0 for p in run.pools},
+        scalings={p.name: p.changes for p in run.pools},
         rounds=run.rounds,
         decide_p50_ms=float(np.median(ms)),
         decide_p99_ms=float(np.percentile(ms, 99)),
@@ -145,8 +178,8 @@ def lasted(run: Run, end_s: float) -> Floats:
 
 
 def fractions(run: Run, jct_s: Floats) -> Floats:
-    """T alone on all its devices / T, a job each."""
-    found: Floats = np.array([o.job.work_s for o in run.outcomes]) / jct_s
+    """T alone on all its devices / T, a job each; of one that did not end, of what it did."""
+    found: Floats = np.array([o.done_s for o in run.outcomes]) / jct_s
     return found
 
 
@@ -193,7 +226,7 @@ def rows(cards: Sequence[Scorecard]) -> list[list[str]]:
     for each in fields(Scorecard)[1:]:
         values = [getattr(card, each.name) for card in cards]
         if isinstance(values[0], dict):
-            for key in values[0]:
+            for key in values[0]:  # a policy that knows no services has none of these
                 found.append([f"{each.name} {key}", *(_spoken(v[key]) for v in values)])
         else:
             found.append([each.name, *(_spoken(value) for value in values)])

@@ -39,12 +39,18 @@ _ROUNDS_IN_VAIN: Final = 5000  # with nothing running and nobody placed
 @dataclass(frozen=True, slots=True)
 class Costs:
     """Seconds that machines take, and how often the scheduler looks: not sooner than `gap_s` after
-    its last round, and every `tick_s` while somebody waits or holds less than it wants."""
+    its last round, and every `tick_s` while somebody waits or holds less than it wants. A resize
+    is answered after `resize_s`, and the work stands still for `stall_s`; a replica takes requests
+    `ready_s` after its start. Jobs are cut every `every_s`, which tells how fast they are; 0: only
+    when they must leave, for nothing fails here."""
 
     start_s: float = 0.0
     restart_s: float = 60.0
     cut_s: float = 0.0
     resize_s: float = 0.0
+    stall_s: float = 0.0
+    ready_s: float = 0.0
+    every_s: float = 0.0
     gap_s: float = 0.0
     tick_s: float = 300.0
 
@@ -52,7 +58,8 @@ class Costs:
 @dataclass(slots=True)
 class _Work:
     """What is physically done of a job: `done_s` seconds at full size by `at_s`, `saved_s` of them
-    in its newest checkpoint. `turn` tells an end that is still to come from one that was put off.
+    in its newest checkpoint. `turn` tells an end that is still to come from one that was put off,
+    and `resize` is the last that has stalled it.
     """
 
     outcome: Outcome
@@ -62,6 +69,7 @@ class _Work:
     speed: float = 0.0
     held: int = 0
     turn: int = 0
+    resize: int = 0
 
 
 class Replay:
@@ -81,7 +89,7 @@ class Replay:
         self._policy, self._costs = policy or Policy(), costs
         self._now_s, self._seq = 0.0, 0
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
-        self._ledger = MemoryLedger()
+        self._ledger = self._make_books()
         self._works: dict[JobId, _Work] = {}
         self._living: dict[JobId, None] = {}
         self._ended: list[JobId] = []  # within the hour
@@ -108,8 +116,15 @@ class Replay:
             else:
                 self._now_s = round_s
                 self._round()
+        for id_ in self._living:  # of a replay that ends before they do
+            work = self._works[id_]
+            left_s = work.speed * (self._now_s - work.at_s)
+            work.outcome.did_s = min(work.outcome.job.work_s, work.done_s + left_s)
         self.run_.digest = self._digest.hexdigest()[:16]
         return self.run_
+
+    def _make_books(self) -> MemoryLedger:
+        return MemoryLedger()
 
     # -- time ------------------------------------------------------------------------------------
 
@@ -137,7 +152,7 @@ class Replay:
         assert not (faults := check(snapshot, plan)), faults
         running = [job for job in snapshot.jobs if job.state is JobState.RUNNING]
         self._unsettled = bool(plan.pending) or any(job.held < job.devices for job in running)
-        if plan.actions:
+        if plan.actions or plan.changes:
             self._carry_out(plan)
         self._give_up(plan, idle=not running)
 
@@ -180,7 +195,7 @@ class Replay:
             devices_max=job.devices,
             project=job.project,
             tier=job.tier,
-            checkpoint_every_s=0.0,  # nothing fails here
+            checkpoint_every_s=self._costs.every_s,
         )
         found = Job(JobId(job.name), spec, job.devices, submitted_at_s=self._now_s)
         self._ledger.submit(found)
@@ -200,7 +215,10 @@ class Replay:
         if runs and work.outcome.began_s is None:
             work.outcome.began_s = self._now_s
         speed = work.outcome.job.speed(job.held) if runs else 0.0
-        if speed != work.speed:
+        if resized := runs and not job.resizing and job.resize != work.resize:
+            work.done_s -= self._costs.stall_s * speed
+            work.resize = job.resize
+        if speed != work.speed or resized:
             work.speed, work.turn = speed, work.turn + 1
             if speed:
                 left_s = max(0.0, work.outcome.job.work_s - work.done_s) / speed
@@ -327,8 +345,11 @@ class _Demand:
         self._over = [False] * len(Tier)
 
     def change(self, job: Arrival, sign: int) -> None:
-        self._asked[job.device][job.tier] += sign * job.devices
-        self._judge(job.device)
+        self.more(job.device, job.tier, sign * job.devices)
+
+    def more(self, device: str, tier: Tier, count: int) -> None:
+        self._asked[device][tier] += count
+        self._judge(device)
 
     def fitted(self, tier: Tier) -> bool:
         """All the time since `begin`, with the tiers above it."""

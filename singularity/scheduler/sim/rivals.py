@@ -152,6 +152,7 @@ class _Pool:
         self._came_s = np.array([float(job.at_s) for job in jobs])
         self._work_s = np.array([float(job.work_s) for job in jobs])
         self._wants = np.array([float(job.devices) for job in jobs])
+        self._curved = np.array([bool(job.curve) for job in jobs])
         self._tier = np.array([float(job.tier) for job in jobs])
         self._left_s, self._holds = self._work_s.copy(), np.zeros(len(jobs))
         self._served_s, self._owes_s = np.zeros(len(jobs)), np.zeros(len(jobs))
@@ -172,7 +173,7 @@ class _Pool:
     def _pass(self, here: Rows, now_s: float, next_s: float) -> tuple[Rows, float]:
         """To the next event: an end, `next_s` or a tick. Those that have not ended, and when."""
         runs = here[self._holds[here] > 0]
-        speed = self._holds[runs] / self._wants[runs]
+        speed = self._speed(runs)
         ends_s = now_s + self._owes_s[runs] + self._left_s[runs] / speed
         until_s = min(next_s, float(ends_s.min(initial=_NEVER)))
         if len(here):
@@ -185,6 +186,14 @@ class _Pool:
         over = runs[(self._left_s[runs] <= 1e-6) & (self._owes_s[runs] <= 1e-9)]
         self._holds[over], self._ended_s[over] = 0.0, until_s
         return here[np.isnan(self._ended_s[here])], until_s
+
+    def _speed(self, rows: Rows) -> Floats:
+        """Of their full ones; on a part of a device as much less."""
+        found: Floats = self._holds[rows] / self._wants[rows]
+        for at in np.flatnonzero(self._curved[rows]).tolist():
+            job, held = self._run.outcomes[rows[at]].job, float(self._holds[rows[at]])
+            found[at] = job.speed(max(1.0, held)) * min(1.0, held)
+        return found
 
     def _allot(self, here: Rows, now_s: float) -> None:
         holds, began_s = self._holds[here], self._began_s[here]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from singularity.primitives.model import ACTIVE, Engine, Job, JobId, JobSpec, Tier
-from singularity.primitives.nodes import NodeId
+from singularity.primitives.nodes import NodeId, Scope, ScopeKind
 from singularity.primitives.sharing import GIB, DeviceShare, Precedence
+from singularity.primitives.tariffs import Tariff
+from singularity.primitives.topology import Near, Topology
 from singularity.scheduler.ledger import Ledger
 from singularity.scheduler.policy import Policy
 
@@ -21,6 +25,7 @@ from .world import Costs, World, fleet
 JOBS = 40
 NODES = 12
 DEVICES = 8
+CLUSTERS = ("eu-0", "us-1", "eu-2")
 SERVICES = 2
 FAULTS_UNTIL_S = 3_000.0
 PATIENCE_S = 60_000.0
@@ -31,6 +36,7 @@ _FAULTS = (
     ("cut off", 1),
     ("drain", 3),
     ("rebalance", 4),
+    ("tariff", 4),
     ("kill", 4),
     ("hang", 6),
     ("verify", 12),
@@ -55,8 +61,12 @@ def storm(seed: int, ledger: Ledger | None = None) -> World:
         policy=Policy(),
         ledger=ledger or MemoryLedger(),
     )
+    places = np.random.Generator(np.random.PCG64([seed, 3]))
     for i in range(JOBS):
-        world.at(float(rng.uniform(0, 2_000)), partial(world.submit, _job(rng, i)))
+        job = _placed(places, _job(rng, i))
+        world.at(float(rng.uniform(0, 2_000)), partial(world.submit, job))
+    opens_s, cluster = float(places.uniform(900, 2_400)), CLUSTERS[int(places.integers(3))]
+    world.at(float(places.uniform(0, 600)), partial(world.maintain, cluster, opens_s, 300.0))
     if seed % 2:
         for at_s in (1.0, *rng.uniform(0, FAULTS_UNTIL_S, 6)):
             world.at(float(at_s), partial(quotas.rethink, world))
@@ -138,6 +148,22 @@ def _job(rng: np.random.Generator, number: int) -> Job:
     return Job(JobId(f"j{number:03}"), spec, devices)
 
 
+def _placed(rng: np.random.Generator, job: Job) -> Job:
+    """Some gangs say how near to each other their ranks are to be, and where their data are."""
+    options: tuple[dict[str, Any], ...] = (
+        {"same_node": True},
+        {"topology": Topology(same_rack=True)},
+        {"topology": Topology(prefer=Near.RACK)},
+        {"topology": Topology(spread=Near.NODE)},
+        {"topology": Topology(apart="group")},
+        {"data": ("eu",)},
+    )
+    wanted = options[int(rng.integers(len(options)))]
+    if rng.random() < 0.5 or ("same_node" in wanted and job.devices > DEVICES):
+        return job
+    return replace(job, spec=replace(job.spec, **wanted))
+
+
 def _share(rng: np.random.Generator) -> DeviceShare | None:
     """Some jobs have only a part of each device."""
     milli, gib = int(rng.choice([100, 250, 400, 700])), int(rng.choice([1, 4, 10]))
@@ -181,6 +207,9 @@ def _fault(world: World, what: str) -> None:
             world.cut_off(world.machines[node].node.region, seconds)
         case "isolate":
             world.isolate(node, seconds)
+        case "tariff":
+            place = Scope(ScopeKind.CLUSTER, CLUSTERS[int(world.rng.integers(3))])
+            world.ledger.set_tariff(Tariff(place, float(world.rng.uniform(0.0, 4.0)), 100.0))
         case "rebalance":
             world.rebalance(seconds * 5)
         case "drain":

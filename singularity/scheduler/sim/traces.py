@@ -1,7 +1,8 @@
 """Traces of real clusters, and those that people write: jobs that arrive, and the machines.
 
 A file is known by its columns: Philly (`timestamp, duration, num_gpus`), the workloads of Pollux
-(`time, application, num_replicas`), pods and nodes of openb; or by its ending .yaml, see
+(`time, application, num_replicas`), pods and nodes of openb, the load of a service of ServeGen
+(`window_start_s, requests_per_s, dispersion`); or by its ending .yaml, see
 examples/simulation.yaml.
 """
 
@@ -19,18 +20,13 @@ from typing import Final
 from singularity.primitives.errors import InvalidSpec, NotFound, Unplaceable
 from singularity.primitives.model import Tier
 
+from .loads import Rates
+from .pollux import ADAPTIVE, FIXED, Curve, hours
+
 Row = Mapping[str, str]
 
-# Device-hours on one GPU. The workloads of Pollux name applications only; its paper (OSDI '21,
-# table 1) puts them into classes of 0-1, 1-10, 10-100 and 100-1000: these are their middles.
-POLLUX_HOURS: Final[Mapping[str, float]] = {
-    "cifar10": 0.3,
-    "ncf": 0.3,
-    "bert": 3.0,
-    "deepspeech2": 3.0,
-    "yolov3": 30.0,
-    "imagenet": 300.0,
-}
+# B6: of its 128 devices each serves 5 of the 195.84 requests/s that m-large has on average.
+_SERVEGEN_PART: Final = 5.0 / 195.84
 _QOS: Final = {"LS": Tier.PREMIUM, "Guaranteed": Tier.STANDARD, "Burstable": Tier.STANDARD}
 _TIERS: Final = ((10, Tier.PREMIUM), (40, Tier.STANDARD), (100, Tier.BASIC))  # of a hundred, up to
 
@@ -49,8 +45,8 @@ class Machines:
 @dataclass(frozen=True, slots=True)
 class Arrival:
     """One job: `at_s` after the trace begins it wants `devices`, on which it takes `work_s`; on n
-    of N it is (n / N) ** scaling as fast. `device` is the first of several that the fleet has,
-    "A|B", and "" what it has most of."""
+    of N it is (n / N) ** scaling as fast, or as its `curve` says. `device` is the first of several
+    that the fleet has, "A|B", and "" what it has most of."""
 
     name: str
     at_s: float
@@ -61,34 +57,66 @@ class Arrival:
     tier: Tier = Tier.BASIC
     project: str = "default"
     scaling: float = 1.0
+    curve: Curve = ()
 
-    def speed(self, held: int) -> float:
+    def speed(self, held: float) -> float:
         """Of its full one, on `held` devices."""
+        if self.curve and held:
+            return self.work_s / (3600.0 * hours(self.curve, min(held, self.devices)))
         return min(1.0, held / self.devices) ** self.scaling if held else 0.0
 
 
 @dataclass(frozen=True, slots=True)
+class Serves:
+    """A service: requests that come from the beginning on, and what it may have for them.
+
+    per_replica  requests a second that one replica, of one device, serves
+    most         replicas; 0: as many as there are devices where it may be
+    wait_s       nobody shall wait longer for a replica, but `1 - kept` of all
+    region       where it is served; "": anywhere
+    """
+
+    name: str
+    rates: Rates
+    per_replica: float
+    least: int = 4
+    most: int = 0
+    wait_s: float = 5.0
+    kept: float = 0.9999
+    device: str = ""
+    region: str = ""
+    tier: Tier = Tier.PREMIUM
+    project: str = "default"
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Trace:
-    """Jobs in the order in which they arrive. `fleet` is () where the file names no machines, and
-    `notes` say what was left out or assumed."""
+    """Jobs in the order in which they arrive, and services. `fleet` is () where the file names no
+    machines, and `notes` say what was left out or assumed."""
 
     name: str
     jobs: tuple[Arrival, ...]
     fleet: tuple[Machines, ...] = ()
     notes: tuple[str, ...] = ()
     costs: Mapping[str, float] = field(default_factory=dict)
+    services: tuple[Serves, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What to make of a trace: only the first `most` jobs that want no more than `widest` devices;
-    `elastic` ones run on any number of devices, down to one. `tiers` are of a hundred jobs, by a
-    hash of their names, unless the trace knows them."""
+    `elastic` ones run on any number of devices, down to one, `rigid` ones on all or none, and
+    `adaptive` ones, of the workloads of Pollux, also on more than their owner named, with other
+    batches. Tiers are `hashed`, by names, where the trace knows others; or all of one `tier`."""
 
     most: int | None = None
     widest: int | None = None
     elastic: bool = False
+    rigid: bool = False
     hashed: bool = False
+    adaptive: bool = False
+    tier: Tier | None = None
 
 
 def tier_of(name: str) -> Tier:
@@ -106,13 +134,17 @@ def read(path: Path, how: Reading = Reading()) -> Trace:
 
         return _chosen(read_own(path), how)
     columns, rows = _rows(path)
+    if set(_SERVEGEN) <= set(columns):
+        return _servegen(path, rows)
     for wanted, reader in _READERS.items():
         if set(wanted) <= set(columns):
             jobs, notes = reader(path, rows)
+            if how.adaptive and "application" in columns:
+                jobs = [_adaptive(j, r["application"]) for j, r in zip(jobs, rows, strict=True)]
             if "num_gpus" in columns or "application" in columns or how.hashed:
                 jobs = [replace(job, tier=tier_of(job.name)) for job in jobs]
             return _chosen(Trace(path.stem, tuple(jobs), notes=notes), how)
-    known = "; ".join(", ".join(wanted) for wanted in _READERS)
+    known = "; ".join(", ".join(wanted) for wanted in (*_READERS, _SERVEGEN))
     raise InvalidSpec(
         f"{path} is no trace that is known: it has the columns {', '.join(columns) or 'none'};"
         f" known are those with {known}"
@@ -128,12 +160,16 @@ def _chosen(trace: Trace, how: Reading) -> Trace:
             notes.append(f"{len(jobs) - len(kept)} jobs wanted more than {how.widest} devices")
         jobs = kept
     jobs = jobs[: how.most]
-    if not jobs:
+    if not jobs and not trace.services:
         raise InvalidSpec(f"the trace {trace.name} has no job" + (", as it is read" * bool(notes)))
-    first_s = jobs[0].at_s
+    first_s = jobs[0].at_s if jobs and not trace.services else 0.0
     jobs = [replace(job, at_s=job.at_s - first_s) for job in jobs]
     if how.elastic:
         jobs = [replace(job, devices_min=1) for job in jobs]
+    elif how.rigid:
+        jobs = [replace(job, devices_min=job.devices) for job in jobs]
+    if how.tier is not None:
+        jobs = [replace(job, tier=how.tier) for job in jobs]
     return replace(trace, jobs=tuple(jobs), notes=tuple(notes))
 
 
@@ -178,6 +214,9 @@ def fitted(trace: Trace, fleet: Iterable[Machines]) -> Trace:
     if not room:
         raise Unplaceable(f"the trace {trace.name} names no machines; say --fleet 60x8")
     usual = max(sorted(room), key=lambda device: sum(room[device].values()))
+    services = [
+        s if s.device in room else _refitted(s, usual, sorted(room)) for s in trace.services
+    ]
     jobs = []
     for job in trace.jobs:
         asked = job.device.split("|") if job.device else [usual]
@@ -190,7 +229,15 @@ def fitted(trace: Trace, fleet: Iterable[Machines]) -> Trace:
                 f" --widest {most} leaves such jobs out"
             )
         jobs.append(replace(job, device=device))
-    return replace(trace, jobs=tuple(jobs))
+    return replace(trace, jobs=tuple(jobs), services=tuple(services))
+
+
+def _refitted(service: Serves, usual: str, known: list[str]) -> Serves:
+    if not service.device:
+        return replace(service, device=usual)
+    raise Unplaceable(
+        f"no node has {service.device} devices for {service.name}; there are {', '.join(known)}"
+    )
 
 
 # -- formats ---------------------------------------------------------------------------------------
@@ -242,14 +289,24 @@ def _philly(path: Path, rows: list[Row]) -> tuple[list[Arrival], tuple[str, ...]
 def _pollux(path: Path, rows: list[Row]) -> tuple[list[Arrival], tuple[str, ...]]:
     jobs = []
     for line, row in enumerate(rows, 2):
-        if (hours := POLLUX_HOURS.get(row["application"])) is None:
-            known = ", ".join(POLLUX_HOURS)
-            what = row["application"]
+        what = row["application"]
+        if what not in ADAPTIVE:
+            known = ", ".join(ADAPTIVE)
             raise InvalidSpec(f"{path} line {line}: {what!r} is not one of {known}")
         devices = max(1, int(_number(path, line, row, "num_replicas")))
-        name, at_s = row.get("name") or f"job-{line}", _number(path, line, row, "time")
-        jobs.append(Arrival(name, at_s, 3600.0 * hours / devices, devices, 1))
-    return jobs, ("hours of each application are assumed, from the class that it was published in",)
+        batch = int(_number(path, line, row, "batch_size")) if row.get("batch_size") else 0
+        curve = FIXED.get((what, batch), ADAPTIVE[what])
+        name, at_s = row.get("name") or f"{what}-{line}", _number(path, line, row, "time")
+        work_s = 3600.0 * hours(curve, devices)
+        jobs.append(Arrival(name, at_s, work_s, devices, 1, curve=curve))
+    return jobs, ("hours of each application are those of the artifact, see sim/pollux.py",)
+
+
+def _adaptive(job: Arrival, application: str) -> Arrival:
+    """It may use as many devices as make it faster."""
+    curve = ADAPTIVE[application]
+    most, least_h = curve[-1]
+    return replace(job, devices=most, work_s=3600.0 * least_h, curve=curve)
 
 
 def _openb(path: Path, rows: list[Row]) -> tuple[list[Arrival], tuple[str, ...]]:
@@ -274,7 +331,27 @@ def _openb(path: Path, rows: list[Row]) -> tuple[list[Arrival], tuple[str, ...]]
     return jobs, tuple(notes)
 
 
+def _servegen(path: Path, rows: list[Row]) -> Trace:
+    """One service, whose devices serve as large a part of its mean as those of B6."""
+    starts, rates, dispersion = [], [], []
+    for line, row in enumerate(rows, 2):
+        starts.append(int(_number(path, line, row, "window_start_s")))
+        rates.append(_number(path, line, row, "requests_per_s"))
+        dispersion.append(_number(path, line, row, "dispersion"))
+    window_s = starts[1] - starts[0] if len(starts) > 1 else 0
+    if window_s < 1 or starts != list(range(0, window_s * len(starts), window_s)):
+        raise InvalidSpec(f"{path}: window_start_s must begin with 0 and grow by equal steps")
+    found = Rates(window_s, tuple(rates), tuple(dispersion))
+    if not found.mean:
+        raise InvalidSpec(f"{path}: there is no request in it")
+    carries = found.mean * _SERVEGEN_PART
+    note = f"a device is taken to serve {carries:.3g} requests/s, of {found.mean:.4g} on average"
+    service = Serves(path.stem, found, carries)
+    return Trace(path.stem, (), notes=(note,), services=(service,))
+
+
 Reader = Callable[[Path, list[Row]], tuple[list[Arrival], tuple[str, ...]]]
+_SERVEGEN: Final = ("window_start_s", "requests_per_s", "dispersion")
 _READERS: Final[Mapping[tuple[str, ...], Reader]] = {
     ("timestamp", "duration", "num_gpus"): _philly,
     ("time", "application", "num_replicas"): _pollux,

@@ -20,6 +20,7 @@ import numpy as np
 from singularity.primitives.clock import ManualClock
 from singularity.primitives.drains import Drain, Leaving
 from singularity.primitives.errors import Conflict
+from singularity.primitives.maintenance import Maintenance
 from singularity.primitives.messages import Envelope, Heartbeat, Register, Report
 from singularity.primitives.model import TERMINAL, Job, JobId, JobState, ShardImage
 from singularity.primitives.nodes import ClusterId, Node, NodeId, Scope, ScopeKind
@@ -35,7 +36,7 @@ from singularity.scheduler.services import Amended, Service
 from singularity.scheduler.standing import check
 from singularity.scheduler.vigil import Vigil, observe, silent
 
-from . import quotas
+from . import passes, quotas
 from .hands import Machine
 from .physics import Physics
 
@@ -87,6 +88,7 @@ class World:
         self.physics = Physics()
         self.log: list[tuple[object, ...]] = []
         self.counts: Counter[str] = Counter()
+        self.passes: Counter[str] = Counter()
         self.unreachable: set[NodeId] = set()
         self.rotten: set[tuple[JobId, int]] = set()  # (job, incarnation) that met a corrupt image
         self._durable: dict[JobId, int] = {}
@@ -188,12 +190,13 @@ class World:
         self.ledger.carry_out(plan.orders, self.now_s)
         for order in plan.orders:
             self.note(f"order-{type(order).__name__.lower()}", *astuple(order))
+            self.passes[passes.of_order(order)] += 1
         if plan.actions or plan.changes:
             self.after(self.costs.plan_s, partial(self._commit, plan))
 
     def _commit(self, plan: Plan) -> None:
         versions = {service.id: service.version for service in self.ledger.services()}
-        before = Quota(self.ledger.projects())
+        before, was = Quota(self.ledger.projects()), dict(self.ledger.jobs())
         rejected = self.ledger.commit(plan, self.now_s)
         assert not (above := quotas.exceeded(self, before)), above
         for change in plan.changes:
@@ -204,6 +207,9 @@ class World:
         jobs = self.ledger.jobs()
         for action in plan.actions:
             verb = "rejected" if action.job in rejected else action.verb
+            if action.job not in rejected:
+                done = passes.of_action(was[action.job], action, governs=before.governs)
+                self.passes.update(done)
             self.note(verb, action.job, action.placement, action.reason)
             self._watch_over(jobs[action.job])
 
@@ -316,8 +322,13 @@ class World:
         order = Drain(f"drain-{self._drained}", scope, self.now_s, leaving)
         if self.chance(0.5):
             order = replace(order, deadline_s=self.now_s + seconds / 2, moves_most=1)
+        if self.chance(0.3):
+            order = replace(order, bytes_per_s=1e8)
+        try:
+            self.ledger.open_drain(order)
+        except Conflict:  # it is being emptied for maintenance
+            return
         self.note("drain", node, leaving)
-        self.ledger.open_drain(order)
         if self.chance(0.3):
             self.ledger.pause_drain(order.id, paused=True, now_s=self.now_s)
             self.after(seconds / 4, partial(self._go_on, order.id))
@@ -338,6 +349,14 @@ class World:
             self.ledger.order_rebalancing(found)
             self.note("rebalance")
 
+    def maintain(self, cluster: str, opens_s: float, seconds: float) -> None:
+        """Work on a cluster, each day at that time, to the minute."""
+        when = f"daily {int(opens_s // 3600) % 24:02}:{int(opens_s // 60) % 60:02} UTC"
+        scope = Scope(ScopeKind.CLUSTER, cluster)
+        self.note("maintenance", cluster, when)
+        found = Maintenance(f"work-{cluster}", scope, when, seconds)
+        self.ledger.plan_maintenance(found, self.now_s)
+
     def calm(self) -> None:
         """From here on nothing goes wrong any more."""
         self.note("calm")
@@ -352,7 +371,8 @@ def fleet(nodes: int, devices: int = 8, clusters: int = 3) -> list[Node]:
     for i in range(nodes):
         cluster = i % clusters
         region = "eu" if cluster % 2 == 0 else "us"
-        where = {"region": region, "cluster": ClusterId(f"{region}-{cluster}")}
+        rack = str(i // clusters % 2)
+        where = {"region": region, "cluster": ClusterId(f"{region}-{cluster}"), "rack": rack}
         shares = {"memory_bytes": 16 * GIB, "preempts": i % 4 != 0, "whole": i % 6 != 5}
         what = {"device": "sim", "devices": devices, **shares}
         found.append(Node(NodeId(f"n{i:03}"), **where, **what))  # type: ignore[arg-type]

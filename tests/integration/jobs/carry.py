@@ -196,6 +196,30 @@ def eight(run: Run) -> None:
     ddp(run)
 
 
+def overtaken(run: Run) -> None:
+    """Each sends its weights on, and the other reads them a mini-batch later."""
+    dist.init_process_group("gloo")
+    other, model = 1 - run.rank, network()
+    optimizer = torch.optim.SGD(model.parameters(), 1e-2)
+    under_way: list[tuple[torch.Tensor, Any]] = []
+    for _, x in zip(range(run.steps), run.batches(), strict=False):
+        for _, work in under_way:
+            came = torch.empty(4)
+            dist.recv(came, other)
+            work.wait()
+            x = x + came.mean()
+        sent = model[-1].bias.detach().clone()
+        under_way = [(sent, dist.isend(sent, other))]
+        optimizer.zero_grad()
+        loss = cross_entropy(model(x), labels(x))
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        run.log(loss)
+    dist.recv(torch.empty(4), other)
+    under_way[0][1].wait()
+    run.end(model)
+
+
 def spawned_fed(run: Run) -> None:
     """Workers that are new interpreters, with locks that have names."""
     dist.init_process_group("gloo")
@@ -289,7 +313,7 @@ CASES: dict[str, Callable[[Run], None]] = {
     for case in (
         *(script, alone, ddp, zero, fsdp2, hsdp, accumulate, optimizers),
         *(forked, persistent, compiled, compiled_step, talk, inference, by_hand),
-        *(apart, grid, pipeline, islands, eight, spawned_fed, served_fed),
+        *(apart, grid, pipeline, islands, eight, overtaken, spawned_fed, served_fed),
     )
 }
 
