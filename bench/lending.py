@@ -6,9 +6,10 @@ are split once and for all.
 
 Each region has 16 nodes of 8. Its service is of the premium tier, and replicas answer 30 s after
 their start; who gives devices to it stands still for 30 s at each change, and who was suspended
-comes back 60 s after its start. Training is every other job of the busiest two weeks of the Philly
-trace, tiers by a hash of the name, on 1 to as many devices as it asks for. All is decided by the
-production code.
+comes back 60 s after its start. With fixed devices, each service has the fewest that keep as many
+of its requests in time, and training goes on until its last job has ended. Training is every other
+job of the busiest two weeks of the Philly trace, tiers by a hash of the name, on 1 to as many
+devices as it asks for. All is decided by the production code.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from pathlib import Path
 from singularity.scheduler.policy import Policy
 from singularity.scheduler.sim.compare import play
 from singularity.scheduler.sim.loads import Queue, drawn
-from singularity.scheduler.sim.outcomes import Scorecard, scorecard
+from singularity.scheduler.sim.outcomes import Run, scorecard
 from singularity.scheduler.sim.replay import Costs
 from singularity.scheduler.sim.traces import Arrival, Machines, Reading, Serves, Trace, read
 
 POOLS = ("m-large", "m-mid", "m-small")
 NODES, DEVICES = 16, 8
-FIRST_DAY, EVERY, WIDEST = 20, 2, 32
+FIRST_DAY, WIDEST = 20, 32
 COSTS = Costs(restart_s=60.0, ready_s=30.0, stall_s=30.0, gap_s=1.0)
 DAY_S = 86400.0
 
@@ -52,11 +53,11 @@ def services(data: Path, days: float, seed: int) -> list[Serves]:
     return found
 
 
-def training(data: Path, days: float, *, elastic: bool) -> list[Arrival]:
+def training(data: Path, days: float, every: int, *, elastic: bool) -> list[Arrival]:
     how = Reading(widest=WIDEST, elastic=elastic)
     jobs = read(data / "pollux" / "philly_82k.csv", how).jobs
     begins_s = FIRST_DAY * DAY_S
-    mine = [job for job in jobs if 0.0 <= job.at_s - begins_s < days * DAY_S][::EVERY]
+    mine = [job for job in jobs if 0.0 <= job.at_s - begins_s < days * DAY_S][::every]
     return [replace(job, at_s=job.at_s - begins_s) for job in mine]
 
 
@@ -87,7 +88,15 @@ def fixed(serves: Serves, seed: int) -> Fixed:
     return Fixed(most, kept(most))
 
 
-def show(label: str, card: Scorecard, took_s: float, held: dict[str, Fixed], days: float) -> None:
+def used(run: Run, until_s: float) -> float:
+    """Device-hours that training held by then."""
+    ends = [*run.times_s[1:], math.inf]
+    parts = zip(run.times_s, ends, run.busy, strict=True)
+    return sum(busy * max(0.0, min(end, until_s) - at) for at, end, busy in parts) / 3600.0
+
+
+def show(label: str, run: Run, took_s: float, held: dict[str, Fixed], days: float) -> None:
+    card = scorecard(run)
     print(f"{label}  ({card.rounds} rounds, {took_s:.0f} s of CPU)")
     for name in POOLS:
         share = held[name].in_time if held else card.in_time[name]
@@ -98,36 +107,38 @@ def show(label: str, card: Scorecard, took_s: float, held: dict[str, Fixed], day
         f"{tier} {'-' if share is None else f'{share:.2%}'}" for tier, share in card.kept.items()
     )
     given = ", ".join(f"{tier} {share:.1%}" for tier, share in card.attained.items())
-    print(
-        f"  training did {card.worked_device_h:,.0f} device-hours; {card.jobs - card.unfinished} of"
-        f" {card.jobs} jobs ended, JCT {card.jct_h:.2f} h on average, {60 * card.jct_p50_h:.1f} min"
-        f" in the median\n  at the promise where demand fitted: {kept}; given it over their"
-        f" life: {given}\n  a job: {card.resizes:.2f} resizes, {card.preemptions:.2f} preemptions,"
-        f" {card.migrations:.3f} moves",
-        flush=True,
-    )
+    jct = f"JCT {card.jct_h:.2f} h on average, {60 * card.jct_p50_h:.1f} min in the median"
+    ended = f"{card.jobs - card.unfinished} of {card.jobs} jobs ended, {jct}"
+    print(f"  training held {used(run, days * DAY_S):,.0f} device-hours by then; {ended}")
+    print(f"  at the promise where demand fitted: {kept}; given it over their life: {given}")
+    told = f"{card.resizes:.2f} resizes, {card.preemptions:.2f} preemptions"
+    print(f"  a job: {told}, {card.migrations:.3f} moves", flush=True)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--days", type=float, default=14.0)
+    parser.add_argument("--every", type=int, default=2, help="of how many jobs one is taken")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=["lends", "suspends", "fixed"])
     args = parser.parse_args()
     for way in ("lends", "suspends", "fixed"):
         if args.only in (None, way):
-            one(way, args.data, args.days, args.seed)
+            one(way, args.data, args.days, (args.every, args.seed))
     return 0
 
 
-def one(way: str, data: Path, days: float, seed: int) -> None:
+def one(way: str, data: Path, days: float, drawn_by: tuple[int, int]) -> None:
+    every, seed = drawn_by
     loads = services(data, days, seed)
     held = {s.name: fixed(s, seed) for s in loads} if way == "fixed" else {}
     machines = fleet({name: each.devices for name, each in held.items()})
     elastic = way != "suspends"
     widest = min(m.nodes * m.devices for m in machines)
-    jobs = [job for job in training(data, days, elastic=elastic) if job.devices_min <= widest]
+    jobs = [
+        job for job in training(data, days, every, elastic=elastic) if job.devices_min <= widest
+    ]
     trace = Trace("B6 and B3", tuple(jobs), services=() if held else tuple(loads))
     began_s = time.process_time()
     (run,) = play(["singularity"], trace, machines, COSTS, Policy())
@@ -137,8 +148,7 @@ def one(way: str, data: Path, days: float, seed: int) -> None:
         "suspends": "training is suspended whole",
         "fixed": "devices are split once",
     }[way]
-    assert math.isfinite(took_s)
-    show(label, scorecard(run), took_s, held, days)
+    show(label, run, took_s, held, days)
 
 
 if __name__ == "__main__":
