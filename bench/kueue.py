@@ -103,6 +103,7 @@ class Generator:
     def __init__(self, url: str, token: str, found: Load, clients: int, batch: int) -> None:
         self._lines, self._url, self._token = threading.local(), url, token
         self._load, self._clients, self._batch = found, clients, batch
+        self._tiers = found.tiers
         self.late_s = 0.0
 
     def run(self, began_s: float) -> float:
@@ -127,7 +128,7 @@ class Generator:
     def _submit(self, works: list[Work], began_s: float) -> None:
         if not hasattr(self._lines, "line"):
             self._lines.line = Line(self._url, self._token)
-        documents = [document(w, self._load.tiers) for w in works]
+        documents = [document(w, self._tiers) for w in works]
         if self._batch == 1:
             self._lines.line.call("POST", "/v1/jobs", documents[0])
         else:

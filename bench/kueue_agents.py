@@ -91,7 +91,7 @@ class Node:
         self.rung = threading.Event()
         self.runs: dict[JobId, Run] = {}
         self.left_s: dict[JobId, float] = {}
-        self.ended = 0  # exits that the plane has taken
+        self.ended: set[JobId] = set()  # whose exit the plane has taken
 
     def join(self) -> None:
         answer = self.line.call("POST", "/v1/agent/register", self.register.model_dump(mode="json"))
@@ -109,7 +109,8 @@ class Node:
     def forget(self, pairs: list[list[Any]]) -> None:
         if pairs:
             known = self.state.last
-            self.ended += sum(known[j].phase == "exited" for j, _ in pairs if j in known)
+            over = (JobId(j) for j, _ in pairs if j in known and known[j].phase == "exited")
+            self.ended.update(over)
             self.happen(Forget(tuple((JobId(j), n) for j, n in pairs)))
 
     def report(self) -> None:
@@ -150,7 +151,7 @@ class Agents:
         threading.Thread(target=self._beat, daemon=True).start()
 
     def run(self, programs: int, stop: threading.Event) -> None:
-        while sum(n.ended for n in self.nodes.values()) < programs and not stop.is_set():
+        while sum(len(n.ended) for n in self.nodes.values()) < programs and not stop.is_set():
             self._take(max(0.001, min(0.05, self._next_s() - time.monotonic())))
             while self._next_s() <= time.monotonic():
                 _, node, job, life = heapq.heappop(self._due)

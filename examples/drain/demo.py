@@ -179,12 +179,12 @@ class Operator:
         self.singularity("operations", "ls")
 
     def drain_half(self) -> None:
-        """Aborted as soon as one has moved and another is on its way."""
+        """Aborted as soon as one has moved."""
         region, began_s = self.fullest(), time.monotonic()
         before, there = self.jobs(), self.inside(region)
-        gently = {"moves": 1, "bandwidth": "40MB/s"}
+        gently = {"moves": 1, "bandwidth": "10MB/s"}  # the next one waits a minute
         self.call("POST", "drains", {"target": f"region/{region}", **gently})
-        self.until("half-way", lambda: len(self.inside(region)) <= len(there) - len(there) // 2)
+        self.until("half-way", lambda: self.inside(region) < there)
         self.singularity("drain", f"region/{region}", "--undo")
         self.until("all run", lambda: self.all_run() and self.serves())
         after = self.jobs()

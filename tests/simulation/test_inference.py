@@ -67,6 +67,8 @@ def test_looks_that_are_no_rounds_change_nothing() -> None:
     found, every = (kind(trace, FLEET, costs=at_once).run() for kind in (Inference, EveryLook))
     assert every.digest == found.digest and every.pools == found.pools
     assert every.rounds > 10 * found.rounds
+    card = scorecard(found)
+    assert card.jobs == 0 and card.in_time["s"] > 0.9 and card.jct_h == card.preemptions == 0.0
 
 
 def test_a_promise_above_the_service_is_kept() -> None:

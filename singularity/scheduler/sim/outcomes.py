@@ -136,10 +136,11 @@ class Scorecard:
 def scorecard(run: Run) -> Scorecard:
     end_s = max((o.ended_s or 0.0 for o in run.outcomes), default=0.0)
     end_s = max(end_s, run.times_s[-1] if run.times_s else 0.0)
-    jct = lasted(run, end_s)
+    none = np.zeros(1)  # of a trace with nothing but services
+    jct = lasted(run, end_s) if run.outcomes else none
     began = [end_s if o.began_s is None else o.began_s for o in run.outcomes]
     queue_s = np.array(began) - np.array([o.job.at_s for o in run.outcomes])
-    rho = _fairness(run, jct)
+    rho = _fairness(run, jct) if run.outcomes else none
     jobs, ms = len(run.outcomes), run.decided_ms or [0.0]
     return Scorecard(
         policy=run.policy,
@@ -150,14 +151,14 @@ def scorecard(run: Run) -> Scorecard:
         jct_h=float(jct.mean()) / 3600.0,
         jct_p50_h=float(np.median(jct)) / 3600.0,
         jct_p99_h=float(np.percentile(jct, 99)) / 3600.0,
-        queue_h=float(queue_s.mean()) / 3600.0,
+        queue_h=float(queue_s.mean()) / 3600.0 if jobs else 0.0,
         attained={tier.name.lower(): _attained(run, tier, jct) for tier in Tier},
         kept={tier.name.lower(): _kept(run.hours, tier) for tier in PROMISED},
         fairness=float(rho.mean()),
         fairness_p99=float(np.percentile(rho, 99)),
-        preemptions=sum(o.preemptions for o in run.outcomes) / jobs,
-        resizes=sum(o.resizes for o in run.outcomes) / jobs,
-        migrations=sum(o.migrations for o in run.outcomes) / jobs,
+        preemptions=sum(o.preemptions for o in run.outcomes) / max(1, jobs),
+        resizes=sum(o.resizes for o in run.outcomes) / max(1, jobs),
+        migrations=sum(o.migrations for o in run.outcomes) / max(1, jobs),
         lost_device_h=sum(o.lost_s for o in run.outcomes) / 3600.0,
         worked_device_h=sum(o.done_s * o.job.devices for o in run.outcomes) / 3600.0,
         in_time={p.name: 1.0 - p.late / max(1.0, p.requests) for p in run.pools},
