@@ -101,7 +101,7 @@ def test_a_closed_gate_lets_the_window_run_out_and_a_stalled_stream_nothing_but_
 
 
 def test_real_time_work_closes_the_gate_itself_and_opens_it_when_it_is_idle(shared: Shared) -> None:
-    shared.page.rule(Mode.STALL, hold_off_us=500)
+    shared.page.rule(Mode.STALL, hold_off_us=200_000)  # longer than anybody is kept off a core
     learner = shared.start(0, Class.BE, "dlsym", "train", 64, 8, 2000)
     assert learner.line() == ["up"]
     answerer = shared.start(1, Class.RT, "address", "answer", 30, 1000)
