@@ -82,7 +82,9 @@ def repaired(directory: Path, seconds: float) -> list[str]:
     mode, arguments = Mode.STALL | Mode.YIELD, ("dlsym", "work", 8, UNITS * 10, WAVE_US * 1000)
     with program(directory, mode, *arguments) as (page, client):
         until_s = time.monotonic() + seconds
-        while time.monotonic() < until_s:
+        while (now_s := time.monotonic()) < until_s or (
+            page.slot(0).mended <= 10 and now_s < until_s + 60  # on a machine that is busy
+        ):
             page.close_gate()
             time.sleep(draw.random() * 0.004)
             page.open_gate()
