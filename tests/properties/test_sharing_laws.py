@@ -6,7 +6,7 @@ import operator
 from collections import Counter
 from dataclasses import replace
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from singularity.primitives.model import WAITING, Job, JobState, Tier
@@ -54,6 +54,11 @@ def without_waiting(planet: Planet) -> Planet:
 
 @given(QUOTAS, JOBS, st.integers(1, 10))
 @settings(max_examples=40)
+@example(  # what one project has a claim to is what another could not borrow
+    {"x": (2, None, None), "team": (2, 1, None)},
+    [("team", 1, Tier.PREMIUM), ("team", 1, Tier.PREMIUM), ("x", 2, Tier.PREMIUM)],
+    1,
+)
 def test_nobody_borrows_what_others_have_a_claim_to(
     quotas: Quotas, jobs: list[Asked], leave: int
 ) -> None:
