@@ -36,14 +36,15 @@ from singularity.scheduler.snapshot import Snapshot
 from singularity.scheduler.standing import admissible, outdated
 
 from . import tables as t
-from .books import JOB, Books, insert_jobs, load_jobs, load_nodes, read_jobs
+from .books import Books, insert_jobs, load_jobs, load_nodes
 from .bulk import among
 from .drains import book
 from .duties import SqlDuties
 from .following import Follower
+from .locks import jobs_of, jobs_on, lock_jobs, lock_nodes, with_verified
 from .operations import Deed, note
 from .projects import SqlProjects, lock_governed, open_projects
-from .rows import Submission, node_of, node_row
+from .rows import Submission, node_row
 from .tariffs import SqlTariffs
 from .traffic import SqlServices, write_changes
 
@@ -93,7 +94,7 @@ class SqlLedger(SqlDuties, SqlServices, SqlProjects, SqlTariffs):
 
     def _wish(self, job_id: JobId, reason: str, now_s: float, **changes: object) -> Job:
         with self._engine.begin() as db:
-            job = _lock_jobs(db, {job_id}).get(job_id)
+            job = lock_jobs(db, {job_id}).get(job_id)
             if job is None:
                 raise NotFound(f"there is no job {job_id}", job=job_id)
             if job.state in TERMINAL:
@@ -123,9 +124,9 @@ class SqlLedger(SqlDuties, SqlServices, SqlProjects, SqlTariffs):
             if self._guard is not None:
                 self._guard(db)
             written = write_changes(db, plan.changes, now_s)
-            jobs = _lock_jobs(db, _with_verified(db, {a.job for a in plan.actions}))
+            jobs = lock_jobs(db, with_verified(db, {a.job for a in plan.actions}))
             placed = {s.node for a in plan.actions for s in a.placement}
-            nodes = _lock_nodes(db, {n for j in jobs.values() for n in hosts(j)} | placed)
+            nodes = lock_nodes(db, {n for j in jobs.values() for n in hosts(j)} | placed)
             books, quota = Books(db, jobs, nodes), Quota(lock_governed(db))
             for action in sorted(plan.actions, key=lambda a: a.job):
                 job = books.jobs[action.job]
@@ -146,7 +147,7 @@ class SqlLedger(SqlDuties, SqlServices, SqlProjects, SqlTariffs):
         with self._engine.begin() as db:
             if self._guard is not None:
                 self._guard(db)
-            found = _lock_jobs(db, jobs)
+            found = lock_jobs(db, jobs)
             books = Books(db, found, {})
             for job in sorted(found.values(), key=lambda j: j.id):
                 if job.state in TERMINAL:
@@ -181,13 +182,13 @@ class SqlLedger(SqlDuties, SqlServices, SqlProjects, SqlTariffs):
         nothing."""
         told = {r.job for r in reports}
         with self._engine.begin() as db:
-            known = _lock_jobs(db, told) if news else _jobs(db, told)
+            known = lock_jobs(db, told) if news else jobs_of(db, told)
             if not news or not any(j.spec.aside for j in known.values()):
                 moved = {r.job for r in reports if news or _changes(known.get(r.job), r, now_s)}
                 moved &= known.keys()
                 if moved and not news:
                     about = {a.of for job in moved if (a := known[job].spec.aside)}
-                    known |= _lock_jobs(db, moved | about)
+                    known |= lock_jobs(db, moved | about)
                 if moved:
                     mine = [r for r in reports if r.job in moved]
                     known |= _folded(db, known, mine, now_s, synced=not news)
@@ -199,9 +200,9 @@ class SqlLedger(SqlDuties, SqlServices, SqlProjects, SqlTariffs):
         next epoch: every job believed there fails over and its log starts anew."""
         with self._engine.begin() as db:
             _make_place(db, register, now_s)
-            jobs = _lock_jobs(db, _with_verified(db, _jobs_on(db, register.node)))
-            nodes = _lock_nodes(db, {n for j in jobs.values() for n in hosts(j)} | {register.node})
-            if _jobs_on(db, register.node) - jobs.keys():
+            jobs = lock_jobs(db, with_verified(db, jobs_on(db, register.node)))
+            nodes = lock_nodes(db, {n for j in jobs.values() for n in hosts(j)} | {register.node})
+            if jobs_on(db, register.node) - jobs.keys():
                 raise Conflict("a job was placed on the node meanwhile; register again")
             node = nodes[register.node]
             books = Books(db, jobs, nodes)
@@ -245,7 +246,7 @@ class SqlLedger(SqlDuties, SqlServices, SqlProjects, SqlTariffs):
         known = self.jobs_of(lost)
         due = {i for i, job in known.items() if charged(job, node, lost[i], now_s) != job}
         with self._engine.begin() as db:
-            jobs = _lock_jobs(db, due) if due else {}
+            jobs = lock_jobs(db, due) if due else {}
             books = Books(db, jobs, {})
             for job in jobs.values():
                 books.charge(job, charged(job, node, lost[job.id], now_s))
@@ -255,7 +256,7 @@ class SqlLedger(SqlDuties, SqlServices, SqlProjects, SqlTariffs):
         """Declare nodes lost, unless they were heard after the given time."""
         lost = []
         with self._engine.begin() as db:
-            for node in _lock_nodes(db, set(silent)).values():
+            for node in lock_nodes(db, set(silent)).values():
                 if not node.lost and node.heard_s <= silent[node.id]:
                     lost_one = node_row(gone(node, now_s))
                     db.execute(update(t.node).where(t.node.c.id == node.id).values(lost_one))
@@ -317,7 +318,7 @@ def _folded(
 ) -> dict[JobId, Job]:
     """The jobs since."""
     nodes = {n for r in reports for n in hosts(locked[r.job])}
-    books = Books(db, locked, _lock_nodes(db, nodes))
+    books = Books(db, locked, lock_nodes(db, nodes))
     for report in reports:
         job = books.jobs[report.job]
         step = verbs.settle(job, report, now_s)
@@ -353,41 +354,6 @@ def _known(
             )
         known[project, key] = JobId(job)
     return known
-
-
-def _lock_jobs(db: Connection, ids: Collection[JobId]) -> dict[JobId, Job]:
-    query = (
-        select(*JOB)
-        .join(t.job, t.job.c.id == t.job_state.c.id)
-        .where(among(t.job_state.c.id, ids))
-        .order_by(t.job_state.c.id)
-        .with_for_update(of=t.job_state)
-    )
-    return {job.id: job for job in read_jobs(db, query)}
-
-
-def _jobs(db: Connection, ids: Collection[JobId]) -> dict[JobId, Job]:
-    return {job.id: job for job in load_jobs(db, among(t.job_state.c.id, ids))}
-
-
-def _with_verified(db: Connection, ids: Collection[JobId]) -> set[JobId]:
-    """And the jobs that those of kind verify are about, for their end is written to both."""
-    mine = among(t.job.c.id, ids) & (t.job.c.kind == str(Kind.VERIFY))
-    found = db.execute(select(t.job.c.spec["aside"]["of"].astext).where(mine))
-    return {*ids, *(JobId(of) for (of,) in found if of is not None)}
-
-
-def _lock_nodes(db: Connection, ids: Collection[NodeId]) -> dict[NodeId, Node]:
-    query = select(t.node).where(among(t.node.c.id, ids)).order_by(t.node.c.id)
-    rows = db.execute(query.with_for_update())
-    return {node.id: node for node in map(node_of, rows.mappings())}
-
-
-def _jobs_on(db: Connection, node: NodeId) -> set[JobId]:
-    """Jobs that sit on the node or have reserved some of it; also those that are being stopped
-    there with nothing held any more."""
-    found = db.execute(select(t.shard.c.job).where(t.shard.c.node == node))
-    return {JobId(job) for (job,) in found}
 
 
 def _make_place(db: Connection, register: Register, now_s: float) -> None:
