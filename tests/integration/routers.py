@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -198,3 +199,16 @@ class World:
     def events(self) -> Iterator[dict[str, Any]]:
         for line in (self.directory / "router.log").read_text().splitlines():
             yield json.loads(line)
+
+
+def opened(replicas: list[Replica], gate: str = "g") -> None:
+    for replica in replicas:
+        replica.open(gate)
+
+
+def refuses(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except ConnectionRefusedError:
+        return True
+    return False

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.integration.routers import Replica, World, until
+from tests.integration.routers import World, opened, refuses, until
 
 
 @pytest.fixture
@@ -44,11 +44,6 @@ def hold(world: World, pool: ThreadPoolExecutor) -> Hold:
         return [pool.submit(httpx.get, url, params={"gate": gate}, timeout=30) for _ in range(many)]
 
     return ask
-
-
-def opened(replicas: list[Replica], gate: str = "g") -> None:
-    for replica in replicas:
-        replica.open(gate)
 
 
 # -- balance and queue ----------------------------------------------------------------------------
@@ -370,14 +365,6 @@ def test_told_to_stop_it_ends_what_is_running(world: World, hold: Hold) -> None:
     replica.open("g")
     assert [f.result().status_code for f in held] == [200, 200]
     assert world.router.wait(10) == 0
-
-
-def refuses(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
-    except ConnectionRefusedError:
-        return True
-    return False
 
 
 def test_loads_tell_what_happened(world: World) -> None:
