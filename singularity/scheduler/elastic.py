@@ -63,12 +63,17 @@ def _widen_all(
 
 
 def short(draft: Draft, job: Job, policy: Policy) -> bool:
-    """Does the running job hold less than it wants, and may it be given more now? After each change
-    it must have been left alone for twice as long as after the one before: against thrash."""
+    """Does the running job hold less than it wants, and has it been left alone for long enough to
+    be given more?"""
     if job.held >= job.devices or job.running_at_s is None or not draft.can_cut(job):
         return False
-    waits_s = policy.grow_after_s * 2.0 ** min(job.resize, _DOUBLINGS)
-    return draft.snapshot.now_s - max(job.running_at_s, job.resize_at_s) >= waits_s
+    return draft.snapshot.now_s - max(job.running_at_s, job.resize_at_s) >= rest_s(job, policy)
+
+
+def rest_s(job: Job, policy: Policy) -> float:
+    """For how long it is left alone before it grows: after each change of one life twice as long as
+    after the one before, against thrash."""
+    return policy.grow_after_s * 2.0 ** min(job.resize, _DOUBLINGS)
 
 
 def lent(draft: Draft, job: Job, policy: Policy) -> int:

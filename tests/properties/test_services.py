@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -12,9 +12,10 @@ from singularity.primitives.messages import Report
 from singularity.primitives.model import TERMINAL, Engine, Intent, JobState, Tier
 from singularity.primitives.nodes import Scope, ScopeKind
 from singularity.primitives.routing import LoadNote
+from singularity.scheduler.elastic import rest_s
 from singularity.scheduler.services import Canary, Measure, Promise, Served, Slo, Target
 from singularity.scheduler.traffic import Part, Window, load_of
-from tests.unit.service_scene import ServiceScene, service
+from tests.unit.service_scene import POLICY, ServiceScene, service
 
 HAPPENING = st.one_of(
     st.tuples(st.just("load"), st.floats(0.0, 8.0)),
@@ -67,7 +68,16 @@ def befall(scene: ServiceScene, what: str, how: object, number: int) -> None:
             scene.update(f"v{number}", canary)
 
 
+UNQUIET: list[tuple[str, object]] = [  # its training is resized often, and then left alone for long
+    ("drain", 1),
+    ("crash", 5),
+    *[("update", True), ("crash", 6), ("update", False), ("rescale", (2, 4))],
+    *[("wait", 4), ("update", False), ("rescale", (3, 3)), ("calm", 0), ("crash", 2)],
+]
+
+
 @settings(max_examples=8, deadline=None)
+@example(story=UNQUIET, tier=Tier.BASIC)
 @given(story=st.lists(HAPPENING, max_size=12), tier=st.sampled_from(Tier))
 def test_a_service_has_what_it_wants_as_soon_as_nothing_happens_any_more(
     story: list[tuple[str, object]], tier: Tier
@@ -94,7 +104,7 @@ def test_a_service_has_what_it_wants_as_soon_as_nothing_happens_any_more(
     train = scene.job("train")
     assert sum(loan.devices for loan in train.loans) <= train.devices - train.held
     scene.end()
-    scene.go(60)
+    scene.go(60 + int(rest_s(scene.job("train"), POLICY)))
     assert scene.job("train").held == 6 and scene.job("train").loans == ()
     assert sum(n.used for n in scene.ledger.nodes().values()) == 6
 
