@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import signal
 import socket
@@ -191,12 +193,14 @@ def valkey(tmp_path: Path) -> Iterator[Valkey]:
         yield server
 
 
-def waiting_in(valkey: Valkey) -> int:
-    """Messages in the node's queue."""
+def waiting_in(valkey: Valkey, key: VerifyKey) -> list[list[int]]:
+    """Places in the log of the letters in the node's queue, message by message, oldest first."""
     import redis
 
     with redis.Redis.from_url(valkey.url) as client:
-        return int(client.llen(f"node.{NODE}"))
+        messages = client.lrange(f"node.{NODE}", 0, -1)[::-1]
+    bodies = [json.loads(base64.b64decode(json.loads(m)["body"]))[0][0] for m in messages]
+    return [[key.open(Sealed.model_validate(x), NODE).seq for x in body] for body in bodies]
 
 
 def test_letters_wait_in_the_queue_in_order_and_are_repeated_until_acknowledged(
@@ -207,7 +211,7 @@ def test_letters_wait_in_the_queue_in_order_and_are_repeated_until_acknowledged(
     for number in range(3):
         write_letter(ledger, number)
     assert relay(engine, box, key, 200.0) == 3
-    assert waiting_in(valkey) == 3
+    assert waiting_in(valkey, VerifyKey(key.public)) == [[1, 2, 3]], "in one message"
     assert relay(engine, box, key, 201.0) == 0, "not due yet"
     assert relay(engine, box, key, 202.0) == 3, "not acknowledged: again"
     assert relay(engine, box, key, 205.9) == 0 and relay(engine, box, key, 206.0) == 3
