@@ -32,7 +32,7 @@ from singularity.cli.fleet import Cluster, Fleet, Region
 HERE = Path(__file__).resolve().parent
 REGION: Final = "here"
 RANKS: Final = 4
-DEVICE_MS: Final = 90  # least time of an answer
+DEVICE_MS: Final = 130  # least time of an answer
 LOW, HIGH = 4.0, 44.0  # requests a second
 # A day in two minutes: what is remembered of a peak fades in seconds and not in hours.
 POLICY: Final = {"grow_after_s": "1", "scale_memory_s": "20", "scale_down_after_s": "8"}
