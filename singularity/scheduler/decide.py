@@ -12,7 +12,7 @@ from singularity.primitives.model import TERMINAL, Engine, Intent, Job, JobId, J
 
 from . import admit, aside, elastic, evacuate, quarantine, rebalance, serve, upkeep
 from .draft import Draft
-from .interval import cadence
+from .interval import cadence, is_due
 from .placement import feasible, find, sizes
 from .plan import Action, Plan, Reason, Verb
 from .policy import Policy
@@ -123,13 +123,16 @@ def checkpoint(draft: Draft, compared: Mapping[JobId, int], policy: Policy) -> N
         never = job.spec.checkpoint_every_s == 0.0 and not job.checkpoint_wanted
         if (never and job.id not in compared) or not draft.can_cut(job):
             continue
-        nodes = [snapshot.nodes[snapshot.row[n]] for n in sorted(job.nodes)]
-        found = cadence(job, nodes, snapshot.now_s, policy)
-        last_s = max(job.running_at_s or 0.0, job.cut_ended_s) - job.carried_s
-        due = found.every_s is not None and snapshot.now_s - last_s >= found.every_s
+        nodes = (snapshot.nodes[snapshot.row[n]] for n in job.nodes)
+        due = is_due(job, nodes, snapshot.now_s, policy)
         steps = compared.get(job.id, 0)
         wanted = job.checkpoint_wanted and engines.next_up(job) is not Engine.RESTART
         if due or steps or wanted:
             asked = "it is to be verified" if steps else "its owner asked for one"
-            reason = found.text if due else asked
+            reason = _how_often(draft, job, policy) if due else asked
             draft.take(Action(Verb.CHECKPOINT, job.id, job.version, reason, note_after=steps))
+
+
+def _how_often(draft: Draft, job: Job, policy: Policy) -> str:
+    nodes = [draft.snapshot.nodes[draft.snapshot.row[n]] for n in job.nodes]
+    return cadence(job, nodes, draft.snapshot.now_s, policy).text

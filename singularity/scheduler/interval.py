@@ -51,18 +51,42 @@ def best_s(cost_s: float, mtbf_s: float, policy: Policy) -> float:
     return min(max(found, policy.checkpoint_least_s), policy.checkpoint_most_s)
 
 
-def cadence(job: Job, nodes: Iterable[Node], now_s: float, policy: Policy) -> Cadence:
-    """The interval in force for `job` on `nodes`, and where it comes from. Its owner's wins."""
+def interval_s(job: Job, nodes: Iterable[Node], now_s: float, policy: Policy) -> float | None:
+    """From the end of one checkpoint of `job` on `nodes` to the next; None when only a suspend
+    takes one. Its owner's wish wins."""
     if engines.keeps_nothing(job):
-        return Cadence(None, "its engine keeps nothing")
-    wish_s = job.spec.checkpoint_every_s
-    if wish_s is not None:
-        return Cadence(wish_s or None, "its owner said so")
-    cost_s = policy.checkpoint_cost_s if job.pause_s is None else job.pause_s
-    gang_s = mtbf_s(nodes, now_s, policy)
+        return None
+    if (wish_s := job.spec.checkpoint_every_s) is not None:
+        return wish_s or None
+    return best_s(_cost_s(job, policy), mtbf_s(nodes, now_s, policy), policy)
+
+
+def is_due(job: Job, nodes: Iterable[Node], now_s: float, policy: Policy) -> bool:
+    """Has the interval passed since the last? `nodes` are looked at only if it may have."""
+    last_s = max(job.running_at_s or 0.0, job.cut_ended_s) - job.carried_s
+    waited_s = now_s - last_s
+    if job.spec.checkpoint_every_s is None and waited_s < policy.checkpoint_least_s:
+        return False
+    every_s = interval_s(job, nodes, now_s, policy)
+    return every_s is not None and waited_s >= every_s
+
+
+def cadence(job: Job, nodes: Iterable[Node], now_s: float, policy: Policy) -> Cadence:
+    """The interval in force for `job` on `nodes`, and where it comes from."""
+    gang = tuple(nodes)
+    every_s = interval_s(job, gang, now_s, policy)
+    if engines.keeps_nothing(job):
+        return Cadence(every_s, "its engine keeps nothing")
+    if job.spec.checkpoint_every_s is not None:
+        return Cadence(every_s, "its owner said so")
     measured = "assumed" if job.pause_s is None else "measured"
-    where = f"√(2 · {cost_s:.2g} s {measured} · {spoken(gang_s)} between failures)"
-    return Cadence(best_s(cost_s, gang_s, policy), f"auto, {where}")
+    between = spoken(mtbf_s(gang, now_s, policy))
+    where = f"√(2 · {_cost_s(job, policy):.2g} s {measured} · {between} between failures)"
+    return Cadence(every_s, f"auto, {where}")
+
+
+def _cost_s(job: Job, policy: Policy) -> float:
+    return policy.checkpoint_cost_s if job.pause_s is None else job.pause_s
 
 
 def spoken(seconds: float) -> str:
