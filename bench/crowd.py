@@ -25,6 +25,7 @@ from singularity.primitives.service import Account
 from singularity.scheduler.decide import decide
 from singularity.scheduler.plan import Plan
 from singularity.scheduler.policy import Policy
+from singularity.scheduler.resident import Resident
 from singularity.scheduler.snapshot import Snapshot
 from singularity.scheduler.standing import check
 
@@ -73,7 +74,9 @@ def crowd(nodes: int, case: Case) -> Snapshot:
     first = ScopeKind.REGION, "r0"
     drains = (Drain("drain-1", Scope(*first), NOW_S - 60.0),) if case.region == "drained" else ()
     waiting = [_waiting(rng, number) for number in range(case.waiting)]
-    found = Snapshot.build(made, [*running, *waiting], NOW_S, drains)
+    resident = Resident()
+    resident.apply(made, [*running, *waiting])
+    found = resident.snapshot(NOW_S, drains)
     return replace(found, projects=tuple(_projects(nodes * DEVICES)) if case.quotas else ())
 
 

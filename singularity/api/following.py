@@ -2,26 +2,26 @@
 
 Every row that a transaction writes is noted with the number of that transaction (tables.change). A
 reader remembers the oldest transaction that was still open when it looked: whatever it could not
-see then was written by that one or a later one, in whatever order they commit.
+see then was written by that one or a later one, in whatever order they commit. Of what those wrote
+it leaves out what it has read already, for a transaction is seen as a whole or not at all.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, cast, select, text
-from sqlalchemy.sql import ColumnElement
+from sqlalchemy import Connection, Engine, select, text
 
 from singularity.primitives.model import TERMINAL, JobId
+from singularity.primitives.nodes import NodeId
 from singularity.scheduler.resident import Resident
 from singularity.scheduler.snapshot import Snapshot
 from singularity.scheduler.traffic import Traffic
 
 from . import tables as t
 from .books import load_jobs, load_nodes
+from .bulk import among
 from .drains import in_force
 from .maintenance import planned
 from .projects import load_projects
@@ -33,6 +33,10 @@ _LIVES = t.job_state.c.state.not_in([str(s) for s in TERMINAL])
 _NOW = text(
     "SELECT pg_snapshot_xmin(pg_current_snapshot())::text,"
     " pg_snapshot_xmin(pg_current_snapshot()) < CAST(:seen AS xid8)"
+)
+_CHANGES = text(
+    "SELECT what, id, by::text FROM change"
+    " WHERE what IN ('job_state', 'node') AND by >= CAST(:seen AS xid8)"
 )
 # One question for what most planets have none of.
 _THERE = text(
@@ -48,6 +52,7 @@ class Follower:
     def __init__(self, engine: Engine) -> None:
         self._engine, self._lock = engine, threading.Lock()
         self._resident, self._seen = Resident(), ""
+        self._read_by: dict[tuple[str, str], str] = {}  # who wrote what was read last, by row
 
     def snapshot(self, now_s: float) -> Snapshot:
         """One repeatable read, so nodes and jobs are of the same instant."""
@@ -61,16 +66,13 @@ class Follower:
             return found
 
     def _read(self, db: Connection, seen: str, now_s: float) -> Snapshot:
-        if not seen:
-            self._resident = Resident()
-        nodes, jobs = select(t.node), _LIVES
         if seen:
-            nodes = nodes.where(t.node.c.id.in_(_changed("node", seen)))
-            jobs = t.job_state.c.id.in_(_changed("job_state", seen))
-            self._resident.remove(db.execute(_removed(seen)).scalars())
-        self._resident.apply(load_nodes(db, nodes), load_jobs(db, jobs))
+            self._follow(db, seen)
+        else:
+            self._resident, self._read_by = Resident(), {}
+            self._resident.apply(load_nodes(db, select(t.node)), load_jobs(db, _LIVES))
         if missing := self._resident.missing():
-            self._resident.apply((), load_jobs(db, _among(missing)))
+            self._resident.apply((), load_jobs(db, among(t.job_state.c.id, missing)))
         acknowledged_s, *there = db.execute(_THERE).one()
         drains, windows, order, services, tariffs = there
         found = self._resident.snapshot(now_s, in_force(db) if drains else (), acknowledged_s)
@@ -83,20 +85,15 @@ class Follower:
             tariffs=tuple(load_tariffs(db)) if tariffs else (),
         )
 
-
-def _changed(what: str, since: str) -> ColumnElement[str]:
-    return _changed_ids(what, since).scalar_subquery()
-
-
-def _changed_ids(what: str, since: str) -> Select[Any]:
-    later = t.change.c.by >= cast(since, t.TransactionId)
-    return select(t.change.c.id).where(t.change.c.what == what, later)
-
-
-def _removed(since: str) -> Select[Any]:
-    there = select(t.node.c.id).where(t.node.c.id == t.change.c.id).exists()
-    return _changed_ids("node", since).where(~there)
-
-
-def _among(ids: Iterable[JobId]) -> ColumnElement[bool]:
-    return t.job_state.c.id.in_(sorted(ids))
+    def _follow(self, db: Connection, seen: str) -> None:
+        """Read what was written by a transaction that was open then, or has begun since."""
+        found = db.execute(_CHANGES, {"seen": seen})
+        written = {(what, row): by for what, row, by in found}
+        fresh = [key for key, by in written.items() if self._read_by.get(key) != by]
+        self._read_by = written
+        if names := {NodeId(row) for what, row in fresh if what == "node"}:
+            nodes = load_nodes(db, select(t.node).where(among(t.node.c.id, names)))
+            self._resident.remove(sorted(names - {node.id for node in nodes}))
+            self._resident.apply(nodes, ())
+        if ids := [JobId(row) for what, row in fresh if what == "job_state"]:
+            self._resident.apply((), load_jobs(db, among(t.job_state.c.id, ids)))

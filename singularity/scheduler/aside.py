@@ -59,7 +59,7 @@ def place(draft: Draft, blocked: Sequence[Job], policy: Policy) -> Mapping[JobId
     """Restore aside what can be; returns the jobs of which a cut must be taken for that, with the
     number of mini-batches that shall be compared."""
     snapshot, cuts = draft.snapshot, dict[JobId, int]()
-    for job in snapshot.jobs:
+    for job in snapshot.loose:
         aside = job.spec.aside
         if aside is None or job.state not in WAITING or draft.touched(job):
             continue

@@ -61,7 +61,7 @@ def overdue(draft: Draft, policy: Policy) -> None:
 
 def obey(draft: Draft) -> None:
     """Make true what owners have asked for."""
-    for job in draft.snapshot.jobs:
+    for job in draft.snapshot.loose:
         if job.intent is Intent.RUN and job.confine is None:
             continue  # most; nothing more than to run
         if job.state in TERMINAL or draft.touched(job):

@@ -72,7 +72,7 @@ class Draft:
         self.coming = np.zeros_like(self.free)
         self.promised = np.zeros_like(self.free)
         self.findings = Findings()
-        self.quota = Quota(snapshot.projects, snapshot.jobs)
+        self.quota = Quota(snapshot.projects, snapshot.loose)
         self._actions: dict[JobId, Action] = {}
         self._pending: dict[JobId, tuple[Reason, ...]] = {}
         self._changes: list[Change] = []
@@ -83,7 +83,7 @@ class Draft:
         self._unclaimed: Ints | None = None
         self._of_kind: dict[str, Flags] = {}
         self._idle: dict[str, int] = {}
-        for job in snapshot.jobs:
+        for job in snapshot.loose:
             self._in.setdefault(job.state, []).append(job)
             if job.spec.topology.apart:
                 self._groups.setdefault(_group(job), []).append(job)
@@ -100,7 +100,8 @@ class Draft:
         return action.verb if action else None
 
     def untouched(self, state: JobState) -> list[Job]:
-        """Jobs in `state` without an action yet, in id order."""
+        """Jobs in `state` without an action yet, in id order; of those that wait, none that is only
+        one of a line (lines.stands)."""
         return [j for j in self._in.get(state, ()) if j.id not in self._actions]
 
     def can_cut(self, job: Job) -> bool:
@@ -217,8 +218,10 @@ class Draft:
         self._changes.append(change)
 
     def plan(self, orders: tuple[Order, ...] = ()) -> Plan:
-        pending = {j: r for j, r in self._pending.items() if j not in self._actions}
-        return Plan(tuple(self._actions.values()), pending, orders, tuple(self._changes))
+        for job in self._actions:
+            self._pending.pop(job, None)
+        actions = tuple(self._actions.values())
+        return Plan(actions, self._pending.copy(), orders, tuple(self._changes))
 
     def _give(self, node: NodeId, devices: int) -> None:
         row = self.snapshot.row[node]

@@ -23,7 +23,7 @@ from .policy import Policy
 def failover(draft: Draft) -> None:
     """A gang that lost a node stops whole; one that lost only a reservation lets go of it."""
     snapshot = draft.snapshot
-    for job in snapshot.jobs if snapshot.lost.any() else ():
+    for job in snapshot.loose if snapshot.lost.any() else ():
         if job.state not in ACTIVE:
             continue
         lost = frozenset(n for n in hosts(job) if snapshot.lost[snapshot.row[n]])
@@ -51,7 +51,7 @@ def drain(draft: Draft, policy: Policy) -> None:
     """Let running jobs leave draining nodes, the most urgent first, a bounded number at a time."""
     if not draft.snapshot.draining.any():
         return
-    moving = [j for j in draft.snapshot.jobs if j.state is JobState.SUSPENDING and j.target]
+    moving = [j for j in draft.snapshot.loose if j.state is JobState.SUSPENDING and j.target]
     paced = {d.id: d for d in draft.snapshot.drains}
     for job in sorted(draft.untouched(JobState.RUNNING), key=lambda j: (j.tier, j.id)):
         leaving = draining(draft, job)

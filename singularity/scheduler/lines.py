@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from singularity.primitives.model import Intent, Job, JobId, JobState
 
@@ -41,10 +41,12 @@ def stands(job: Job) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Lined:
-    """The lines of exactly these jobs: whoever changes a snapshot need not think of them."""
+    """The lines of exactly these jobs, and the `loose` ones among them, by id: those that do not
+    stand with others. Whoever changes a snapshot need not think of either."""
 
     jobs: tuple[Job, ...]
     lines: tuple[Line, ...]
+    loose: tuple[Job, ...]
 
 
 def lines_of(jobs: tuple[Job, ...], known: Lined | None) -> tuple[Line, ...]:
@@ -52,38 +54,67 @@ def lines_of(jobs: tuple[Job, ...], known: Lined | None) -> tuple[Line, ...]:
     return known.lines if known is not None and known.jobs is jobs else Lines(jobs).all()
 
 
+def loose_of(jobs: tuple[Job, ...], known: Lined | None) -> tuple[Job, ...]:
+    """Those of `jobs` that hold or held something, or of which more is asked than to wait; where
+    nobody knows which they are, all."""
+    return known.loose if known is not None and known.jobs is jobs else jobs
+
+
+@dataclass(slots=True)
+class _Order:
+    """A line that changes: places and jobs side by side."""
+
+    places: list[tuple[float, JobId]] = field(default_factory=list)
+    jobs: list[Job] = field(default_factory=list)
+
+
 class Lines:
     """Of all jobs that queue; told of each as it comes and goes. One that may not stand with others
     is a line by itself."""
 
     def __init__(self, jobs: Iterable[Job] = ()) -> None:
-        self._order: dict[Hashable, list[tuple[float, JobId]]] = {}
-        self._jobs: dict[JobId, Job] = {}
+        self._order: dict[Hashable, _Order] = {}
         self._known: dict[Hashable, Line] = {}
+        self._loose, self._loose_ids = dict[JobId, Job](), list[JobId]()
         for job in jobs:
             self.count(job, 1)
 
     def count(self, job: Job, sign: int) -> None:
         """It is there now (1), or as it was not any more (-1)."""
-        if not queues(job):
-            return
-        kind, place = _kind(job) if stands(job) else job.id, (job.submitted_at_s, job.id)
-        order = self._order.setdefault(kind, [])
+        stood = stands(job)
+        if not stood:
+            self._count_loose(job, sign)
+            if not queues(job):
+                return
+        kind, place = _kind(job) if stood else job.id, (job.submitted_at_s, job.id)
+        order = self._order.setdefault(kind, _Order())
         self._known.pop(kind, None)
+        at = bisect_left(order.places, place)
         if sign > 0:
-            insort(order, place)
-            self._jobs[job.id] = job
+            order.places.insert(at, place)
+            order.jobs.insert(at, job)
             return
-        del order[bisect_left(order, place)], self._jobs[job.id]
-        if not order:
+        del order.places[at], order.jobs[at]
+        if not order.jobs:
             del self._order[kind]
+
+    def _count_loose(self, job: Job, sign: int) -> None:
+        if sign > 0:
+            self._loose[job.id] = job
+            insort(self._loose_ids, job.id)
+        else:
+            del self._loose[job.id], self._loose_ids[bisect_left(self._loose_ids, job.id)]
 
     def all(self) -> tuple[Line, ...]:
         """By the id of their first; each that has not changed is the same as it was."""
         for kind, order in self._order.items():
             if kind not in self._known:
-                self._known[kind] = tuple([self._jobs[job] for _, job in order])
+                self._known[kind] = tuple(order.jobs)
         return tuple(sorted(self._known.values(), key=lambda line: line[0].id))
+
+    def of(self, jobs: tuple[Job, ...]) -> Lined:
+        """Of the jobs that were counted, which are these."""
+        return Lined(jobs, self.all(), tuple([self._loose[job] for job in self._loose_ids]))
 
 
 def _kind(job: Job) -> Hashable:

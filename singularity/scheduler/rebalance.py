@@ -101,7 +101,7 @@ def clearances(
 
 def _by_node(draft: Draft) -> defaultdict[int, list[Job]]:
     found: defaultdict[int, list[Job]] = defaultdict(list)
-    for job in draft.snapshot.jobs:
+    for job in draft.snapshot.loose:
         if job.state in ACTIVE:
             for node in sorted(set(hosts(job))):
                 found[draft.snapshot.row[node]].append(job)
@@ -122,7 +122,7 @@ def _leaves(job: Job, node: Node) -> bool:
 
 
 def _moving(draft: Draft) -> list[Job]:
-    return [j for j in draft.snapshot.jobs if j.state is JobState.SUSPENDING and j.target]
+    return [j for j in draft.snapshot.loose if j.state is JobState.SUSPENDING and j.target]
 
 
 def _cleared(

@@ -17,7 +17,7 @@ from singularity.primitives.holdings import Tally
 from singularity.primitives.model import TERMINAL, Job, JobId
 from singularity.primitives.nodes import Node, NodeId
 
-from .lines import Lined, Lines
+from .lines import Lines
 from .snapshot import Flags, Ints, Snapshot, frozen
 
 
@@ -68,15 +68,14 @@ class Resident:
         if last is None or any(self._is_new(last, node) for node in self._fresh):
             nodes, jobs = self._nodes.values(), self._jobs.values()
             built = Snapshot.build(nodes, jobs, now_s, drains, acknowledged_s)
-            self._last = replace(built, lined=Lined(built.jobs, self._lines.all()))
+            self._last = replace(built, lined=self._lines.of(built.jobs))
         else:
             told = tuple(sorted(drains, key=lambda d: d.id))
             last = replace(last, now_s=now_s, drains=told, acknowledged_s=acknowledged_s)
             if self._moved:
                 by_id = dict(self._jobs)
                 todo = tuple([by_id[i] for i in self._ids])
-                lined = Lined(todo, self._lines.all())
-                last = replace(last, jobs=todo, by_id=by_id, lined=lined)
+                last = replace(last, jobs=todo, by_id=by_id, lined=self._lines.of(todo))
             self._last = self._renewed(last) if self._fresh else last
         self._fresh, self._moved = set(), False
         return self._last

@@ -40,7 +40,7 @@ from singularity.primitives.tariffs import Tariff
 
 from .fleet.gangs import Fleet
 from .fleet.layout import lay_out
-from .lines import Lined
+from .lines import Lined, loose_of
 from .traffic import Traffic
 
 Ints = npt.NDArray[np.int64]
@@ -156,6 +156,12 @@ class Snapshot:
             projects=self.projects,
             tariffs=self.tariffs,
         )
+
+    @property
+    def loose(self) -> tuple[Job, ...]:
+        """The jobs without those that never had a device and wait for nothing but devices, where
+        somebody knows which those are: who looks for anything else need not look at them."""
+        return loose_of(self.jobs, self.lined)
 
     def inside(self, scope: Scope) -> Flags:
         """bool[N]: nodes that are in `scope`."""

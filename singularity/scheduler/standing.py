@@ -39,16 +39,18 @@ def check(snapshot: Snapshot, plan: Plan) -> list[str]:
     for node in booked.values():
         if fault := overfull(node):
             faults.append(f"{node.id} {fault}")
-    acted = {a.job for a in plan.actions}
-    for job in snapshot.jobs:
-        wants = job.state in WAITING and job.intent is Intent.RUN
-        if wants and job.id not in plan.pending and job.id not in acted:
-            faults.append(f"{job.id}: waits without a reason")
-    return faults + _above_quota(snapshot, plan)
+    return faults + _unexplained(snapshot, plan) + _above_quota(snapshot, plan)
+
+
+def _unexplained(snapshot: Snapshot, plan: Plan) -> list[str]:
+    told, acted = plan.pending, {a.job for a in plan.actions}
+    silent = [job for job in snapshot.jobs if job.id not in told and job.id not in acted]
+    wanting = (j for j in silent if j.state in WAITING and j.intent is Intent.RUN)
+    return [f"{job.id}: waits without a reason" for job in wanting]
 
 
 def _above_quota(snapshot: Snapshot, plan: Plan) -> list[str]:
-    faults, quota = [], Quota(snapshot.projects, snapshot.jobs)
+    faults, quota = [], Quota(snapshot.projects, snapshot.loose)
     for action in plan.actions:
         job = snapshot.by_id[action.job]
         if above := quota.refuses(job, grows(job, action)):

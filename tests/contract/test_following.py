@@ -9,7 +9,7 @@ from singularity.api import tables as t
 from singularity.api.applier import SqlLedger
 from singularity.api.following import Follower
 from singularity.primitives.messages import Register
-from singularity.primitives.model import Job, JobId, JobSpec
+from singularity.primitives.model import Intent, Job, JobId, JobSpec
 from singularity.primitives.nodes import Duty, NodeId, Scope, ScopeKind
 from singularity.scheduler.decide import decide
 from singularity.scheduler.policy import Policy
@@ -44,6 +44,33 @@ def test_what_was_open_while_it_was_read_is_seen_when_it_is_done(
         assert follower.snapshot(2.0).ready.tolist() == [False, True]
         db.commit()
     assert follower.snapshot(2.0).ready.tolist() == [False, False]
+
+
+def test_what_was_read_is_not_read_again_while_something_older_is_open(
+    engine: Engine, planet: SqlLedger
+) -> None:
+    follower, read = Follower(engine), list[str]()
+    follower.snapshot(2.0)
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def _note(conn: object, cursor: object, statement: str, *rest: object) -> None:
+        if "FROM job_state" in statement or "FROM node" in statement:
+            read.append(statement)
+
+    with engine.connect() as db:
+        db.execute(update(t.node).where(t.node.c.id == "n1").values(duty=int(Duty.CORDONED)))
+        planet.intend(JobId("job0"), Intent.HOLD, 2.0)
+        read.clear()
+        held = follower.snapshot(2.0)
+        assert len(read) == 1 and held.by_id[JobId("job0")].intent is Intent.HOLD
+        read.clear()
+        assert follower.snapshot(2.0).by_id == held.by_id and not read
+        planet.intend(JobId("job0"), Intent.RUN, 2.0)
+        assert follower.snapshot(2.0).by_id[JobId("job0")].intent is Intent.RUN
+        db.commit()
+    read.clear()
+    assert follower.snapshot(2.0).ready.tolist() == [True, False]
+    assert len(read) == 1 and "FROM node" in read[0]
 
 
 def test_what_was_undone_is_not_seen(engine: Engine, planet: SqlLedger) -> None:

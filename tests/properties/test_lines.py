@@ -8,11 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from singularity.primitives.model import Intent, Job, JobId, JobSpec, JobState, Tier
+from singularity.primitives.nodes import ClusterId, Node, NodeId, RegionId
+from singularity.primitives.projects import Allotment, Project, claim
+from singularity.primitives.replicas import evicted
 from singularity.primitives.service import Account
-from singularity.scheduler.lines import Lined, Lines, lines_of, queues, stands
+from singularity.scheduler.decide import decide
+from singularity.scheduler.lines import Lines, lines_of, loose_of, queues, stands
 from singularity.scheduler.policy import Policy
 from singularity.scheduler.queueing import queue, ranks
 from singularity.scheduler.snapshot import Snapshot
+from singularity.scheduler.standing import check
 
 NOW_S = 5000.0
 
@@ -60,6 +65,8 @@ def test_told_of_each_change_they_are_those_of_all(fleet: list[Job], data: st.Da
             lines.count(gone, -1)
             lines.all()  # what is kept of it must not be what was
     assert lines.all() == Lines(there.values()).all()
+    all_jobs = tuple(sorted(there.values(), key=lambda job: job.id))
+    assert lines.of(all_jobs).loose == tuple(j for j in all_jobs if not stands(j))
 
 
 @given(FLEETS)
@@ -84,9 +91,34 @@ def test_everybody_who_queues_is_in_one_line_and_they_make_up_the_queue(fleet: l
 def test_lines_of_other_jobs_are_not_taken_for_those_of_these() -> None:
     spec = JobSpec("job", ("train",))
     old, new = ((Job(JobId(i), spec, 1),) for i in ("a", "b"))
-    known = Lined(old, Lines(old).all())
+    known = Lines(old).of(old)
     assert lines_of(old, known) == (old,)
     assert lines_of(new, known) == (new,)
+    assert loose_of(old, known) == ()
+    assert loose_of(new, known) == new
+
+
+@given(FLEETS)
+@settings(deadline=None)
+def test_who_stands_in_a_line_has_nothing_that_anybody_could_ask_for(fleet: list[Job]) -> None:
+    """So a round that does not look at them one by one misses nothing."""
+    for job in filter(stands, fleet):
+        assert not (job.placement or job.target or job.taken or job.resizing)
+        assert claim(job) == 0 and job.intent is Intent.RUN and not evicted(job)
+        assert not (job.spec.aside or job.spec.serving or job.spec.topology.apart)
+
+
+@given(FLEETS)
+@settings(deadline=None)
+def test_a_plan_is_the_same_where_lines_are_kept(fleet: list[Job]) -> None:
+    place = {"region": RegionId("eu"), "cluster": ClusterId("c"), "device": "gpu"}
+    nodes = [Node(id=NodeId("n"), devices=6, epoch=1, **place)]
+    projects = (Project("a", allotments=(Allotment("gpu", 4, 1),)), Project("b"))
+    built = replace(Snapshot.build(nodes, fleet, NOW_S), projects=projects)
+    kept = replace(built, lined=Lines(built.jobs).of(built.jobs))
+    plan = decide(kept, Policy())
+    assert plan == decide(built, Policy())
+    assert check(kept, plan) == check(built, plan) == []
 
 
 def test_a_job_that_had_devices_once_stands_with_no_other() -> None:
