@@ -37,7 +37,7 @@ from singularity.scheduler.standing import admissible, outdated
 
 from . import tables as t
 from .books import Books, insert_jobs, load_jobs, load_nodes
-from .bulk import among
+from .bulk import among, literally
 from .drains import book
 from .duties import SqlDuties
 from .following import Follower
@@ -292,7 +292,7 @@ class SqlLedger(SqlDuties, SqlServices, SqlProjects, SqlTariffs):
     def shadows(self) -> list[Job]:
         """The jobs of kind verify that have not ended."""
         with self._engine.connect() as db:
-            alive = _NOT_ENDED & (t.job.c.kind == str(Kind.VERIFY))
+            alive = _NOT_ENDED & literally(t.job.c.kind, str(Kind.VERIFY))
             return load_jobs(db, alive)
 
     def jobs(self) -> dict[JobId, Job]:
@@ -343,7 +343,10 @@ def _known(
     if not digests:
         return {}
     query = select(t.job.c.project, t.job.c.idempotency_key, t.job.c.id, t.job.c.body_digest)
-    query = query.where(among(t.job.c.idempotency_key, {k or "" for _, k in digests}))
+    query = query.where(
+        among(t.job.c.project, {p for p, _ in digests}),
+        among(t.job.c.idempotency_key, {k or "" for _, k in digests}),
+    )
     known = {}
     for project, key, job, digest in db.execute(query):
         if (project, key) not in digests:
