@@ -360,10 +360,17 @@ def _known(
 
 
 def _make_place(db: Connection, register: Register, now_s: float) -> None:
-    """The node's region, cluster, row and devices, where they are new."""
+    """The node's region, cluster, row and devices, where they are new. Raises Conflict."""
     db.execute(upsert(t.region).values(id=register.region).on_conflict_do_nothing())
     cluster = {"id": register.cluster, "region": register.region}
     db.execute(upsert(t.cluster).values(cluster).on_conflict_do_nothing())
+    region = db.scalar(select(t.cluster.c.region).where(t.cluster.c.id == register.cluster))
+    if region != register.region:
+        raise Conflict(
+            f"cluster {register.cluster} is in region {region}, not in {register.region}; give the "
+            "other one a name of its own",
+            node=register.node,
+        )
     fresh = Node(
         id=register.node,
         region=RegionId(register.region),
