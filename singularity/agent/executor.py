@@ -71,23 +71,23 @@ class Executor:
             if isinstance(effect, Launch):
                 made = self._hands[effect.start.job] = self._make(effect.start)
                 made.start()
-            hands = self._hands[effect.start.job]
-            hands.put(effect)
+            if (hands := self._hands.get(effect.start.job)) is not None:
+                hands.put(effect)
 
     def freeze(self) -> None:
         """Stop every rank where it is: contact was lost, a second life may begin elsewhere."""
-        for hands in self._alive():
+        for hands in self._known():  # also those that have yet to kill what they leave behind
             hands.freeze()
 
     def thaw(self) -> None:
-        for hands in self._alive():
+        for hands in self._known():
             hands.thaw()
 
     def kill_all(self) -> None:
         """Kill every rank and wait until none is left. For a node that starts anew."""
         for hands in self._alive():
             hands.kill(grace_s=0.0)
-        for hands in list(self._hands.values()):
+        for hands in self._known():
             hands.join()
         self._tools.handovers.clear()
         self._tools.images.recent.clear()
@@ -96,11 +96,16 @@ class Executor:
         """Let go of every rank without touching it, as an agent that dies does."""
         for hands in self._alive():
             hands.abandon()
-        for hands in list(self._hands.values()):
+        for hands in self._known():
             hands.join()
 
     def tend(self) -> None:
-        """Now and then: nobody may be short of memory for what is merely convenient."""
+        """Now and then: nobody may be short of memory for what is merely convenient, nor for jobs
+        that are over."""
+        with self._lock:
+            over = [j for j, h in self._hands.items() if h.ended and not h.is_alive()]
+            for job in over:
+                del self._hands[job]
         self._tools.images.recent.room()
 
     def pages(self) -> Mapping[JobId, int]:
@@ -130,9 +135,12 @@ class Executor:
         let_go = self._tools.handovers.let_go
         threading.Thread(target=let_go, args=found, name="let-go", daemon=True).start()
 
-    def _alive(self) -> list[Hands]:
+    def _known(self) -> list[Hands]:
         with self._lock:
-            return [h for h in self._hands.values() if not h.ended]
+            return list(self._hands.values())
+
+    def _alive(self) -> list[Hands]:
+        return [h for h in self._known() if not h.ended]
 
     def _path(self, life: Life, rank: int) -> Path:
         return self._tools.layout.sandbox(life.start, rank)

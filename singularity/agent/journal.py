@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from singularity.primitives.errors import Unavailable
 from singularity.primitives.nodes import NodeId
 
 from .core import AgentState
@@ -35,15 +36,20 @@ class Journal:
         return state
 
     def save(self, state: AgentState) -> None:
+        """Raises Unavailable."""
         self.remember("state", _STATE.dump_json(state).decode())
 
     def remember(self, key: str, value: str) -> None:
-        """Keep one fact of the agent's own: its token, its last admission."""
-        self._db.execute(
-            "INSERT INTO memory VALUES (?, ?)"
-            " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-            (key, value),
-        )
+        """Keep one fact of the agent's own: its token, its last admission. Raises Unavailable, and
+        what was kept before stands: the disk is full, perhaps."""
+        try:
+            self._db.execute(
+                "INSERT INTO memory VALUES (?, ?)"
+                " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                (key, value),
+            )
+        except sqlite3.Error as error:
+            raise Unavailable(f"the journal cannot be written: {error}") from error
 
     def recall(self, key: str) -> str | None:
         return self._get(key)

@@ -18,6 +18,7 @@ from singularity.primitives.errors import LetterRefused, Rejected, Unauthenticat
 from singularity.primitives.messages import (
     Admission,
     DeviceNote,
+    Envelope,
     Heartbeat,
     Register,
     Report,
@@ -68,21 +69,36 @@ class Agent:
     # -- events ----------------------------------------------------------------------------------
 
     def deliver(self, sealed: Sealed) -> None:
-        """Take one letter, whichever way it came. A bad one is dropped with a warning."""
+        """Take one letter that was pushed. A bad one is dropped with a warning."""
+        if (envelope := self._opened(sealed)) is not None:
+            self.handle(envelope)
+
+    def _opened(self, sealed: Sealed) -> Envelope | None:
         if self._verify is None:
-            return  # not admitted yet; it will be pulled
+            return None  # not admitted yet; it will be pulled
         try:
-            envelope = self._verify.open(sealed, self._register.node)
+            return self._verify.open(sealed, self._register.node)
         except LetterRefused as error:
             log.warning("letter.refused", extra={"reason": error.detail})
-            return
-        self.handle(envelope)
+            return None
 
     def done(self, done: Done, then: Callable[[], None]) -> None:
         """The hands' answer; `then` runs when it is journaled, before anybody is told."""
         self.handle(done, then)
 
     def handle(self, event: Event, then: Callable[[], None] | None = None) -> None:
+        """Waits for a journal that can be written, so that nothing is lost: until then it has not
+        happened. Not for the thread that beats, for nobody else fences the ranks."""
+        while not self._stop.is_set():
+            try:
+                self._fold(event, then)
+                return
+            except Unavailable as error:
+                log.error("not journaled", extra={"reason": error.detail})
+                self._stop.wait(_RETRY_S)
+
+    def _fold(self, event: Event, then: Callable[[], None] | None = None) -> None:
+        """Raises Unavailable when it cannot be journaled; nothing of it has happened then."""
         with self._lock:
             state, effects, reports = react(self._state, event)
             if state != self._state:
@@ -110,7 +126,7 @@ class Agent:
         """Adopt what runs, then serve until `stop`. Ranks outlive the agent."""
         self._executor, self._stop = executor, stop
         live = executor.adopt(self._state.live)
-        self.handle(Boot(live))
+        self._fold(Boot(live))
         if live:  # they ran unwatched, maybe past the lease: nothing may run until we are heard
             executor.freeze()
             self._frozen = True
@@ -120,7 +136,7 @@ class Agent:
             try:
                 wait_s = self._beat()
             except Unavailable as error:
-                log.warning("control plane away", extra={"reason": error.detail})
+                log.warning("no beat", extra={"reason": error.detail})
                 wait_s = _RETRY_S
             except Unauthenticated as error:
                 log.error("credential refused", extra={"reason": error.detail})
@@ -166,7 +182,7 @@ class Agent:
         self._heard_s = began_s
         self._unfreeze()
         if pulse.forget:
-            self.handle(Forget(pulse.forget))
+            self._fold(Forget(pulse.forget))
         if pulse.written > self._state.seq:
             self._pull()
         else:
@@ -186,7 +202,7 @@ class Agent:
         if admission.epoch != self._state.epoch:
             assert self._executor is not None
             self._executor.kill_all()
-            self.handle(Admitted(admission.epoch))
+            self._fold(Admitted(admission.epoch))
         self._admission, self._heard_s = admission, began_s
         self._refresh(admission)
         log.info("admitted", extra={"epoch": admission.epoch})
@@ -195,7 +211,8 @@ class Agent:
         """Fetch what Celery has not brought (yet)."""
         state = self._state
         for letter in self._control.letters(state.epoch, state.seq):
-            self.deliver(letter)
+            if (envelope := self._opened(letter)) is not None:
+                self._fold(envelope)
         self._pulls += 1
         if self._pulls >= _PULLS_WITHOUT_PUSH and self._admission is not None:
             log.warning("letters come by pull only; restarting the letter-box")

@@ -37,7 +37,7 @@ from singularity.scheduler.standing import admissible, outdated
 
 from . import tables as t
 from .books import Books, insert_jobs, load_jobs, load_nodes
-from .bulk import among
+from .bulk import among, literally
 from .drains import book
 from .duties import SqlDuties
 from .following import Follower
@@ -292,7 +292,7 @@ class SqlLedger(SqlDuties, SqlServices, SqlProjects, SqlTariffs):
     def shadows(self) -> list[Job]:
         """The jobs of kind verify that have not ended."""
         with self._engine.connect() as db:
-            alive = _NOT_ENDED & (t.job.c.kind == str(Kind.VERIFY))
+            alive = _NOT_ENDED & literally(t.job.c.kind, str(Kind.VERIFY))
             return load_jobs(db, alive)
 
     def jobs(self) -> dict[JobId, Job]:
@@ -343,7 +343,10 @@ def _known(
     if not digests:
         return {}
     query = select(t.job.c.project, t.job.c.idempotency_key, t.job.c.id, t.job.c.body_digest)
-    query = query.where(among(t.job.c.idempotency_key, {k or "" for _, k in digests}))
+    query = query.where(
+        among(t.job.c.project, {p for p, _ in digests}),
+        among(t.job.c.idempotency_key, {k or "" for _, k in digests}),
+    )
     known = {}
     for project, key, job, digest in db.execute(query):
         if (project, key) not in digests:
@@ -357,10 +360,17 @@ def _known(
 
 
 def _make_place(db: Connection, register: Register, now_s: float) -> None:
-    """The node's region, cluster, row and devices, where they are new."""
+    """The node's region, cluster, row and devices, where they are new. Raises Conflict."""
     db.execute(upsert(t.region).values(id=register.region).on_conflict_do_nothing())
     cluster = {"id": register.cluster, "region": register.region}
     db.execute(upsert(t.cluster).values(cluster).on_conflict_do_nothing())
+    region = db.scalar(select(t.cluster.c.region).where(t.cluster.c.id == register.cluster))
+    if region != register.region:
+        raise Conflict(
+            f"cluster {register.cluster} is in region {region}, not in {register.region}; give the "
+            "other one a name of its own",
+            node=register.node,
+        )
     fresh = Node(
         id=register.node,
         region=RegionId(register.region),

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Text,
     any_,
     bindparam,
+    literal,
 )
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
@@ -121,6 +122,12 @@ def _known(error: psycopg.Error) -> BaseException:
 def among(column: ColumnElement[Any], values: Collection[Any]) -> ColumnElement[bool]:
     """Is it one of `values`? They go as one array, however many there are."""
     return column == any_(bindparam(None, sorted(values), ARRAY(column.type)))
+
+
+def literally(column: ColumnElement[Any], value: str) -> ColumnElement[bool]:
+    """Is it this `value`, said in the statement itself: only then is a partial index used whatever
+    plan is kept."""
+    return column == literal(value, literal_execute=True)
 
 
 @cache

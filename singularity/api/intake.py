@@ -21,7 +21,13 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from singularity.primitives.asides import STEPS, shadow
 from singularity.primitives.clock import Clock
-from singularity.primitives.errors import InvalidSpec, SingularityError, Unavailable, Unplaceable
+from singularity.primitives.errors import (
+    InvalidSpec,
+    SingularityError,
+    TooLarge,
+    Unavailable,
+    Unplaceable,
+)
 from singularity.primitives.model import Aside, Job, JobId, JobSpec
 from singularity.primitives.nodes import Node
 from singularity.primitives.sharing import WHOLE_MILLI
@@ -38,6 +44,8 @@ log = logging.getLogger(__name__)
 
 _WINDOW_S: Final = 0.002
 _BATCH_MOST: Final = 2000
+_JOBS_MOST: Final = 10_000  # of one request
+_SIZE_MOST_BYTES: Final = 64 << 20  # of what the arrays of one request write
 _BREATH_S: Final = 0.01  # between two wake-ups, however much there is to wake for
 _DEADLINE_S: Final = 30.0
 _FLEET_AGE_S: Final = 1.0
@@ -105,6 +113,32 @@ def _preflight(job: Job, known: Submission, now_s: float) -> Entry:
 
 def _with_env(spec: JobSpec, more: Sequence[tuple[str, str]]) -> JobSpec:
     return replace(spec, env=tuple(sorted({**dict(spec.env), **dict(more)}.items())))
+
+
+@dataclass(slots=True)
+class Measure:
+    """What one request asks for in all: an array is its document once for each of its jobs."""
+
+    jobs: int = 0
+    size_bytes: int = 0
+
+    def add(self, count: int, body: object) -> None:
+        """Raises TooLarge, and then it is not added."""
+        jobs = self.jobs + count
+        size_bytes = self.size_bytes + (count * len(json.dumps(body)) if count > 1 else 0)
+        if jobs > _JOBS_MOST:
+            raise TooLarge(
+                f"{jobs} jobs are more than the {_JOBS_MOST} that one request may ask for; "
+                "ask in several",
+                most=_JOBS_MOST,
+            )
+        if size_bytes > _SIZE_MOST_BYTES:
+            raise TooLarge(
+                f"{count} jobs with a document of {size_bytes // count} bytes each are more than "
+                f"{_SIZE_MOST_BYTES >> 20} MiB; put what is large into a file that they read",
+                most_bytes=_SIZE_MOST_BYTES,
+            )
+        self.jobs, self.size_bytes = jobs, size_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,9 @@ from fastapi import FastAPI, Request
 from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from psycopg.errors import NumericValueOutOfRange
 from sqlalchemy.exc import DataError, DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from singularity.primitives.errors import (
@@ -86,6 +88,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(DBAPIError)
     async def database(request: Request, error: DBAPIError) -> JSONResponse:
+        if isinstance(error.orig, NumericValueOutOfRange):
+            return problem(InvalidSpec("a number is too large"))
         if isinstance(error, DataError):
             return problem(InvalidSpec("some text holds characters that cannot be stored"))
         away = isinstance(error, OperationalError) or error.connection_invalidated
@@ -93,6 +97,11 @@ def install(app: FastAPI) -> None:
         if away:
             return problem(Unavailable("the database does not answer; try again"))
         return problem(SingularityError("an internal error; the server's log has it"))
+
+    @app.exception_handler(PoolTimeout)
+    async def crowded(request: Request, _: PoolTimeout) -> JSONResponse:
+        log.error("no connection free", extra={"path": request.url.path})
+        return problem(Unavailable("the database has more to do than it can; try again"))
 
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> JSONResponse:

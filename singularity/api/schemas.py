@@ -102,8 +102,8 @@ Command = Annotated[
 ]
 EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,255}$")]
 _ONE_OR_MANY: Final = BeforeValidator(one_or_many, json_schema_input_type=str | list[str])
-Globs = Annotated[tuple[Glob, ...], _ONE_OR_MANY]
-Names = Annotated[tuple[Name, ...], _ONE_OR_MANY]
+Globs = Annotated[tuple[Glob, ...], _ONE_OR_MANY, Field(max_length=100)]
+Names = Annotated[tuple[Name, ...], _ONE_OR_MANY, Field(max_length=1000)]
 _TO_TEXT: Final = BeforeValidator(
     _as_text, json_schema_input_type=dict[str, str | int | float | bool]
 )

@@ -92,7 +92,8 @@ class Promised(Document):
 
 
 class Queue(Document):
-    """Requests that wait for a replica: so many `most`, and each for `timeout` at most."""
+    """Requests that wait for a replica: so many `most`. Each waits `timeout` at most until its
+    answer begins, in the queue and with the replica together."""
 
     most: Annotated[int, Field(ge=0, le=1_000_000)] = 100
     timeout: Annotated[Duration, Field(le=3600.0)] = 30.0

@@ -24,13 +24,13 @@ from . import service_tables as st
 from . import tables as t
 from .auth import Caller
 from .books import load_jobs
-from .bulk import Json
+from .bulk import Json, literally
 from .store import Page, listing
 from .traffic import living, repaid_of, served, service_of, traffic
 
 _HOUR_S: Final = 3600.0
 _ALIVE: Final = t.job_state.c.state.not_in([str(s) for s in TERMINAL])
-_REPLICAS: Final = _ALIVE & (t.job.c.kind == str(Kind.SERVE))
+_REPLICAS: Final = _ALIVE & literally(t.job.c.kind, str(Kind.SERVE))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import Depends, Query, Request
 from sqlalchemy import Engine
 
 from singularity.primitives.clock import Clock, SystemClock
+from singularity.primitives.errors import Overloaded
 from singularity.primitives.transport import SigningKey
 from singularity.store.imagestore import ImageStore
 
@@ -24,6 +26,8 @@ from .service_store import ServiceStore
 from .settings import Settings
 from .store import PAGE_MOST, Page, Store
 from .views import Outlook
+
+HEAVY_MOST: Final = 8  # of 40 worker threads: agents must be heard whatever users ask
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,7 @@ class Services:
     gauge: Gauge
     waker: Waker
     key: SigningKey
+    heavy: threading.BoundedSemaphore  # who takes one may keep a worker thread for long
     stop: threading.Event  # set when the server goes: streams end then
 
     @classmethod
@@ -67,6 +72,7 @@ class Services:
             gauge=Gauge(store.fleet, clock),
             waker=waker,
             key=settings.signing_key(),
+            heavy=threading.BoundedSemaphore(HEAVY_MOST),
             stop=stop,
         )
 
@@ -123,6 +129,16 @@ def data_path(who: Annotated[Caller, Depends(caller)]) -> Caller:
     return who
 
 
+def heavy(serving: Serving) -> Iterator[None]:
+    """For what reads whole checkpoints, or decides about all jobs. Raises Overloaded."""
+    if not serving.heavy.acquire(blocking=False):
+        raise Overloaded(f"{HEAVY_MOST} requests as heavy as this are at work; try again")
+    try:
+        yield
+    finally:
+        serving.heavy.release()
+
+
 def page(
     limit: Annotated[int, Query(ge=1, le=PAGE_MOST)] = 100,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
@@ -138,3 +154,4 @@ Operator = Annotated[Caller, Depends(planet_operator)]
 Admin = Annotated[Caller, Depends(planet_admin)]
 DataPath = Annotated[Caller, Depends(data_path)]
 Paged = Annotated[Page, Depends(page)]
+Heavy = Annotated[None, Depends(heavy)]

@@ -166,6 +166,7 @@ job = Table(
     UniqueConstraint("project", "idempotency_key"),
     Index(None, "project", "id"),
     Index(None, "project", "name"),
+    Index(None, "kind", "id", postgresql_where="kind IN ('serve', 'verify')"),
     CheckConstraint("tier BETWEEN 0 AND 2", "tier"),
 )
 

@@ -5,7 +5,7 @@
     + InvalidSpec · Unauthenticated · Forbidden · NotFound
     + Conflict
       - IllegalTransition · IdempotencyMismatch · PlanetBusy
-    + Unplaceable · StaleIncarnation · LetterRefused · TooLarge
+    + Unplaceable · StaleIncarnation · LetterRefused · TooLarge · NotCarried
   x Unavailable         we cannot serve it now, retry is safe (503)
     + BrokerDown · NotLeader · NodeUnreachable · DeviceUnavailable · Overloaded
   x ReplicaFailed       a replica of a service did not answer as it should (502)
@@ -96,6 +96,12 @@ class LetterRefused(Rejected):
 
 class TooLarge(Rejected):
     slug, status = "body-too-large", HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class NotCarried(Rejected):
+    """A kind of request that routers do not pass on."""
+
+    slug, status = "not-carried", HTTPStatus.NOT_IMPLEMENTED
 
 
 class Unavailable(SingularityError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from .errors import Conflict
 from .messages import Register
 from .model import ACTIVE, Job, JobState, Placement, Shard
 from .nodes import Node, NodeId
@@ -112,7 +113,23 @@ def overfull(node: Node) -> str:
 
 
 def presented(node: Node, register: Register, now_s: float) -> Node:
-    """The node as it says it is. What is given out of its memory stays given out."""
+    """The node as it says it is. What is given out of its memory stays given out. Raises Conflict
+    where it cannot be the node that is known by its name."""
+    known, said = (
+        f"{one.device} in cluster {one.cluster} of region {one.region}" for one in (node, register)
+    )
+    if known != said:
+        raise Conflict(
+            f"{node.id} has {said} now, and is known with {known}; begin it as it was, or drain it "
+            f"and forget it first: singularity nodes remove {node.id}",
+            node=node.id,
+        )
+    if register.devices < node.used:
+        raise Conflict(
+            f"{node.id} has {register.devices} devices now, and jobs hold {node.used} of it; begin "
+            "it with as many as it had, or drain it first",
+            node=node.id,
+        )
     least = max((p.memory_bytes for p in node.parts), default=0)
     return replace(
         node,

@@ -91,7 +91,7 @@ class Route(Wire):
 
 
 class Table(Wire):
-    """All that a router goes by. A higher `version` replaces any lower one."""
+    """All that a router goes by. Another `version` replaces the one before."""
 
     version: Natural
     routes: tuple[Route, ...] = ()

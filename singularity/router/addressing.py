@@ -60,8 +60,8 @@ def passed_on(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
 def introduce(headers: CIMultiDict[str], target: Target, who: Mapping[str, str]) -> None:
     """Add who asked for what: `who` has its address (`for`), `host`, `proto` and the `id` of the
     request, which is made where none came."""
-    before = headers.get("X-Forwarded-For")
-    headers["X-Forwarded-For"] = f"{before}, {who['for']}" if before else who["for"]
+    before = headers.popall("X-Forwarded-For", [])
+    headers["X-Forwarded-For"] = ", ".join([*before, who["for"]])
     headers.setdefault("X-Forwarded-Host", who["host"])
     headers.setdefault("X-Forwarded-Proto", who["proto"])
     headers.setdefault("X-Request-Id", who["id"])

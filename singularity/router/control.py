@@ -40,12 +40,13 @@ class Control:
             self._use(Table.model_validate_json(self._kept.read_bytes()))
         except FileNotFoundError:
             pass
-        except ValidationError:  # of another release, perhaps: the control plane has a new one
-            log.warning("kept table unreadable", extra={"path": str(self._kept)})
+        except (OSError, ValidationError) as error:
+            # Of another release, perhaps, or a bad disk: the control plane has a new one.
+            log.warning("kept table unreadable", extra={"reason": str(error)})
 
     async def follow(self) -> None:
-        """Ask for a newer table, for ever. The first one counts whatever its version: the kept one
-        may be of another planet."""
+        """Ask for another table, for ever. The first one counts whatever its version: the kept one
+        may be of another planet. So does a lower one: the database was put back to an older day."""
         version, retry_s = None, _RETRY_FIRST_S
         while True:
             try:
@@ -56,15 +57,19 @@ class Control:
                 retry_s = min(retry_s * 2, _RETRY_MOST_S)
                 continue
             retry_s, self.heard_s = _RETRY_FIRST_S, asyncio.get_running_loop().time()
-            if version is None or table.version > version:
+            if table.version != version:
                 version = table.version
                 self._use(table)
                 self._keep(table)
 
     def _keep(self, table: Table) -> None:
+        """For the next run. This one needs no disk, and goes on where it is full."""
         draft = self._kept.with_name(f".{self._kept.name}.new")
-        draft.write_text(table.model_dump_json())
-        os.replace(draft, self._kept)
+        try:
+            draft.write_text(table.model_dump_json())
+            os.replace(draft, self._kept)
+        except OSError as error:
+            log.warning("table not kept", extra={"reason": str(error)})
 
     async def tell(self, loads: Callable[[], Loads]) -> None:
         """Post what was counted, every NOTE_S. What cannot be posted is not repeated."""

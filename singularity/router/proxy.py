@@ -14,6 +14,8 @@ from aiohttp import web
 from yarl import URL
 
 from singularity.primitives.errors import (
+    InvalidSpec,
+    NotCarried,
     NotFound,
     Overloaded,
     ReplicaFailed,
@@ -51,7 +53,7 @@ class _Exchange:
         self.request, self.target, self._most_bytes = request, target, most_bytes
         self.headers = passed_on(request.headers)
         self.id = request.headers.get("X-Request-Id") or uuid.uuid4().hex
-        who = {"for": request.remote or "", "host": request.host, "proto": request.scheme}
+        who = {"for": request.remote or "", "host": _host(request), "proto": request.scheme}
         introduce(self.headers, target, {**who, "id": self.id})
         self.too_large = (request.content_length or 0) > most_bytes
         self._begun = self._repeated = False
@@ -100,6 +102,7 @@ class Proxy:
             return problem(error)
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        _refuse_tunnels(request)
         found = self._find(request)
         if found is None:
             if own := self._own.get(request.path):
@@ -121,7 +124,9 @@ class Proxy:
 
     def _find(self, request: web.BaseRequest) -> tuple[Desk, Target] | None:
         path = request.raw_path if request.raw_path.startswith("/") else request.rel_url.raw_path_qs
-        for target in candidates(request.host, path):
+        if not path.startswith("/"):  # OPTIONS *
+            raise InvalidSpec(f"{path[:64]!r} is no path; ask for one that begins with /")
+        for target in candidates(_host(request), path):
             desk = self._desks.find(target.name)
             if desk is not None:
                 return desk, target
@@ -186,7 +191,8 @@ class Proxy:
     async def _answer(
         self, exchange: _Exchange, desk: Desk, turn: Turn, answer: aiohttp.ClientResponse
     ) -> web.StreamResponse:
-        """Pass the answer on. One that breaks off in the middle does so at the other end too."""
+        """Pass the answer on. One that breaks off in the middle does so at the other end too; a
+        client that takes nothing of it for `idle_s` is hung up on, for it keeps a replica busy."""
         good, healthy = None, None
         try:
             reply = web.StreamResponse(
@@ -198,12 +204,14 @@ class Proxy:
             await reply.prepare(exchange.request)
             try:
                 async for piece in _pieces(answer):
-                    await reply.write(piece)
+                    async with asyncio.timeout(self._settings.idle_s):
+                        await reply.write(piece)
             except ReplicaFailed:
                 good, healthy = False, False
-                if exchange.request.transport is not None:
-                    exchange.request.transport.abort()
-                return reply
+                return _broken_off(exchange, reply)
+            except TimeoutError:
+                log.info("client takes nothing", extra={"service": exchange.target.name})
+                return _broken_off(exchange, reply)
             await reply.write_eof()
             good, healthy = answer.status < _SERVER_ERROR, True
             return reply
@@ -217,6 +225,28 @@ class Proxy:
     def _too_large(self) -> TooLarge:
         most_bytes = self._settings.body_most_bytes
         return TooLarge(f"the body is longer than {most_bytes} bytes", most_bytes=most_bytes)
+
+
+def _host(request: web.BaseRequest) -> str:
+    """As it was sent: where none was, `request.host` would ask the name server who we are."""
+    return request.headers.get("Host", "")
+
+
+def _refuse_tunnels(request: web.BaseRequest) -> None:
+    """Raises NotCarried for what would be no exchange of a request and its answer."""
+    upgrades = [word.strip().lower() for word in request.headers.get("Upgrade", "").split(",")]
+    if request.method == "CONNECT" or "websocket" in upgrades:
+        raise NotCarried(
+            "routers pass on requests and their answers, no tunnels and no WebSocket; stream the "
+            "answer instead, as server-sent events for example"
+        )
+
+
+def _broken_off(exchange: _Exchange, reply: web.StreamResponse) -> web.StreamResponse:
+    """The client must not take what it has for all."""
+    if exchange.request.transport is not None:
+        exchange.request.transport.abort()
+    return reply
 
 
 async def _pieces(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

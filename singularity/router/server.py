@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -12,6 +13,7 @@ from typing import Final
 
 import aiohttp
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from .control import Control
 from .desks import Desks
@@ -22,6 +24,15 @@ from .settings import RouterSettings
 _BACKLOG: Final = 1024  # connections that wait to be accepted: a burst is not refused
 _CLIENT_UNUSED_S: Final = 75.0
 _LINGER_S: Final = 2.0  # for the rest of a body that nobody wants
+
+
+class _Strangers(logging.Filter):
+    """Leaves out what is no HTTP: who sent it was told, and could fill the disk with what we say of
+    it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, HttpProcessingError)
 
 
 async def run(settings: RouterSettings) -> None:
@@ -57,6 +68,7 @@ async def run(settings: RouterSettings) -> None:
 
 
 def _runner(settings: RouterSettings, proxy: Proxy) -> web.ServerRunner:
+    logging.getLogger("aiohttp.server").addFilter(_Strangers())
     server = web.Server(
         proxy.handle,
         handler_cancellation=True,  # who hangs up does not keep a replica busy

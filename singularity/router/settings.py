@@ -14,8 +14,9 @@ class RouterSettings(BaseSettings):
 
     `head_most_bytes` is the longest header, and the longest first line, that it takes;
     `body_most_bytes` the longest body of a request. `connect_s` is how long a replica may take to
-    accept a connection, `idle_s` how long it may be silent in the middle of an answer, and
-    `grace_s` how long requests may go on when the router itself is told to stop.
+    accept a connection, `idle_s` how long it may be silent in the middle of an answer, and how long
+    a client may take nothing of one, and `grace_s` how long requests may go on when the router
+    itself is told to stop.
     """
 
     model_config = SettingsConfigDict(env_prefix="SINGULARITY_")

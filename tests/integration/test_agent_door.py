@@ -51,6 +51,48 @@ def test_joining_again_revokes_the_token_before(api: Api, fleet: list[Agent]) ->
     assert (answer["epoch"], answer["token"]) == (new.admission.epoch, None)
 
 
+def refused(api: Api, agent: Agent, token: str, **changes: object) -> tuple[int, str]:
+    epoch = agent.admission.epoch
+    body = {**agent.register, "epoch": epoch, **changes}
+    status, told = api.call("POST", "/v1/agent/register", body, token)
+    return status, str(told.get("detail", ""))
+
+
+def test_a_node_stays_where_it_was_until_it_is_forgotten(api: Api, fleet: list[Agent]) -> None:
+    agent = fleet[0]
+    for change in ({"region": "mars", "cluster": "m"}, {"cluster": "b"}, {"device": "h100"}):
+        status, why = refused(api, agent, agent.token, **change)
+        assert status == 409 and "singularity nodes remove east-1" in why, change
+    assert {r["id"] for r in api.ok("GET", "/v1/regions")["items"]} == {"us-east", "eu-north"}
+    assert agent.beat()["admitted"]
+
+
+def test_a_cluster_is_in_one_region(api: Api, fleet: list[Agent]) -> None:
+    status, why = refused(api, fleet[0], JOIN, node="new-1", cluster="eu-north-a", epoch=0)
+    assert status == 409 and "is in region eu-north, not in us-east" in why
+    assert api.call("GET", "/v1/nodes/new-1")[0] == 404
+
+
+def test_what_jobs_hold_of_a_node_cannot_be_gone(api: Api, fleet: list[Agent]) -> None:
+    """It was an internal error, again and again."""
+    job = run(api, fleet, devices="cpu:4")
+    agent = next(a for a in fleet if a.node == job["placement"][0]["node"])
+    status, why = refused(api, agent, agent.token, devices=2)
+    assert status == 409 and "jobs hold 4 of it" in why
+    assert refused(api, agent, agent.token, devices=8) == (200, "")
+    assert api.ok("GET", f"/v1/nodes/{agent.node}")["devices"] == 8
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [{"devices": 10**9}, {"rack": "\0"}, {"rack": "r" * 64}, {"memory_bytes": 10**30}],
+)
+def test_a_node_is_nothing_out_of_this_world(
+    api: Api, fleet: list[Agent], strange: dict[str, object]
+) -> None:
+    assert refused(api, fleet[0], fleet[0].token, **strange)[0] == 422
+
+
 def test_a_beat_of_an_epoch_that_is_over_is_not_admitted(api: Api, fleet: list[Agent]) -> None:
     agent = fleet[0]
     pulse = agent.beat()

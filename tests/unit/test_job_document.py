@@ -109,6 +109,8 @@ def test_checkpoints_are_taken_as_often_as_pays_unless_said_otherwise() -> None:
         ({"env": {"A=B": "x"}}, "env"),
         ({"workdir": "relative"}, "workdir"),
         ({"place": {"regions": ["../x"]}}, "regions"),
+        ({"place": {"not": ["eu"] * 101}}, "at most 100"),
+        ({"after": ["a"] * 1001}, "at most 1000"),
     ],
 )
 def test_what_is_wrong_is_named(changes: dict[str, Any], told: str) -> None:

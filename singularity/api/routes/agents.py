@@ -24,6 +24,8 @@ from singularity.primitives.nodes import Duty, Scope, ScopeKind
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
+_DEVICES_MOST = 4096  # of one node, each a row
+
 router = APIRouter(prefix="/v1/agent", tags=["agent"])
 
 
@@ -34,7 +36,7 @@ class Reports(Wire):
 @router.post("/register")
 def register(body: Register, who: Anyone, serving: Serving) -> Admission:
     """Admit a node. One that joins with the join token gets a token of its own."""
-    _check_names(body)
+    _check(body)
     if not who.joining:
         who.need_node(body.node)
     now_s, settings = serving.clock.now_s(), serving.settings
@@ -53,14 +55,18 @@ def register(body: Register, who: Anyone, serving: Serving) -> Admission:
     )
 
 
-def _check_names(body: Register) -> None:
-    """They become parts of paths and of queue names. Raises InvalidSpec."""
+def _check(body: Register) -> None:
+    """Names become parts of paths and of queue names. Raises InvalidSpec."""
     named = {"node": body.node, "region": body.region, "cluster": body.cluster}
     for field, name in {**named, "device": body.device}.items():
         if not _NAME.fullmatch(name):
             raise InvalidSpec(f"{field} {name[:64]!r} is no name", field=field)
     if len(body.address) > 255 or not body.address.isprintable():
         raise InvalidSpec("the address is no address", field="address")
+    if len(body.rack) > 63 or (body.rack and not body.rack.isprintable()):
+        raise InvalidSpec("the rack is no name", field="rack")
+    if body.devices > _DEVICES_MOST:
+        raise InvalidSpec(f"a node may have {_DEVICES_MOST} devices", field="devices")
 
 
 @router.post("/heartbeat")

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from singularity.api import logs, stacks, streams
 from singularity.api.auth import Caller
-from singularity.api.services import Paged, Services, Serving, Viewer
+from singularity.api.services import Heavy, Paged, Services, Serving, Viewer
 from singularity.api.store import Page
 from singularity.api.views import Json
 from singularity.primitives.errors import InvalidSpec, NotFound
@@ -138,7 +138,7 @@ def stacks_text(
 
 
 @router.get("/jobs/{job}/checkpoints/{checkpoint}/verify")
-def verify_checkpoint(job: str, checkpoint: str, who: Viewer, serving: Serving) -> Json:
+def verify_checkpoint(job: str, checkpoint: str, who: Viewer, serving: Serving, _: Heavy) -> Json:
     """Read every chunk of it and check its hash."""
     found = serving.store.find(who, job)
     named = _CUT.fullmatch(checkpoint)

@@ -11,10 +11,10 @@ from fastapi import APIRouter, Body, Header, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from singularity.api.auth import Caller
-from singularity.api.intake import Capacity, Entry, check_key, entries
+from singularity.api.intake import Capacity, Entry, Measure, check_key, entries
 from singularity.api.problems import document
 from singularity.api.schemas import JobDocument, read_job, schema
-from singularity.api.services import Paged, Services, Serving, Submitter, Viewer
+from singularity.api.services import Heavy, Paged, Services, Serving, Submitter, Viewer
 from singularity.api.store import Filter
 from singularity.api.views import Json, sharing_reasons
 from singularity.primitives import engines
@@ -82,7 +82,7 @@ def submit(
     idempotency_key: Annotated[str | None, Header()] = None,
 ) -> Json:
     """Durable when answered. The same key and body again give the same job again."""
-    new = _admit(body, idempotency_key, who, serving)
+    new = _admit(body, idempotency_key, who, serving, Measure())
     jobs, ids = [job for job, _ in new.asked], new.ids(serving.intake.submit(new.entries))
     fresh = ids == [job.id for job in jobs]
     views = serving.store.shown(jobs) if fresh else serving.store.views(ids)
@@ -95,11 +95,12 @@ def submit_batch(body: Batch, who: Submitter, serving: Serving) -> Json:
     problem or the ids. One that is wrong harms no other, and all that are right are durable when
     answered."""
     asked: list[tuple[New, Callable[[], list[JobId]]] | SingularityError] = []
+    measure = Measure()
     for item in body.items:
         if item.job.get("after"):
             _settle(asked)  # it may name one that comes before it here
         try:
-            new = _admit(item.job, item.key, who, serving)
+            new = _admit(item.job, item.key, who, serving, measure)
             asked.append((new, serving.intake.ask(new.entries)))
         except SingularityError as error:
             asked.append(error)
@@ -141,14 +142,15 @@ class New:
         return written[: self.count]
 
 
-def _admit(body: Json, key: str | None, who: Caller, serving: Services) -> New:
-    """Raises InvalidSpec, Forbidden, NotFound, Unplaceable."""
+def _admit(body: Json, key: str | None, who: Caller, serving: Services, measure: Measure) -> New:
+    """Raises InvalidSpec, Forbidden, NotFound, TooLarge, Unplaceable."""
     key = check_key(key)
     if who.project is not None:
         body = {"project": who.project, **body}
     job = read_job(body)
     if not who.sees(job.project):
         raise Forbidden(f"the token is for project {who.project}, not {job.project}")
+    measure.add(job.array or 1, body)
     after = _predecessors(job, who, serving)
     new = entries(job, after, key, body, serving.clock.now_s())
     serving.gauge.must_fit(new[0][0])
@@ -190,7 +192,7 @@ def one_job(job: str, who: Viewer, serving: Serving) -> Json:
 
 
 @router.get("/jobs/{job}/why")
-def why(job: str, who: Viewer, serving: Serving) -> Json:
+def why(job: str, who: Viewer, serving: Serving, _: Heavy) -> Json:
     """Decides on the present state, carries out nothing, and tells what it found."""
     found = serving.store.find(who, job)
     snapshot, policy = serving.ledger.snapshot(serving.clock.now_s()), serving.settings.policy()

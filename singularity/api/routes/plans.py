@@ -9,9 +9,9 @@ from pydantic import Field, StringConstraints
 
 from singularity.api.auth import Caller
 from singularity.api.documents import Document
-from singularity.api.intake import entries
+from singularity.api.intake import Measure, entries
 from singularity.api.schemas import read_job
-from singularity.api.services import Serving, Viewer
+from singularity.api.services import Heavy, Serving, Viewer
 from singularity.api.views import Json
 from singularity.primitives.errors import Forbidden, InvalidSpec
 from singularity.primitives.model import Job
@@ -32,14 +32,14 @@ class PlanRequest(Document):
 
 
 @router.post("/plans")
-def plan(body: PlanRequest, who: Viewer, serving: Serving) -> Json:
+def plan(body: PlanRequest, who: Viewer, serving: Serving, _: Heavy) -> Json:
     """Decides on a copy of the live state, with the changes and without, until nothing moves any
     more, and tells what differs."""
     if not (body.jobs or body.without or body.quotas or body.devices):
         raise InvalidSpec("say what changes: jobs, without, quotas or devices")
-    now_s = serving.clock.now_s()
+    now_s, measure = serving.clock.now_s(), Measure()
     changes = Changes(
-        jobs=tuple(job for document in body.jobs for job in _jobs(document, who, now_s)),
+        jobs=tuple(job for document in body.jobs for job in _jobs(document, who, now_s, measure)),
         without=tuple(serving.store.scope(text) for text in body.without),
         quotas=tuple(sorted(body.quotas.items())),
         devices=body.devices,
@@ -48,13 +48,14 @@ def plan(body: PlanRequest, who: Viewer, serving: Serving) -> Json:
     return _view(found, who)
 
 
-def _jobs(body: dict[str, Any], who: Caller, now_s: float) -> list[Job]:
+def _jobs(body: dict[str, Any], who: Caller, now_s: float, measure: Measure) -> list[Job]:
     """As they would be submitted; whatever they wait for has ended well."""
     if who.project is not None:
         body = {"project": who.project, **body}
     document = read_job({**body, "after": ()})
     if not who.sees(document.project):
         raise Forbidden(f"the token is for project {who.project}, not {document.project}")
+    measure.add(document.array or 1, body)
     new = [job for job, _ in entries(document, (), None, body, now_s)]
     return [job for job in new if job.spec.aside is None]
 

@@ -24,10 +24,11 @@ async def table(
     serving: Serving,
     after: Annotated[int, Query(ge=0)] = 0,
 ) -> Table:
-    """As soon as its version is higher than `after`; after ten seconds as it is."""
+    """As soon as its version is another than `after`, lower where the database was restored; after
+    ten seconds as it is."""
     for _look in range(round(LOOK_S / _GLANCE_S)):
         found = await run_in_threadpool(serving.offered.table)
-        if found.version > after or serving.stop.is_set():
+        if found.version != after or serving.stop.is_set():
             return found
         await asyncio.sleep(_GLANCE_S)
     return found

@@ -5,6 +5,7 @@
 /take          reads the body as it comes; /state says how many bytes so far
 /broken        half an answer, then the line is cut
 /drop          no answer at all
+/flood         64 MiB
 /state         what it has seen, as JSON
 /health        200 once gate `ready` is open, where it was started with a third argument
 /hang          from now on it answers no /health any more
@@ -35,6 +36,9 @@ class Replica(BaseHTTPRequestHandler):
         asked = urlsplit(self.path)
         query = parse_qs(asked.query)
         gate = gates[query.get("gate", [""])[0]]
+        if asked.path == "/flood":
+            self.flood()
+            return
         match asked.path:
             case "/open":
                 gate.set()
@@ -99,6 +103,13 @@ class Replica(BaseHTTPRequestHandler):
             seen["bytes"] = len(whole)
         self.rfile.readline()
         return whole
+
+    def flood(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(64 << 20))
+        self.end_headers()
+        for _ in range(64):
+            self.wfile.write(bytes(1 << 20))
 
     def stream(self, gate: threading.Event) -> None:
         self.send_response(200)
