@@ -41,9 +41,9 @@ from .bulk import among, literally
 from .drains import book
 from .duties import SqlDuties
 from .following import Follower
-from .locks import jobs_of, jobs_on, lock_jobs, lock_nodes, with_verified
+from .locks import jobs_of, jobs_on, lock_jobs, lock_nodes, lock_nodes_governed, with_verified
 from .operations import Deed, note
-from .projects import SqlProjects, lock_governed, open_projects
+from .projects import SqlProjects, open_projects
 from .rows import Submission, node_row
 from .tariffs import SqlTariffs
 from .traffic import SqlServices, write_changes
@@ -126,8 +126,9 @@ class SqlLedger(SqlDuties, SqlServices, SqlProjects, SqlTariffs):
             written = write_changes(db, plan.changes, now_s)
             jobs = lock_jobs(db, with_verified(db, {a.job for a in plan.actions}))
             placed = {s.node for a in plan.actions for s in a.placement}
-            nodes = lock_nodes(db, {n for j in jobs.values() for n in hosts(j)} | placed)
-            books, quota = Books(db, jobs, nodes), Quota(lock_governed(db))
+            there = {n for j in jobs.values() for n in hosts(j)} | placed
+            nodes, governed = lock_nodes_governed(db, there)
+            books, quota = Books(db, jobs, nodes, governed), Quota(governed)
             for action in sorted(plan.actions, key=lambda a: a.job):
                 job = books.jobs[action.job]
                 more = grows(job, action)

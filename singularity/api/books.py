@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from singularity.primitives.holdings import concerned, holdings, rebooked, spots
 from singularity.primitives.messages import Envelope, Report
 from singularity.primitives.model import Job, JobId
 from singularity.primitives.nodes import Node, NodeId
-from singularity.primitives.projects import claim
+from singularity.primitives.projects import Project, claim
 from singularity.primitives.records import replace
 from singularity.primitives.sla import accounted
 from singularity.primitives.verbs import Step
@@ -23,7 +23,7 @@ from singularity.primitives.verbs import Step
 from . import projects
 from . import service_tables as st
 from . import tables as t
-from .bulk import Json, Writes, insert_rows
+from .bulk import Json, Question, Writes, array_of, insert_rows
 from .database import LETTERS
 from .lives import Lives
 from .rows import (
@@ -39,6 +39,12 @@ from .rows import (
 )
 from .story import Happening, tell
 
+_JOBS: Final = (
+    "SELECT s.body::text, j.spec::text FROM job_state s JOIN job j ON j.id = s.id"
+    " WHERE s.id = ANY (%s::text[])"
+)
+_NODE: Final = tuple(column.name for column in t.node.c)
+_NODES: Final = f"SELECT {', '.join(_NODE)} FROM node WHERE id = ANY (%s::text[])"
 JOB: Final = (cast(t.job_state.c.body, Text), cast(t.job.c.spec, Text))
 
 
@@ -49,6 +55,30 @@ def load_jobs(db: Connection, which: ColumnElement[bool]) -> list[Job]:
 def read_jobs(db: Connection, query: Select[str, str]) -> list[Job]:
     """`query` selects JOB, and gives the order."""
     return [job_of(body, spec) for body, spec in db.execute(query)]
+
+
+def these_jobs(ids: Collection[JobId]) -> Question:
+    """`jobs_from` reads the answer."""
+    return Question(_JOBS, (array_of(ids),))
+
+
+def these_nodes(ids: Collection[NodeId]) -> Question:
+    """`nodes_from` reads the answer."""
+    return Question(_NODES, (array_of(ids),))
+
+
+def locking(question: Question, rows: str) -> Question:
+    """The same, locked in the order of their ids until the transaction ends."""
+    return Question(f"{question.sql} ORDER BY {rows}.id FOR UPDATE OF {rows}", question.given)
+
+
+def jobs_from(rows: Iterable[tuple[Any, ...]]) -> dict[JobId, Job]:
+    return {job.id: job for job in [job_of(body, spec) for body, spec in rows]}
+
+
+def nodes_from(rows: Iterable[tuple[Any, ...]]) -> dict[NodeId, Node]:
+    found = [node_of(dict(zip(_NODE, row, strict=True))) for row in rows]
+    return {node.id: node for node in found}
 
 
 def load_nodes(db: Connection, query: Select[Any]) -> list[Node]:
@@ -72,9 +102,15 @@ class Books:
     """
 
     def __init__(
-        self, db: Connection, jobs: Mapping[JobId, Job], nodes: Mapping[NodeId, Node]
+        self,
+        db: Connection,
+        jobs: Mapping[JobId, Job],
+        nodes: Mapping[NodeId, Node],
+        governed: Iterable[Project] = (),
     ) -> None:
+        """`governed` are projects that are locked already, as they are."""
         self._db = db
+        self._governed = {project.id: project.usage for project in governed}
         self.jobs, self.nodes = dict(jobs), dict(nodes)
         self._before: dict[JobId, Job] = {}
         self._touched: set[NodeId] = set()
@@ -163,7 +199,7 @@ class Books:
         writes.run(_EVENTS, t.event, _numbered(self._events, counts))
         writes.insert(st.loan, self._loans)
         if self._used:
-            projects.charge(self._db, writes, self._used, self._due_s)
+            projects.charge(self._db, writes, self._used, self._due_s, self._governed)
         writes.send()
         self._before, self._touched, self._new = {}, set(), []
         self._letters, self._events, self._loans = [], [], []

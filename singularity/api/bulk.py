@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import psycopg
 from sqlalchemy import (
@@ -96,6 +96,26 @@ class Writes:
                     cursor.execute(statement, given)
         except psycopg.Error as error:
             raise _known(error) from error
+
+
+class Question(NamedTuple):
+    """A statement that answers with rows, and what is given to it."""
+
+    sql: str
+    given: tuple[Any, ...] = ()
+
+
+def ask(db: Connection, *questions: Question) -> list[list[tuple[Any, ...]]]:
+    """The rows of each, asked together and answered together: one way there and back. What is asked
+    later sees what earlier ones have locked. Raises as any statement does."""
+    raw = db.connection.driver_connection
+    assert isinstance(raw, psycopg.Connection)
+    try:
+        with raw.pipeline():
+            asked = [raw.execute(each.sql, each.given) for each in questions]
+            return [cursor.fetchall() for cursor in asked]
+    except psycopg.Error as error:
+        raise _known(error) from error
 
 
 def insert_rows(db: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -190,6 +210,11 @@ def _writer(column: Column[Any]) -> Callable[[Any], str]:
     if isinstance(column.type, ARRAY):
         return _array
     return _text if isinstance(column.type, Text) else str
+
+
+def array_of(ids: Collection[str]) -> str:
+    """As Postgres writes it, in order: what rows are locked by."""
+    return "{" + ",".join(map(_text, sorted(ids))) + "}"
 
 
 def _text(value: str) -> str:

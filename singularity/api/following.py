@@ -9,9 +9,11 @@ it leaves out what it has read already, for a transaction is seen as a whole or 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, select, text
+from sqlalchemy import Connection, Engine, select
 
 from singularity.primitives.model import TERMINAL, JobId
 from singularity.primitives.nodes import NodeId
@@ -20,26 +22,26 @@ from singularity.scheduler.snapshot import Snapshot
 from singularity.scheduler.traffic import Traffic
 
 from . import tables as t
-from .books import load_jobs, load_nodes
-from .bulk import among
+from .books import jobs_from, load_jobs, load_nodes, nodes_from, these_jobs, these_nodes
+from .bulk import Question, ask
 from .drains import in_force
 from .maintenance import planned
-from .projects import load_projects
+from .projects import PROJECTS, projects_from
 from .rebalancing import ordered
 from .tariffs import load_tariffs
 from .traffic import traffic
 
 _LIVES = t.job_state.c.state.not_in([str(s) for s in TERMINAL])
-_NOW = text(
+_NOW: Final = (
     "SELECT pg_snapshot_xmin(pg_current_snapshot())::text,"
-    " pg_snapshot_xmin(pg_current_snapshot()) < CAST(:seen AS xid8)"
+    " pg_snapshot_xmin(pg_current_snapshot()) < %s::xid8"
 )
-_CHANGES = text(
-    "SELECT what, id, by::text FROM change"
-    " WHERE what IN ('job_state', 'node') AND by >= CAST(:seen AS xid8)"
+_CHANGES: Final = (
+    "SELECT what, id, by::text FROM change WHERE what IN ('job_state', 'node') AND by >= %s::xid8"
 )
+_NEVER: Final = str(2**63)  # a transaction that there will not be
 # One question for what most planets have none of.
-_THERE = text(
+_THERE: Final = Question(
     "SELECT coalesce((SELECT max(at_s) FROM acknowledgement), 0), EXISTS (SELECT FROM drain),"
     " EXISTS (SELECT FROM maintenance), EXISTS (SELECT FROM rebalancing),"
     " EXISTS (SELECT FROM service), EXISTS (SELECT FROM tariff)"
@@ -60,40 +62,47 @@ class Follower:
             seen, self._seen = self._seen, ""  # what fails half-way begins anew
             with self._engine.connect() as db:
                 db.execution_options(isolation_level="REPEATABLE READ")
-                oldest, backwards = db.execute(_NOW, {"seen": seen or "0"}).one()
-                found = self._read(db, "" if backwards else seen, now_s)
-            self._seen = str(oldest)
-            return found
+                now, changes = Question(_NOW, (seen or "0",)), Question(_CHANGES, (seen or _NEVER,))
+                [(oldest, backwards)], written, [there], *known = ask(
+                    db, now, changes, _THERE, *PROJECTS
+                )
+                if seen and not backwards:
+                    self._follow(db, written)
+                else:
+                    self._begin(db)
+                found = self._look(db, there, now_s)
+            self._seen = oldest
+            return replace(found, projects=tuple(projects_from(*known)))
 
-    def _read(self, db: Connection, seen: str, now_s: float) -> Snapshot:
-        if seen:
-            self._follow(db, seen)
-        else:
-            self._resident, self._read_by = Resident(), {}
-            self._resident.apply(load_nodes(db, select(t.node)), load_jobs(db, _LIVES))
+    def _begin(self, db: Connection) -> None:
+        """Read everything."""
+        self._resident, self._read_by = Resident(), {}
+        self._resident.apply(load_nodes(db, select(t.node)), load_jobs(db, _LIVES))
+
+    def _look(self, db: Connection, there: Sequence[Any], now_s: float) -> Snapshot:
         if missing := self._resident.missing():
-            self._resident.apply((), load_jobs(db, among(t.job_state.c.id, missing)))
-        acknowledged_s, *there = db.execute(_THERE).one()
-        drains, windows, order, services, tariffs = there
+            (rows,) = ask(db, these_jobs(missing))
+            self._resident.apply((), jobs_from(rows).values())
+        acknowledged_s, drains, windows, order, services, tariffs = there
         found = self._resident.snapshot(now_s, in_force(db) if drains else (), acknowledged_s)
         return replace(
             found,
             maintenance=planned(db) if windows else (),
             rebalancing=ordered(db) if order else None,
             traffic=traffic(db, now_s) if services else Traffic(),
-            projects=tuple(load_projects(db)),
             tariffs=tuple(load_tariffs(db)) if tariffs else (),
         )
 
-    def _follow(self, db: Connection, seen: str) -> None:
-        """Read what was written by a transaction that was open then, or has begun since."""
-        found = db.execute(_CHANGES, {"seen": seen})
-        written = {(what, row): by for what, row, by in found}
+    def _follow(self, db: Connection, changes: Iterable[Sequence[Any]]) -> None:
+        """Read what was written by transactions that were open then, or have begun since."""
+        written = {(what, row): by for what, row, by in changes}
         fresh = [key for key, by in written.items() if self._read_by.get(key) != by]
         self._read_by = written
-        if names := {NodeId(row) for what, row in fresh if what == "node"}:
-            nodes = load_nodes(db, select(t.node).where(among(t.node.c.id, names)))
-            self._resident.remove(sorted(names - {node.id for node in nodes}))
-            self._resident.apply(nodes, ())
-        if ids := [JobId(row) for what, row in fresh if what == "job_state"]:
-            self._resident.apply((), load_jobs(db, among(t.job_state.c.id, ids)))
+        if not fresh:
+            return
+        names = {NodeId(row) for what, row in fresh if what == "node"}
+        ids = [JobId(row) for what, row in fresh if what == "job_state"]
+        of_nodes, of_jobs = ask(db, these_nodes(names), these_jobs(ids))
+        nodes = nodes_from(of_nodes)
+        self._resident.remove(sorted(names - nodes.keys()))
+        self._resident.apply(nodes.values(), jobs_from(of_jobs).values())

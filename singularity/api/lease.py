@@ -7,14 +7,17 @@ but not a lease. Taken over at once when released, else when it expires.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
-from sqlalchemy import Connection, Engine, func, select, update
+from sqlalchemy import Connection, Engine, func, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from singularity.primitives.errors import NotLeader
 
+from .bulk import Question, ask
 from .tables import lease
 
+_LED: Final = "SELECT epoch FROM lease WHERE name = %s FOR SHARE"
 _NOW = func.extract("epoch", func.clock_timestamp())  # the database's: one clock for all
 
 
@@ -47,8 +50,8 @@ class Lease:
 
     def guard(self, db: Connection) -> None:
         """Raises NotLeader unless we lead until `db` commits: the row stays locked till then."""
-        query = select(lease.c.epoch).where(lease.c.name == self.name).with_for_update(read=True)
-        if self.epoch is None or db.execute(query).scalar() != self.epoch:
+        (found,) = ask(db, Question(_LED, (self.name,)))
+        if self.epoch is None or found != [(self.epoch,)]:
             raise NotLeader(f"{self.holder} does not lead {self.name} any more")
 
     def release(self) -> None:

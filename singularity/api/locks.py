@@ -7,44 +7,52 @@ applier.py) waits for others, and never in a circle.
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Final
 
 from sqlalchemy import Connection, select
 
 from singularity.primitives.model import Job, JobId, Kind
 from singularity.primitives.nodes import Node, NodeId
+from singularity.primitives.projects import Project
 
 from . import tables as t
-from .books import JOB, load_jobs, read_jobs
-from .bulk import among
-from .rows import node_of
+from .books import jobs_from, locking, nodes_from, these_jobs, these_nodes
+from .bulk import Question, array_of, ask
+from .projects import GOVERNED, projects_from
+
+_VERIFIED: Final = (
+    f"SELECT spec->'aside'->>'of' FROM job WHERE id = ANY (%s::text[]) AND kind = '{Kind.VERIFY}'"
+)
 
 
 def lock_jobs(db: Connection, ids: Collection[JobId]) -> dict[JobId, Job]:
-    query = (
-        select(*JOB)
-        .join(t.job, t.job.c.id == t.job_state.c.id)
-        .where(among(t.job_state.c.id, ids))
-        .order_by(t.job_state.c.id)
-        .with_for_update(of=t.job_state)
-    )
-    return {job.id: job for job in read_jobs(db, query)}
+    (rows,) = ask(db, locking(these_jobs(ids), "s"))
+    return jobs_from(rows)
 
 
 def jobs_of(db: Connection, ids: Collection[JobId]) -> dict[JobId, Job]:
-    return {job.id: job for job in load_jobs(db, among(t.job_state.c.id, ids))}
+    (rows,) = ask(db, these_jobs(ids))
+    return jobs_from(rows)
 
 
 def with_verified(db: Connection, ids: Collection[JobId]) -> set[JobId]:
     """And the jobs that those of kind verify are about, for their end is written to both."""
-    mine = among(t.job.c.id, ids) & (t.job.c.kind == str(Kind.VERIFY))
-    found = db.execute(select(t.job.c.spec["aside"]["of"].astext).where(mine))
+    (found,) = ask(db, Question(_VERIFIED, (array_of(ids),)))
     return {*ids, *(JobId(of) for (of,) in found if of is not None)}
 
 
 def lock_nodes(db: Connection, ids: Collection[NodeId]) -> dict[NodeId, Node]:
-    query = select(t.node).where(among(t.node.c.id, ids)).order_by(t.node.c.id)
-    rows = db.execute(query.with_for_update())
-    return {node.id: node for node in map(node_of, rows.mappings())}
+    (rows,) = ask(db, locking(these_nodes(ids), "node"))
+    return nodes_from(rows)
+
+
+def lock_nodes_governed(
+    db: Connection, ids: Collection[NodeId]
+) -> tuple[dict[NodeId, Node], list[Project]]:
+    """Nodes, and then all projects, so that none comes to hold more meanwhile; no projects where
+    nobody has a limit."""
+    nodes, locked, said = ask(db, locking(these_nodes(ids), "node"), *GOVERNED)
+    return nodes_from(nodes), projects_from(locked, said)
 
 
 def jobs_on(db: Connection, node: NodeId) -> set[JobId]:

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Final
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Engine,
-    Select,
-    delete,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import Connection, Engine, delete, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from singularity.primitives.projects import Allotment, Project, Usage, admitted
 
 from . import tables as t
-from .bulk import Writes, among
+from .bulk import Question, Writes, array_of, ask
 
+_ALL: Final = "SELECT id, parent, weight, held, device_s, at_s FROM project"
+_SAID: Final = Question(
+    "SELECT project, kind, guaranteed, borrow, lend FROM allotment ORDER BY kind"
+)
+PROJECTS: Final = (Question(_ALL), _SAID)
+# Locked last of all rows, in the order of their ids; submits may go on.
+_LOCKED: Final = f"{_ALL} WHERE {{which}} ORDER BY id FOR NO KEY UPDATE"
+GOVERNED: Final = (Question(_LOCKED.format(which="EXISTS (SELECT FROM allotment)")), _SAID)
 _NEW = {"parent": "", "weight": 1.0, "held": {}, "device_s": 0.0, "at_s": 0.0}
 
 
@@ -58,39 +57,41 @@ def open_projects(db: Connection, ids: Collection[str], now_s: float) -> None:
 
 def load_projects(db: Connection) -> list[Project]:
     """All, by id."""
+    return projects_from(*ask(db, *PROJECTS))
+
+
+def projects_from(
+    rows: Iterable[tuple[Any, ...]], allotments: Iterable[tuple[Any, ...]]
+) -> list[Project]:
+    """What PROJECTS or GOVERNED answer, by id."""
     said: defaultdict[str, list[Allotment]] = defaultdict(list)
-    for row in db.execute(select(t.allotment).order_by(t.allotment.c.kind)).mappings():
-        found = {name: row[name] for name in ("kind", "guaranteed", "borrow", "lend")}
-        said[row["project"]].append(Allotment(**found))
-    rows = db.execute(select(t.project)).mappings()
-    return sorted((_project(row, said[row["id"]]) for row in rows), key=lambda p: p.id)
-
-
-def lock_governed(db: Connection) -> list[Project]:
-    """All, so that none comes to hold more meanwhile; none where nobody has a limit."""
-    if not db.execute(select(t.allotment.c.kind).limit(1)).first():
-        return []
-    db.execute(_locked(t.project.c.id != ""))
-    return load_projects(db)
+    for project, *numbers in allotments:
+        said[project].append(Allotment(*numbers))
+    found = (
+        Project(name, parent, weight, tuple(said[name]), _usage_of(*used))
+        for name, parent, weight, *used in rows
+    )
+    return sorted(found, key=lambda p: p.id)
 
 
 def charge(
-    db: Connection, writes: Writes, more: Mapping[tuple[str, str], int], now_s: float
+    db: Connection,
+    writes: Writes,
+    more: Mapping[tuple[str, str], int],
+    now_s: float,
+    governed: Mapping[str, Usage],
 ) -> None:
     """From now on projects hold so many devices more, by project and kind. The clocks of two
-    writers may differ, and none goes backwards."""
+    writers may differ, and none goes backwards. `governed` are locked already."""
     named = sorted({project for project, _ in more})
-    found = db.execute(_locked(among(t.project.c.id, named))).mappings().all()
-    used = {row["id"]: _project(row, ()).usage for row in found}
+    used = {project: governed[project] for project in named if project in governed}
+    if missing := [project for project in named if project not in used]:
+        mine = _LOCKED.format(which="id = ANY (%s::text[])")
+        (rows,) = ask(db, Question(mine, (array_of(missing),)))
+        used |= {name: _usage_of(*rest) for name, _, _, *rest in rows}
     for (project, kind), devices in sorted(more.items()):
         used[project] = used[project].changed(kind, devices, now_s)
     writes.update(t.project, ("id",), [{"id": p, **_usage(used[p])} for p in named])
-
-
-def _locked(which: ColumnElement[bool]) -> Select[Any]:
-    """Projects are locked last of all rows, in the order of their ids; submits may go on."""
-    query = select(t.project).where(which).order_by(t.project.c.id)
-    return query.with_for_update(key_share=True)
 
 
 def _capacity(db: Connection) -> dict[str, int]:
@@ -101,9 +102,8 @@ def _capacity(db: Connection) -> dict[str, int]:
     return found
 
 
-def _project(row: Mapping[Any, Any], said: Collection[Allotment]) -> Project:
-    usage = Usage(tuple(sorted(row["held"].items())), row["device_s"], row["at_s"])
-    return Project(row["id"], row["parent"], row["weight"], tuple(said), usage)
+def _usage_of(held: Mapping[str, int], device_s: float, at_s: float) -> Usage:
+    return Usage(tuple(sorted(held.items())), device_s, at_s)
 
 
 def _place(project: Project) -> dict[str, object]:

@@ -57,11 +57,11 @@ class Waiting:
 
     def all_wait(self, draft: Draft, rank: Rank, told: Told) -> None:
         """Those behind the first of a line, for what it was told just now."""
-        draft.explain_all(rank.rest, told)
+        draft.explain_all(rank.rest_ids, told)
         if not draft.quota.governs:
             self.jobs.extend(rank.rest)
         elif rank.first.id in self.within:
-            self.within.update([job.id for job in rank.rest])
+            self.within.update(rank.rest_ids)
 
     def before(self, draft: Draft, job: Job, tier: int) -> Job | None:
         """One of `tier` or more urgent, or within its guarantee where `job` is not, that could use

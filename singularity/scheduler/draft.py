@@ -14,6 +14,7 @@ from singularity.primitives.model import ACTIVE, Job, JobId, JobState, Placement
 from singularity.primitives.nodes import NodeId
 from singularity.primitives.projects import claim
 
+from .fleet.reference import Ranks
 from .orders import Order
 from .parts import Parts
 from .plan import Action, Plan, Reason, Verb, evicts, grows, recently_evicted
@@ -33,6 +34,7 @@ class Findings:
     lacks  what such a job lacks         vain  devices and level, for which nobody made room
     level  of a job, as in queueing      told  why one waits, and then all that are like it
     near   as in sla.near_promise
+    ranks  as placement.ranks, of jobs that have no home
     offers what a job gives, by its id, where it goes and whether that was borrowed
     roster as in roster.py
     ways   as in ways.py, by cluster and who asks; and how often it had been stirred by then
@@ -46,6 +48,7 @@ class Findings:
     level: dict[JobId, int] = field(default_factory=dict)
     told: dict[Hashable, tuple[Reason, ...]] = field(default_factory=dict)
     near: dict[JobId, bool] = field(default_factory=dict)
+    ranks: dict[Hashable, Ranks] = field(default_factory=dict)
     offers: dict[Hashable, object] = field(default_factory=dict)
     roster: object | None = None
     ways: dict[Hashable, tuple[int, object]] = field(default_factory=dict)
@@ -83,6 +86,7 @@ class Draft:
         self._unclaimed: Ints | None = None
         self._of_kind: dict[str, Flags] = {}
         self._idle: dict[str, int] = {}
+        self._bounds: dict[tuple[str, str], Bound | None] = {}
         for job in snapshot.loose:
             self._in.setdefault(job.state, []).append(job)
             if job.spec.topology.apart:
@@ -142,6 +146,7 @@ class Draft:
     def take(self, action: Action) -> None:
         self.findings.lacks.clear()
         self.findings.told.clear()
+        self._bounds.clear()
         if self.quota.governs:  # who gives way depends on what projects hold
             self.findings.vain.clear()
         assert action.job not in self._actions, f"{action.job} already has an action"
@@ -180,10 +185,12 @@ class Draft:
         """The quota that binds the job most now; None where nothing does."""
         if not self.quota.governs:
             return None
-        kind = job.spec.device
-        if (idle := self._idle.get(kind)) is None:
-            idle = self._idle[kind] = self.idle(kind, self.free)
-        return self.quota.bound(job, idle)
+        of = job.spec.project, job.spec.device
+        if of not in self._bounds:
+            if (idle := self._idle.get(of[1])) is None:
+                idle = self._idle[of[1]] = self.idle(of[1], self.free)
+            self._bounds[of] = self.quota.bound(job, idle)
+        return self._bounds[of]
 
     def most(self, job: Job) -> int:
         """Devices that the job may hold now by all quotas."""
@@ -211,8 +218,8 @@ class Draft:
     def explain(self, job: Job, reasons: tuple[Reason, ...]) -> None:
         self._pending[job.id] = reasons
 
-    def explain_all(self, jobs: Iterable[Job], reasons: tuple[Reason, ...]) -> None:
-        self._pending.update(dict.fromkeys([job.id for job in jobs], reasons))
+    def explain_all(self, jobs: Iterable[JobId], reasons: tuple[Reason, ...]) -> None:
+        self._pending.update(dict.fromkeys(jobs, reasons))
 
     def change(self, change: Change) -> None:
         self._changes.append(change)

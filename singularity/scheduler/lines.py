@@ -10,7 +10,13 @@ from dataclasses import dataclass, field
 
 from singularity.primitives.model import Intent, Job, JobId, JobState
 
-Line = tuple[Job, ...]  # the longest waiting first
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Jobs that are alike, the longest waiting first, and their ids."""
+
+    jobs: tuple[Job, ...]
+    ids: tuple[JobId, ...]
 
 
 def alike(job: Job) -> Hashable:
@@ -62,10 +68,11 @@ def loose_of(jobs: tuple[Job, ...], known: Lined | None) -> tuple[Job, ...]:
 
 @dataclass(slots=True)
 class _Order:
-    """A line that changes: places and jobs side by side."""
+    """A line that changes: places, jobs and ids side by side."""
 
     places: list[tuple[float, JobId]] = field(default_factory=list)
     jobs: list[Job] = field(default_factory=list)
+    ids: list[JobId] = field(default_factory=list)
 
 
 class Lines:
@@ -93,8 +100,9 @@ class Lines:
         if sign > 0:
             order.places.insert(at, place)
             order.jobs.insert(at, job)
+            order.ids.insert(at, job.id)
             return
-        del order.places[at], order.jobs[at]
+        del order.places[at], order.jobs[at], order.ids[at]
         if not order.jobs:
             del self._order[kind]
 
@@ -109,8 +117,8 @@ class Lines:
         """By the id of their first; each that has not changed is the same as it was."""
         for kind, order in self._order.items():
             if kind not in self._known:
-                self._known[kind] = tuple(order.jobs)
-        return tuple(sorted(self._known.values(), key=lambda line: line[0].id))
+                self._known[kind] = Line(tuple(order.jobs), tuple(order.ids))
+        return tuple(sorted(self._known.values(), key=lambda line: line.ids[0]))
 
     def of(self, jobs: tuple[Job, ...]) -> Lined:
         """Of the jobs that were counted, which are these."""

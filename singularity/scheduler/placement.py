@@ -239,7 +239,17 @@ def _placed(fleet: Fleet, snapshot: Snapshot, wanted: Gang, ranks: Ranks) -> Pla
 
 
 def _ranks(draft: Draft, job: Job) -> Ranks:
-    """How far away places are, and 0 where the job may not go."""
+    """How far away places are, and 0 where the job may not go. Where nothing draws a job anywhere,
+    that is the same for all that are alike."""
+    if job.origin or job.placement or job.spec.data or draft.snapshot.tariffs:
+        return _ranks_of(draft, job)
+    kind = alike(job)
+    if (found := draft.findings.ranks.get(kind)) is None:
+        found = draft.findings.ranks[kind] = _ranks_of(draft, job)
+    return found
+
+
+def _ranks_of(draft: Draft, job: Job) -> Ranks:
     snapshot, spec = draft.snapshot, job.spec
     layout = snapshot.fleet.layout
     regions = np.array([_may(spec, name) for name in snapshot.region_names], dtype=np.bool_)

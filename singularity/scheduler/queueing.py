@@ -47,7 +47,7 @@ class Rank:
 
     def __init__(self, line: Line, place: Callable[[Job], Place]) -> None:
         self._line, self._place, self._at = line, place, 0
-        self.first = line[0]
+        self.first = line.jobs[0]
 
     @property
     def place(self) -> Place:
@@ -55,16 +55,20 @@ class Rank:
         return self._place(self.first)
 
     @property
-    def rest(self) -> Line:
+    def rest(self) -> tuple[Job, ...]:
         """All behind the first."""
-        return self._line[self._at + 1 :]
+        return self._line.jobs[self._at + 1 :]
+
+    @property
+    def rest_ids(self) -> tuple[JobId, ...]:
+        return self._line.ids[self._at + 1 :]
 
     def advance(self) -> bool:
         """Past the first; False when nobody is left."""
         self._at += 1
-        if self._at == len(self._line):
+        if self._at == len(self._line.jobs):
             return False
-        self.first = self._line[self._at]
+        self.first = self._line.jobs[self._at]
         return True
 
 
@@ -72,7 +76,7 @@ def ranks(snapshot: Snapshot, policy: Policy) -> dict[Tier, list[Rank]]:
     """The queue by tier, with those that are alike in lines."""
     place, found = _placing(snapshot, policy), dict[Tier, list[Rank]]()
     for line in lines_of(snapshot.jobs, snapshot.lined):
-        found.setdefault(line[0].tier, []).append(Rank(line, place))
+        found.setdefault(line.jobs[0].tier, []).append(Rank(line, place))
     return found
 
 

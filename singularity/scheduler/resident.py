@@ -4,7 +4,7 @@ all rows would be. Cost follows what changed; what did not is shared with the sn
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -26,7 +26,8 @@ class Resident:
 
     def __init__(self) -> None:
         self._jobs: dict[JobId, Job] = {}
-        self._ids: list[JobId] = []
+        self._ids: list[JobId] = []  # in order, with the jobs beside them
+        self._todo: list[Job] = []
         self._named: Counter[JobId] = Counter()
         self._ended: set[JobId] = set()
         self._nodes: dict[NodeId, Node] = {}
@@ -74,7 +75,7 @@ class Resident:
             last = replace(last, now_s=now_s, drains=told, acknowledged_s=acknowledged_s)
             if self._moved:
                 by_id = dict(self._jobs)
-                todo = tuple([by_id[i] for i in self._ids])
+                todo = tuple(self._todo)
                 last = replace(last, jobs=todo, by_id=by_id, lined=self._lines.of(todo))
             self._last = self._renewed(last) if self._fresh else last
         self._fresh, self._moved = set(), False
@@ -84,12 +85,15 @@ class Resident:
 
     def _add(self, job: Job) -> None:
         self._jobs[job.id] = job
-        insort(self._ids, job.id)
+        at = bisect_left(self._ids, job.id)
+        self._ids.insert(at, job.id)
+        self._todo.insert(at, job)
         self._count(job, 1)
 
     def _drop(self, job_id: JobId) -> None:
         if (job := self._jobs.pop(job_id, None)) is not None:
-            del self._ids[bisect_left(self._ids, job_id)]
+            at = bisect_left(self._ids, job_id)
+            del self._ids[at], self._todo[at]
             self._count(job, -1)
 
     def _count(self, job: Job, sign: int) -> None:

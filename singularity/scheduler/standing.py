@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
+from itertools import filterfalse
 
 from singularity.primitives.holdings import claimed, holdings, overfull, spots
 from singularity.primitives.model import TERMINAL, WAITING, Intent, Job
@@ -44,8 +45,9 @@ def check(snapshot: Snapshot, plan: Plan) -> list[str]:
 
 def _unexplained(snapshot: Snapshot, plan: Plan) -> list[str]:
     told, acted = plan.pending, {a.job for a in plan.actions}
-    silent = [job for job in snapshot.jobs if job.id not in told and job.id not in acted]
-    wanting = (j for j in silent if j.state in WAITING and j.intent is Intent.RUN)
+    silent = [i for i in filterfalse(told.__contains__, snapshot.by_id) if i not in acted]
+    jobs = (snapshot.by_id[job] for job in sorted(silent))
+    wanting = (j for j in jobs if j.state in WAITING and j.intent is Intent.RUN)
     return [f"{job.id}: waits without a reason" for job in wanting]
 
 

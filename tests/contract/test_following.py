@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
-from sqlalchemy import Engine, event, select, update
+from collections.abc import Collection
 
+import pytest
+from sqlalchemy import Engine, select, update
+
+from singularity.api import following
 from singularity.api import tables as t
 from singularity.api.applier import SqlLedger
+from singularity.api.books import these_jobs
+from singularity.api.bulk import Question
 from singularity.api.following import Follower
 from singularity.primitives.messages import Register
 from singularity.primitives.model import Intent, Job, JobId, JobSpec
@@ -47,30 +52,27 @@ def test_what_was_open_while_it_was_read_is_seen_when_it_is_done(
 
 
 def test_what_was_read_is_not_read_again_while_something_older_is_open(
-    engine: Engine, planet: SqlLedger
+    engine: Engine, planet: SqlLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    follower, read = Follower(engine), list[str]()
+    follower, read = Follower(engine), list[list[str]]()
     follower.snapshot(2.0)
 
-    @event.listens_for(engine, "before_cursor_execute")
-    def _note(conn: object, cursor: object, statement: str, *rest: object) -> None:
-        if "FROM job_state" in statement or "FROM node" in statement:
-            read.append(statement)
+    def note(ids: Collection[str]) -> Question:
+        read.append(sorted(ids))
+        return these_jobs([JobId(i) for i in ids])
 
+    monkeypatch.setattr(following, "these_jobs", note)
     with engine.connect() as db:
         db.execute(update(t.node).where(t.node.c.id == "n1").values(duty=int(Duty.CORDONED)))
         planet.intend(JobId("job0"), Intent.HOLD, 2.0)
-        read.clear()
         held = follower.snapshot(2.0)
-        assert len(read) == 1 and held.by_id[JobId("job0")].intent is Intent.HOLD
-        read.clear()
-        assert follower.snapshot(2.0).by_id == held.by_id and not read
+        assert read == [["job0"]] and held.by_id[JobId("job0")].intent is Intent.HOLD
+        assert follower.snapshot(2.0).by_id == held.by_id and read == [["job0"]]
         planet.intend(JobId("job0"), Intent.RUN, 2.0)
         assert follower.snapshot(2.0).by_id[JobId("job0")].intent is Intent.RUN
         db.commit()
-    read.clear()
     assert follower.snapshot(2.0).ready.tolist() == [True, False]
-    assert len(read) == 1 and "FROM node" in read[0]
+    assert read == [["job0"], ["job0"], []]
 
 
 def test_what_was_undone_is_not_seen(engine: Engine, planet: SqlLedger) -> None:
@@ -95,20 +97,20 @@ def test_only_what_changed_is_read(engine: Engine, planet: SqlLedger) -> None:
     assert again.jobs == busy.jobs and again.free.tolist() == busy.free.tolist()
 
 
-def test_a_read_that_fails_half_way_is_begun_anew(engine: Engine, planet: SqlLedger) -> None:
+def test_a_read_that_fails_half_way_is_begun_anew(
+    engine: Engine, planet: SqlLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     follower = Follower(engine)
     follower.snapshot(2.0)
     planet.set_duty(HERE, Duty.CORDONED, 2.0)
-    fails = [True]
 
-    @event.listens_for(engine, "before_cursor_execute")
-    def _fail(conn: object, cursor: object, statement: str, *rest: object) -> None:
-        if "FROM acknowledgement" in statement and fails:
-            fails.pop()
-            raise ConnectionError("gone")
+    def fail(*rows: object) -> None:
+        raise ConnectionError("gone")
 
-    with pytest.raises(ConnectionError):
-        follower.snapshot(3.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(following, "projects_from", fail)
+        with pytest.raises(ConnectionError):
+            follower.snapshot(3.0)
     assert follower.snapshot(3.0).ready.tolist() == [False, True]
 
 

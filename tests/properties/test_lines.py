@@ -73,11 +73,10 @@ def test_told_of_each_change_they_are_those_of_all(fleet: list[Job], data: st.Da
 @settings(deadline=None)
 def test_everybody_who_queues_is_in_one_line_and_they_make_up_the_queue(fleet: list[Job]) -> None:
     snapshot = Snapshot.build([], fleet, NOW_S)
-    found = [line for line in Lines(fleet).all() for _ in line]
-    assert sorted(j.id for line in Lines(fleet).all() for j in line) == sorted(
-        j.id for j in fleet if queues(j)
-    )
+    found = [line.jobs for line in Lines(fleet).all()]
+    assert sorted(j.id for line in found for j in line) == sorted(j.id for j in fleet if queues(j))
     assert all(len(line) == 1 or all(map(stands, line)) for line in found)
+    assert [line.ids for line in Lines(fleet).all()] == [tuple(j.id for j in f) for f in found]
     todo = [rank for of_tier in ranks(snapshot, Policy()).values() for rank in of_tier]
     taken = []
     while todo:
@@ -92,8 +91,8 @@ def test_lines_of_other_jobs_are_not_taken_for_those_of_these() -> None:
     spec = JobSpec("job", ("train",))
     old, new = ((Job(JobId(i), spec, 1),) for i in ("a", "b"))
     known = Lines(old).of(old)
-    assert lines_of(old, known) == (old,)
-    assert lines_of(new, known) == (new,)
+    assert [line.jobs for line in lines_of(old, known)] == [old]
+    assert [line.jobs for line in lines_of(new, known)] == [new]
     assert loose_of(old, known) == ()
     assert loose_of(new, known) == new
 

@@ -41,6 +41,7 @@ class Fleet:
 
     def __init__(self, layout: Layout, index: Index, by: Engine) -> None:
         self.layout, self.index, self._by = layout, index, by
+        self._most: int | None = None
 
     @classmethod
     def build(cls, layout: Layout, free: Ints, most: int, by: Engine | None = None) -> Fleet:
@@ -67,15 +68,19 @@ class Fleet:
     @property
     def most(self) -> int:
         """Free devices of the cluster that has most of them."""
-        low, high = self.layout.domains(Level.CLUSTER)
-        return int(self.index.room[low:high].max(initial=0))
+        if self._most is None:
+            low, high = self.layout.domains(Level.CLUSTER)
+            self._most = int(self.index.room[low:high].max(initial=0))
+        return self._most
 
     def put(self, rows: Ints, free: Ints) -> None:
         """Say that `rows` have `free` devices now."""
+        self._most = None
         self._by.put_all(self.index, self.layout.position[rows], free)
 
     def take(self, placement: Iterable[tuple[int, int]]) -> None:
         """Take devices of rows; fewer than none gives them back."""
+        self._most = None
         for row, devices in placement:
             position = self.layout.position[row : row + 1]
             self._by.put_all(self.index, position, self.index.free[position] - devices)
