@@ -10,14 +10,17 @@ import sys
 import threading
 from collections.abc import Sequence
 
+from pydantic import ValidationError
+
 from singularity.primitives.errors import SingularityError
 from singularity.primitives.nodes import NodeId
+from singularity.primitives.telemetry import configure_logging, misconfigured
+
+log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str]) -> int:
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-    )
+    configure_logging()
     match list(argv):
         case []:
             return _run()
@@ -43,10 +46,15 @@ def _run() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        with open_node(AgentSettings()) as (agent, executor):
+        settings = AgentSettings()
+    except ValidationError as error:
+        print(misconfigured(error), file=sys.stderr)
+        return 2
+    try:
+        with open_node(settings) as (agent, executor):
             agent.run(executor, stop)
     except SingularityError as error:
-        logging.getLogger(__name__).error(error.detail)
+        log.error("no node", extra={"reason": error.detail})
         return 1
     return 0
 

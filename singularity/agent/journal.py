@@ -16,10 +16,14 @@ _STATE = TypeAdapter(AgentState)
 
 
 class Journal:
-    """One row in SQLite, replaced durably (synchronous=FULL). One writer: the agent."""
+    """One row in SQLite, replaced durably (synchronous=FULL). One writer: the agent. Nobody else
+    may read it: the node's token is in it, and what jobs were given to start with."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)  # SQLite gives the files beside it the same mode
+        for known in path.parent.glob(f"{path.name}*"):
+            known.chmod(0o600)  # of an earlier release
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")

@@ -12,8 +12,10 @@ from typing import Final
 
 import uvicorn
 from pydantic import ValidationError
+from sqlalchemy.exc import OperationalError
 
-from singularity.primitives.telemetry import configure_logging
+from singularity.primitives.errors import InvalidSpec
+from singularity.primitives.telemetry import configure_logging, misconfigured
 
 from .app import create_app
 from .database import make_engine
@@ -75,14 +77,19 @@ def main() -> int:
     try:
         settings = Settings()
     except ValidationError as error:
-        for fault in error.errors():
-            where = "SINGULARITY_" + "_".join(str(part) for part in fault["loc"]).upper()
-            print(f"{where}: {fault['msg']}", file=sys.stderr)
+        print(misconfigured(error), file=sys.stderr)
+        return 2
+    except InvalidSpec as error:  # of the policy
+        print(error.detail, file=sys.stderr)
         return 2
     if asked.command == "serve":
         serve(settings)
     elif asked.command == "migrate":
-        migrate(make_engine(settings))
+        try:
+            migrate(make_engine(settings))
+        except OperationalError as error:
+            print(f"the database does not answer: {error.orig}", file=sys.stderr)
+            return 1
     else:
         loop(asked.name, settings)
     return 0

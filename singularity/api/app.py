@@ -84,7 +84,13 @@ def create_app(settings: Settings) -> FastAPI:
         serving.close()
 
     # No page or schema for those who have no token: openapi_url stays off, ours needs one.
-    app = FastAPI(title="Singularity", version="1", openapi_url=None, lifespan=lifespan)
+    app = FastAPI(
+        title="Singularity",
+        version="1",
+        openapi_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
     app.state.services = serving
     app.add_middleware(Gate, meter=meter)
     problems.install(app)

@@ -76,6 +76,11 @@ def _base32(number: int) -> str:
     return "".join(_ALPHABET[(number >> shift) & 31] for shift in range(85, -1, -5))
 
 
+def oldest_id(now_s: float) -> JobId:
+    """No id that is made from then on is less."""
+    return JobId(_base32(max(0, int(now_s * 1000)) << 40))
+
+
 def digest(body: object) -> str:
     """Of what was sent, whatever the order of its keys."""
     text = json.dumps(body, sort_keys=True, separators=(",", ":"))

@@ -28,6 +28,7 @@ from singularity.scheduler.vigil import Vigil, observe, silent
 from .applier import SqlLedger
 from .database import LETTERS, Bell, make_engine, wake
 from .estimates import Estimates, Noter
+from .forgetting import forget
 from .lease import Lease
 from .outbox import relay
 from .settings import Settings
@@ -40,6 +41,7 @@ _BREATH_S: Final = 0.005  # between two rounds, however many wake-ups there are
 _REST: Final = 0.25  # of the time that a round took: some of the core is for others
 _RETRY_S: Final = 0.5
 _RENEW_S: Final = 1.0
+_FORGET_EVERY_S: Final = 600.0
 
 
 def run_schedule(settings: Settings, stop: threading.Event) -> None:
@@ -134,15 +136,25 @@ def run_watch(settings: Settings, stop: threading.Event) -> None:
 
 
 def run_tidy(settings: Settings, stop: threading.Event) -> None:
-    """Free what checkpoints occupy that no job needs any more."""
+    """Free what checkpoints occupy that no job needs any more, and what jobs do that ended long
+    ago."""
     engine = make_engine(settings)
     lease, clock = Lease(engine, "tidy", _holder()), SystemClock()
     janitor = open_janitor(SqlLedger(engine, lease.guard), settings)
-
-    due_s = 0.0
+    kept_s = settings.policy().history_kept_s
+    due_s = forget_s = 0.0
 
     def tick() -> None:
-        nonlocal due_s
+        nonlocal due_s, forget_s
+        if time.monotonic() >= forget_s:
+            try:
+                gone = forget(engine, settings.volume, clock.now_s() - kept_s, lease.guard)
+            except OSError as error:
+                log.warning("nothing is forgotten", extra={"reason": str(error)})
+                gone = 0
+            if gone:
+                log.info("forgotten", extra={"jobs": gone})
+            forget_s = time.monotonic() + (_TICK_S if gone else _FORGET_EVERY_S)
         if time.monotonic() < due_s:
             stop.wait(_TICK_S)
             return

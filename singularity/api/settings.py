@@ -17,6 +17,8 @@ from singularity.store.places import open_blobs
 
 _POLICY = "SINGULARITY_POLICY_"
 _DRIVER = "postgresql+psycopg://"
+_POSTGRES = ("postgresql://", "postgres://")
+_BROKERS = ("redis://", "rediss://", "redis+socket://", "memory://")
 
 
 class Settings(BaseSettings):
@@ -49,6 +51,19 @@ class Settings(BaseSettings):
     lease_s: float = Field(default=12.0, gt=0)
 
     @model_validator(mode="after")
+    def _names_what_there_is(self) -> Self:
+        if not self.database_url.startswith(_POSTGRES):
+            raise ValueError("database_url: write postgresql://USER:PASSWORD@HOST/DATABASE")
+        if not self.broker_url.startswith(_BROKERS):
+            raise ValueError("broker_url: write redis://HOST:PORT/0")
+        if "://" in self.store:
+            try:
+                open_blobs(self.store)
+            except ValueError as error:
+                raise ValueError(f"store: {error}") from None
+        return self
+
+    @model_validator(mode="after")
     def _lease_ends_first(self) -> Self:
         lost_s = self.policy().node_lost_after_s
         if not self.heartbeat_every_s < self.lease_s < lost_s:
@@ -61,7 +76,7 @@ class Settings(BaseSettings):
     @property
     def sqlalchemy_url(self) -> str:
         """`database_url` is what libpq takes; SQLAlchemy wants the driver in the scheme."""
-        for scheme in ("postgresql://", "postgres://"):
+        for scheme in _POSTGRES:
             if self.database_url.startswith(scheme):
                 return _DRIVER + self.database_url.removeprefix(scheme)
         return self.database_url

@@ -186,8 +186,13 @@ class Planet:
     # -- starting --------------------------------------------------------------------------------
 
     def _take(self) -> None:
-        self.data.mkdir(parents=True, exist_ok=True)
-        lock = (self.data / "lock").open("wb")
+        try:
+            self.data.mkdir(parents=True, exist_ok=True)
+            lock = (self.data / "lock").open("wb")
+        except OSError as error:
+            raise InvalidSpec(
+                f"nothing can be kept in {self.data}: {error.strerror}; name another --data"
+            ) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
 
+from pydantic import ValidationError
+
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 Labels = Mapping[str, str]
 
@@ -35,6 +37,16 @@ def configure_logging() -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for noisy in ("uvicorn.access", "aiohttp.access", "httpx", "kombu", "celery"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def misconfigured(error: ValidationError) -> str:
+    """What is wrong in the environment, a line each, without what was there: it may be a secret."""
+    lines = []
+    for fault in error.errors():
+        name = "_".join(str(part) for part in fault["loc"]).upper()
+        why = fault["msg"].removeprefix("Value error, ")
+        lines.append(f"SINGULARITY_{name}: {why}" if name else f"settings: {why}")
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True)

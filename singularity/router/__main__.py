@@ -7,7 +7,7 @@ import sys
 import uvloop
 from pydantic import ValidationError
 
-from singularity.primitives.telemetry import configure_logging
+from singularity.primitives.telemetry import configure_logging, misconfigured
 
 from .server import run
 from .settings import RouterSettings
@@ -18,9 +18,7 @@ def main() -> int:
     try:
         settings = RouterSettings()
     except ValidationError as error:
-        for fault in error.errors():
-            where = "SINGULARITY_" + "_".join(str(part) for part in fault["loc"]).upper()
-            print(f"{where}: {fault['msg']}", file=sys.stderr)
+        print(misconfigured(error), file=sys.stderr)
         return 2
     uvloop.run(run(settings))
     return 0

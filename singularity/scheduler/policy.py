@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
@@ -63,6 +64,7 @@ class Policy:
 
     ended_kept_s: float = 3600.0  # checkpoints of a job that succeeded or was cancelled
     failed_kept_s: float = 7 * 86400.0  # of one that failed: somebody may want to see why
+    history_kept_s: float = 90 * 86400.0  # of one that has ended, all that is known; inf: for ever
 
     def with_overrides(self, found: Mapping[str, str]) -> Policy:
         """A policy with some fields given as text. Raises InvalidSpec naming the field."""
@@ -73,6 +75,8 @@ class Policy:
                 raise InvalidSpec(f"there is no policy {name!r}; there are: {', '.join(kinds)}")
             try:
                 changes[name] = kinds[name](text)
+                if math.isnan(changes[name]):
+                    raise ValueError
             except ValueError:
                 wanted = kinds[name].__name__
                 raise InvalidSpec(f"policy {name} must be a {wanted}, not {text!r}") from None

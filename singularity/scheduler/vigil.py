@@ -28,6 +28,7 @@ def observe(vigil: Vigil, heard_s: Mapping[NodeId, float], now_s: float) -> Vigi
     """Look again at when each node was last heard. Time passes only when some node was heard
     since the last look."""
     stride_s = 0.0 if vigil.at_s is None else min(now_s - vigil.at_s, _STRIDE_MOST_S)
+    stride_s = max(stride_s, 0.0)  # a clock that was set back takes no silence back
     news = {n for n, at_s in heard_s.items() if vigil.heard_s.get(n) != at_s}
     quiet_s = {
         node: 0.0 if node in news else vigil.quiet_s.get(node, 0.0) + (stride_s if news else 0.0)

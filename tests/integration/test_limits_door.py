@@ -72,6 +72,13 @@ def test_a_number_that_is_too_large_is_told_as_one(api: Api) -> None:
     assert (status, told["detail"]) == (422, "a number is too large")
 
 
+def test_what_is_at_no_address_is_told_so_and_not_sent_elsewhere(api: Api) -> None:
+    """`singularity quota set team/ cpu:4` was answered with an empty redirection."""
+    for path in ("/v1/projects/team/", "/v1/jobs/"):
+        assert api.call("GET", path)[0] == 404
+        assert api.call("GET", path)[1]["type"] == "/problems/not-found"
+
+
 def plans(engine: Engine, ask: object) -> str:
     """How the database would answer what `ask` asks, among a great many rows."""
     asked: list[tuple[str, object]] = []

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from singularity.api.settings import Settings
+from singularity.primitives.telemetry import misconfigured
 
 
 def _settings(**changes: object) -> Settings:
@@ -31,6 +35,55 @@ def test_policy_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("SINGULARITY_POLICY_NODE_LOST_AFTER_S", "soon")
     with pytest.raises(Exception, match="node_lost_after_s"):
         _settings()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"database_url": "mysql://u:secret@h/d"}, "database_url: write postgresql://"),
+        ({"database_url": "banana"}, "database_url: write postgresql://"),
+        ({"broker_url": "amqp//u:secret@h"}, "broker_url: write redis://"),
+        ({"store": "ftp://u:secret@h/b"}, "is no store"),
+    ],
+)
+def test_addresses_of_nothing_are_refused_at_once(wrong: dict[str, object], why: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        _settings(**wrong)
+    assert why in misconfigured(caught.value)
+
+
+def started(module: str, *argv: str, **env: str) -> tuple[int, str]:
+    bare = {name: value for name, value in os.environ.items() if "SINGULARITY" not in name}
+    found = subprocess.run(
+        [sys.executable, "-m", module, *argv],
+        env={**bare, **{f"SINGULARITY_{k}": v for k, v in env.items()}},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return found.returncode, found.stderr
+
+
+_LEAST = {"DATABASE_URL": "postgresql://u@127.0.0.1:1/d", "DATA": "/tmp/d", "VOLUME": "/tmp/v"}
+
+
+@pytest.mark.parametrize(
+    ("module", "argv", "env", "why"),
+    [
+        ("singularity.agent", (), {}, "SINGULARITY_NODE: Field required"),
+        ("singularity.router", (), {}, "SINGULARITY_REGION: Field required"),
+        ("singularity.api", ("serve",), {}, "SINGULARITY_DATABASE_URL: Field required"),
+        ("singularity.api", ("serve",), {**_LEAST, "POLICY_FOO": "1"}, "there is no policy 'foo'"),
+        ("singularity.api", ("serve",), {**_LEAST, "LEASE_S": "99"}, "settings: need heartbeat"),
+        ("singularity.api", ("migrate",), _LEAST, "the database does not answer"),
+    ],
+)
+def test_what_cannot_start_says_why_in_a_line(
+    module: str, argv: tuple[str, ...], env: dict[str, str], why: str
+) -> None:
+    status, said = started(module, *argv, **env)
+    assert status in (1, 2) and why in said and "Traceback" not in said
 
 
 @pytest.mark.parametrize(("heartbeat_s", "lease_s"), [(2.0, 30.0), (2.0, 40.0), (5.0, 5.0)])

@@ -40,6 +40,14 @@ def test_a_watcher_that_slept_counts_none_of_it() -> None:
     assert vigil.quiet_s[A] < LOST_AFTER_S
 
 
+def test_a_clock_that_is_set_back_takes_no_silence_back() -> None:
+    vigil = watch(Vigil(), 35.0, a=10.0, b=1e9)
+    vigil = observe(vigil, {A: 10.0, B: -3_565.0}, -3_565.0)  # by an hour, and b is heard since
+    for second in range(1, 10):
+        vigil = observe(vigil, {A: 10.0, B: second - 3_565.0}, second - 3_565.0)
+    assert silent(vigil, LOST_AFTER_S) == {A: 10.0}
+
+
 def test_a_word_ends_the_silence() -> None:
     vigil = watch(Vigil(), 35.0, a=10.0, b=1e9)
     assert observe(vigil, {A: 36.0, B: 36.0}, 36.0).quiet_s[A] == 0.0

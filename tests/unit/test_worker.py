@@ -169,6 +169,15 @@ def test_a_journal_says_that_it_is_full_and_keeps_what_it_had(tmp_path: Path) ->
     journal.close()
 
 
+def test_a_journal_is_for_its_agent_only(tmp_path: Path) -> None:
+    (tmp_path / "journal").touch(mode=0o644)  # as an earlier release left it
+    journal = Journal(tmp_path / "journal")
+    journal.remember("token", "secret")
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    journal.close()
+    assert "journal-wal" in modes and set(modes.values()) == {0o600}
+
+
 def test_what_cannot_be_journaled_is_not_done_until_it_can(world: World) -> None:
     world.disk(full=True)
     world.deliver(world.plane.post(start("j", 100_000)))
