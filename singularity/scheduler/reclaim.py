@@ -44,9 +44,9 @@ class Made(NamedTuple):
 def reclaim(draft: Draft, blocked: Job, attempts: Sequence[int], policy: Policy) -> Made:
     """Take devices from less urgent jobs so that `blocked` will fit on the first number of devices
     in `attempts`, or the next. What is being freed already is counted and not asked for again.
-    Where no less urgent job can give, equals share with it, are moved out of its way, and at last
-    leave their devices if they had more than it so far. A plan stops a bounded number of jobs; the
-    next goes on."""
+    Where no less urgent job can give, equals are moved out of its way; of one that has nothing yet
+    they share with it first, and at last leave their devices if they had more than it so far. A
+    plan stops a bounded number of jobs; the next goes on."""
     if told := _hopeless(draft, blocked, attempts, policy):
         return Made(told, comes=False)
     for devices in attempts:
@@ -61,14 +61,9 @@ def reclaim(draft: Draft, blocked: Job, attempts: Sequence[int], policy: Policy)
             return _carry_out(draft, blocked, devices, chosen, policy)
     if draft.preemptions >= policy.preemptions_per_tick_max:
         return Made(_rest(policy), comes=False)
-    if shared := _shared(draft, blocked, policy):
-        return shared
-    for devices in attempts:
-        lacks = lacking_quota(draft, blocked, devices, [])  # to move others gives no quota
-        if lacks <= 0 and (chosen := _out_of_the_way(draft, blocked, devices, policy)):
-            return _carry_out(draft, blocked, devices, chosen, policy)
-        if chosen := cheapest(draft, blocked, devices, policy, equals=True):
-            return _carry_out(draft, blocked, devices, chosen, policy)
+    made = _shared(draft, blocked, policy) or _of_equals(draft, blocked, attempts, policy)
+    if made is not None:
+        return made
     draft.findings.vain[_kind(draft, blocked, attempts[-1])] = (
         attempts[-1],
         level_of(draft, blocked, policy),
@@ -111,6 +106,20 @@ def _shared(draft: Draft, blocked: Job, policy: Policy) -> Made | None:
         offers = [offer(draft, job, stay(draft, job, to), policy) for job, to in jobs]
         chosen = choose(draft, blocked, devices, sorted(offers, key=cheapest_first))
         if chosen and draft.quota.spares(blocked, devices, given(chosen)):
+            return _carry_out(draft, blocked, devices, chosen, policy)
+    return None
+
+
+def _of_equals(draft: Draft, blocked: Job, attempts: Sequence[int], policy: Policy) -> Made | None:
+    """Move equals out of its way, or let those make way that had more so far. None of them does that
+    for one that has devices: what they gave up for it would be missed there as much."""
+    for devices in attempts:
+        lacks = lacking_quota(draft, blocked, devices, [])  # to move others gives no quota
+        if lacks <= 0 and (chosen := _out_of_the_way(draft, blocked, devices, policy)):
+            return _carry_out(draft, blocked, devices, chosen, policy)
+        if blocked.held:
+            continue
+        if chosen := cheapest(draft, blocked, devices, policy, equals=True):
             return _carry_out(draft, blocked, devices, chosen, policy)
     return None
 

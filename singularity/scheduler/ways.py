@@ -7,6 +7,7 @@ is given, freed or promised: of a thousand jobs that wait, most ask for the same
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from typing import Final
 
 import numpy as np
 
@@ -29,6 +30,8 @@ from .offers import (
 from .placement import alike, may, pack, sizes, stay
 from .policy import Policy
 from .space import Space, lacking_quota
+
+_TRIED: Final = 4  # sizes by which somebody shrinks less; the next are hardly ever better
 
 
 def cheapest(
@@ -105,8 +108,33 @@ class _Ways:
         for order in (cheapest_first, cheapest_by_device):
             offers.sort(key=order)
             if chosen := choose(self._draft, blocked, devices, offers, _least(short, offers)):
-                found.append(chosen)
+                found.append(self._trimmed(chosen, max(1, short) + self._more))
         return found
+
+    def _trimmed(self, chosen: list[Offer], wanted: int) -> list[Offer]:
+        """The same, but nobody shrinks by more than is `wanted` with what the others give."""
+        excess, draft, blocked = sum(o.gives for o in chosen) - wanted, self._draft, self._blocked
+        if excess <= 0 or blocked.spec.share is not None:
+            return chosen
+        space, kept = Space(draft, blocked, self._devices), list(chosen)
+        for each in chosen:
+            space.add(each)
+        for each in sorted((o for o in chosen if o.target), key=spared_first):
+            job, to = each.job, each.job.held - each.gives
+            for devices in [d for d in sizes(job, min(to + excess, job.held - 1)) if d > to][
+                :_TRIED
+            ]:
+                target = fewer(draft, job, devices)
+                less = offered(draft, job, target, self._policy, borrowed=each.borrowed)
+                space.drop(each)
+                space.add(less)
+                if target and less.live >= each.live and space.fits():
+                    kept[kept.index(each)] = less
+                    excess -= each.gives - less.gives
+                    break
+                space.drop(less)
+                space.add(each)
+        return kept
 
     def _offers(self, jobs: Sequence[Job], short: int) -> list[Offer]:
         found, draft = list[Offer](), self._draft
@@ -169,6 +197,11 @@ def _smaller(draft: Draft, job: Job, wanted: int) -> Placement:
     if not options:
         return ()
     devices = max((d for d in options if held - d >= wanted), default=options[-1])
+    return fewer(draft, job, devices)
+
+
+def fewer(draft: Draft, job: Job, devices: int) -> Placement:
+    """The job on so many devices of its own nodes; with every rank where it is, if that can be."""
     if there := stay(draft, job, devices):
         return there
     own = np.zeros_like(draft.free)

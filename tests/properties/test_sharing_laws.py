@@ -88,6 +88,11 @@ def test_nobody_borrows_what_others_have_a_claim_to(
 
 @given(QUOTAS, JOBS, st.integers(1, 10))
 @settings(max_examples=40)
+@example(  # two that are each promised all they want do not take it from each other by turns
+    {},
+    [("team", 1, Tier.STANDARD), *(("team", n, Tier.PREMIUM) for n in (2, 4, 4, 3, 1))],
+    4,
+)
 def test_at_rest_whoever_could_be_wider_is(quotas: Quotas, jobs: list[Asked], leave: int) -> None:
     """And nobody waits for it: nothing stays idle for the sake of a claim that nobody makes."""
     planet = without_waiting(narrow(quotas, jobs, leave))

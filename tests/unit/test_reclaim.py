@@ -164,3 +164,17 @@ def test_who_has_more_than_was_promised_gives_before_who_has_hardly_that() -> No
     assert near_promise(planet.job(near), planet.now_s)
     assert not near_promise(planet.job(donor), planet.now_s)
     assert verbs(planet.plan()) == {donor: "suspend"}
+
+
+def test_nobody_shrinks_by_more_than_is_wanted_with_what_others_give() -> None:
+    planet = Planet(nodes=2, devices=8, regions=("us",))
+    first, second = (
+        planet.submit(name, 8, devices_min=least, tier=Tier.BASIC)
+        for name, least in (("first", 4), ("second", 2))
+    )
+    planet.run(first, second)
+    planet.submit("urgent", 8, tier=Tier.PREMIUM)
+    plan = planet.tick()
+    assert verbs(plan) == dict.fromkeys((first, second), "scale")
+    given = [planet.job(a.job).held - sum(s.devices for s in a.placement) for a in plan.actions]
+    assert sum(given) == 8, given
