@@ -111,7 +111,7 @@ class Shadow(Hands):
         marks: list[Mapping[Path, int]] = []
         for stop in range(start.origin.step + 1, start.origin.step + start.aside.steps + 1):
             for page in self._families.held().values():
-                page.stop = stop
+                page.hold_at(stop)
             if not self._rests(stop):
                 break  # the program came to its end
             marks.append(self._sizes())

@@ -13,8 +13,8 @@ released, and when one fails all of them go on as if nothing had been. A message
 before T and is received after it cannot be finished by ranks at rest: T moves on until there is
 none.
 
-Ranks that count no mini-batches have a stop each instead of T (closure.py): they hold at once, who
-is behind goes on, and what is committed is where each of them holds.
+Where a rank counts no mini-batches, all of the gang have a stop each instead of T (closure.py):
+they hold at once, who is behind goes on, and what is committed is where each of them holds.
 """
 
 from __future__ import annotations
@@ -50,21 +50,22 @@ class Dumped(StrEnum):
 class View:
     """What one node knows of its ranks.
 
-    step     the furthest boundary any of its ranks has come to
+    step     the furthest mini-batch any of its ranks has come to
+    moment   how far its ranks are, in all their lives
     agreed   the stop that all of its ranks are certain to hold at, 0 for none
     held     the stop that all of its ranks do hold at, 0 for none
     parked   the step all of its ranks are parked at, 0 while any is not; steps start at 1
     free     its ranks have no boundary to hold at (a single process): cut it anywhere
-    clock    what its ranks count their boundaries by, -1 when they differ: equal numbers by
-             different clocks are different places
-    stands   its ranks one by one, while they count what they do with others, or if they have
-             sent or received messages
+    clock    by what all of its ranks can be held
+    stands   its ranks one by one, where each has a stop of its own, or if they have sent or
+             received messages
     reason   why the dump failed; before that, whom the node is waiting for
     unable   whether it would always fail so
     """
 
     node: NodeId
     step: int = 0
+    moment: int = 0
     clock: int = Clock.STEPS
     stands: tuple[Stand, ...] = ()
     agreed: int = 0
@@ -79,7 +80,7 @@ class View:
 @dataclass(frozen=True, slots=True)
 class Order:
     """What the lead wants of every node: hold at `stop`; park there when it is `commit`. Where
-    ranks have `stops` of their own, those say where, and `commit` only whether to park there.
+    ranks have `stops` of their own, those say where; `commit` is what that moment is called then.
     `reason` says why it was aborted; before that, why ranks that held were not committed."""
 
     stop: int = 0
@@ -148,13 +149,11 @@ def _aim(cut: CutState, views: list[View]) -> CutState:
     order = cut.order
     if order.commit or all(v.free for v in views):
         return cut
-    clocks = {v.clock for v in views}
-    if clocks == {Clock.CROSSINGS}:
-        return _gather(cut, [stand for v in views for stand in v.stands])
-    if order.stops:
-        return _decide(cut, Verdict.ABORT, "some ranks have just made their first mini-batch")
-    if clocks != {Clock.STEPS}:
-        return cut  # some have not come to a boundary yet, or never count as the others do
+    clock = min(v.clock for v in views)
+    if order.stops or clock == Clock.CROSSINGS:
+        return _gather(cut, views)
+    if clock != Clock.STEPS:
+        return cut  # some have not come to a boundary yet
     if parked := max(v.parked for v in views):  # an earlier lead committed this and forgot
         return replace(cut, order=replace(order, stop=parked, commit=parked))
     if order.stop and all(v.held == order.stop for v in views):
@@ -168,15 +167,23 @@ def _aim(cut: CutState, views: list[View]) -> CutState:
     return replace(cut, margin=margin, order=replace(order, stop=furthest + margin))
 
 
-def _gather(cut: CutState, stands: list[Stand]) -> CutState:
-    """Let those go on who are behind, and commit where all hold when nobody is."""
-    if closure.at_rest(stands):
+def _gather(cut: CutState, views: list[View]) -> CutState:
+    """Let those go on who are behind, and commit where all hold when nobody is. A node that has not
+    told of its ranks yet tells when it has heard that each has a stop of its own."""
+    stands = [stand for v in views for stand in v.stands]
+    if all(v.stands for v in views) and closure.at_rest(stands):
         held = {stand.who: stand.count for stand in stands}
-        order = replace(cut.order, stop=1, commit=1, stops=tuple(sorted(held.items())))
+        moment = max(1, _moment(views))
+        order = replace(cut.order, stop=1, commit=moment, stops=tuple(sorted(held.items())))
     else:
         told = closure.stops(stands, dict(cut.order.stops))
         order = replace(cut.order, stop=1, stops=tuple(sorted(told.items())))
     return replace(cut, order=order)
+
+
+def _moment(views: list[View]) -> int:
+    """Mini-batches, where any rank trains."""
+    return max((v.step > 0, v.moment) for v in views)[1]
 
 
 def _all_agree(views: list[View], stop: int) -> int:

@@ -1,11 +1,12 @@
-"""Where ranks may stop that count no mini-batches, as pure functions of what they have begun.
+"""Where a gang may stop in which not all count mini-batches: pure functions of what was begun.
 
-They meet in groups and in pairs, some of which never have to do with each other, so no one number
+Ranks meet in groups and in pairs, some of which never have to do with each other, so no one number
 says where all are: each rank has a stop of its own. At the first word of a cut each holds before
-whatever it would begin next with another. That is no consistent cut yet: one may have begun what
-another has not come to. Whoever is behind so goes on, until it has begun as much; what it begins on
-its way comes before something that was begun already, so nobody is chased further than that. When
-nobody is behind, and all hold, everything that was begun can be finished with all at rest.
+whatever it would begin next with another, or at the end of its mini-batch. That is no consistent
+cut yet: one may have begun what another has not come to. Whoever is behind so goes on, until it has
+begun as much; what it begins on its way comes before something that was begun already, so nobody is
+chased further than that. When nobody is behind, and all hold, everything that was begun can be
+finished with all at rest.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from .interposer.deals import ANYBODY, Counts, Deal
 
 @dataclass(frozen=True, slots=True)
 class Stand:
-    """One rank, as it was found in one instant. `count` is how many things it has come to that it
-    does with others; while it is `holding` it has not begun the last of them."""
+    """One rank, as it was found in one instant. `count` is how many places it has come to at which
+    it could be held: before what it does with others, and at the end of mini-batches; while it is
+    `holding` it has not begun what follows the last of them."""
 
     who: str
     count: int

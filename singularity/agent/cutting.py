@@ -44,8 +44,12 @@ class Outcome:
 class Dumper(Protocol):
     """Makes this node's ranks durable, once, in the background of the loop."""
 
-    def begin(self, step: int) -> None:
-        """Called when every rank is parked (or free to be dumped where it is)."""
+    def begin(self, moment: int) -> None:
+        """Called when every rank is parked (or free to be dumped where it is). `moment` is what the
+        gang calls it, the same on all nodes."""
+
+    def moment(self) -> int:
+        """How far the ranks of this node are, in all their lives."""
 
     def state(self) -> tuple[Dumped, str]:
         """Whether the images are durable, with the reason when they will never be."""
@@ -99,9 +103,9 @@ class CutLoop:
     def _look(self, *, free: bool) -> View:
         self._pages = self._find()
         parked = 0 if free else self._parked()
-        if (parked or free) and not self._begun and self._order.verdict is Verdict.GATHER:
-            self._begun = True
-            self._dumper.begin(parked)
+        gathering = self._order.verdict is Verdict.GATHER
+        if (parked or free) and gathering and not self._begun and not self._unheard():
+            self._begin()
         dumped, reason = self._dumper.state() if self._begun else (Dumped.NOT_YET, "")
         unable = self._dumper.unable if dumped is Dumped.FAILED else None
         if not free and self._order.verdict is Verdict.GATHER and not self._begun:
@@ -114,7 +118,8 @@ class CutLoop:
                 reason, dumped, unable = untold, Dumped.FAILED, Unable.JOB
         return View(
             node=self._node,
-            step=max((p.count for p in self._pages.values()), default=0),
+            step=max((p.step for p in self._pages.values()), default=0),
+            moment=self._dumper.moment(),
             clock=self._clock(),
             stands=() if free else self._stands(),
             agreed=self._agreed(),
@@ -126,26 +131,34 @@ class CutLoop:
             unable=unable,
         )
 
+    def _begin(self) -> None:
+        self._begun = True
+        self._dumper.begin(self._order.commit if self._order.stops else self._dumper.moment())
+
+    def _unheard(self) -> bool:
+        """Are our ranks parked each at a place of its own, by an order that only an earlier life of
+        this agent has heard? The lead says again what the moment is called."""
+        return not self._order.stops and any(page.settle for page in self._pages.values())
+
     def _clock(self) -> int:
-        """What all of our ranks count by; -1 when they differ."""
-        clocks = {page.clock for page in self._pages.values()}
-        return int(clocks.pop()) if len(clocks) == 1 else -1
+        """By what all of our ranks can be held."""
+        return min((page.clock for page in self._pages.values()), default=Clock.NONE)
 
     def _stands(self) -> tuple[Stand, ...]:
-        """Each rank as it is in one instant, if all count what they do with others, or if messages
-        may be under way between them."""
+        """Each rank as it is in one instant, where each has a place of its own, or if messages may
+        be under way between them."""
         clock = self._clock()
-        if clock not in (Clock.CROSSINGS, Clock.STEPS):
+        if clock == Clock.NONE:
             return ()
         found = tuple(_stand(named(who), page) for who, page in self._pages.items())
-        told = clock == Clock.CROSSINGS or any(
-            not deal.collective for stand in found for deal, _ in stand.begun
-        )
-        return found if told else ()
+        told = clock == Clock.CROSSINGS or self._order.stops
+        if told or any(not deal.collective for stand in found for deal, _ in stand.begun):
+            return found
+        return ()
 
     def _untold(self) -> str:
-        """Why nobody can tell where our ranks are that count what they do with others."""
-        if self._clock() == Clock.CROSSINGS:
+        """Why nobody can tell where our ranks are by what they did with others."""
+        if self._clock() == Clock.CROSSINGS or self._order.stops:
             for who, page in self._pages.items():
                 if reason := deals.untold(page):
                     return (
@@ -180,8 +193,7 @@ class CutLoop:
         news = [who for who in self._pages if who not in self._told]
         if news and order.verdict is not Verdict.FINISH:  # then all have parked, maybe gone on
             for who in news:
-                page = self._pages[who]
-                page.stop, page.commit = order.of(named(who))
+                write(self._pages[who], *order.of(named(who)), own=bool(order.stops))
             time.sleep(_SETTLE_S)
         self._told.update(news)
         self._order = order
@@ -190,38 +202,43 @@ class CutLoop:
         """The stop, once no rank of ours can be past it. A rank that was seen before the stop
         when it could already read it stays sure, also in the instant when it arrives there."""
         stop = self._order.stop
-        if not stop:
+        if not stop or self._order.stops:
             return 0
         self._sure |= {r for r, page in self._pages.items() if page.acknowledges(stop)}
         return stop if self._sure >= set(self._pages) else 0
 
     def _held(self) -> int:
         """The stop, when every rank of ours waits at it."""
+        if self._order.stops or self._clock() != Clock.STEPS:
+            return 0
         stop, at_rest = self._order.stop, (State.HOLDING, State.PARKED)
-        held = all(p.count == stop and p.state in at_rest for p in self._pages.values())
-        return stop if held and self._clock() >= 0 else 0
+        held = all(p.step == stop and p.state in at_rest for p in self._pages.values())
+        return stop if held else 0
 
     def _parked(self) -> int:
-        """The step at which every rank is parked; steps of a gang are equal by the barrier."""
+        """How far the furthest rank is when all are parked; where they train, that is equal in all
+        of the gang by the barrier."""
         pages = list(self._pages.values())
         if any(page.state is not State.PARKED for page in pages):
             return 0
-        return int(pages[0].count)
+        return max((page.step for page in pages), default=0) or pages[0].count
 
     def _came_to_rest(self) -> bool:
         """After a decision: parked everywhere if a stop was committed, else running again."""
         if self._order.commit and not self._went_on():
             return self._parked() > 0
         for page in self._pages.values():
-            page.stop = 0
+            page.stop = page.halt = 0
         return True
 
     def _went_on(self) -> bool:
         """Did an earlier life of this agent, which heard the decision too, already wake them?"""
         if self._order.verdict is Verdict.FINISH and self._parked() == 0:
             return True
+        own = bool(self._order.stops)
         return any(
-            page.state is State.REBUILDING or page.count > self._order.of(named(who))[1]
+            page.state is State.REBUILDING
+            or (page.crossings if own else page.count) > self._order.of(named(who))[1]
             for who, page in self._pages.items()
         )
 
@@ -235,7 +252,18 @@ class CutLoop:
 def _stand(who: str, page: Page) -> Stand:
     """A rank that holds at the same count before and after has begun nothing meanwhile."""
     at_rest = (State.HOLDING, State.PARKED)
-    before = page.state in at_rest, page.count
+    before = page.state in at_rest, page.crossings
     begun = deals.counts(page)
-    holding = before[0] and before == (page.state in at_rest, page.count)
+    holding = before[0] and before == (page.state in at_rest, page.crossings)
     return Stand(who, before[1], holding, begun or ())
+
+
+def write(page: Page, stop: int, commit: int, *, own: bool) -> None:
+    """Where the rank shall hold and park: at mini-batches, or by numbers of its `own`. What it
+    holds by now is taken away last, so that it does not go on in between."""
+    if own:
+        page.halt, page.settle = stop, commit
+        page.stop = page.commit = 0
+    else:
+        page.stop, page.commit = stop, commit
+        page.halt = page.settle = 0

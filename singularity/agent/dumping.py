@@ -57,12 +57,15 @@ class Dumping:
         self.image: ShardImage | None = None
         self.seconds: dict[str, float] = {}
 
-    def begin(self, step: int) -> None:
+    def moment(self) -> int:
+        return self._step()
+
+    def begin(self, moment: int) -> None:
         self.seconds["barrier"] = time.monotonic() - self._began_s
         taking = Taking(
             start=self._start,
             ref=self._ref,
-            step=self._step(),
+            step=moment,
             ranks=self._ranks,
             seconds=self.seconds,
             given_up=self._given_up.is_set,

@@ -61,7 +61,7 @@ class Families:
         """The cut is over: nobody holds for it who was not parked."""
         for page in self._members().values():
             if page.state is not State.PARKED:
-                page.stop = 0
+                page.stop = page.halt = 0
 
     def move(self, rendezvous: Callable[[int], Rendezvous]) -> None:
         """Where worlds meet from now on, for those that are yet to come."""

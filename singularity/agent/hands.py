@@ -94,9 +94,11 @@ class Hands(threading.Thread):
         self._abandoned.set()
 
     def step(self) -> int:
-        """The furthest boundary that a rank here has come to: mini-batches, where it trains. One
-        that began from its own files counts from nought again: what was before is added."""
-        return self._before + max((p.count for p in self._families.held().values()), default=0)
+        """How far the furthest rank here is: in mini-batches, if one of them trains. One that began
+        from its own files counts from nought again: what was before is added."""
+        pages = self._families.held().values()
+        trained = max((p.step for p in pages), default=0)
+        return self._before + (trained or max((p.count for p in pages), default=0))
 
     def sharers(self) -> Iterator[Sharer]:
         """Ranks that have shares of devices."""

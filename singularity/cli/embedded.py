@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-import shutil
 import subprocess
 import sys
 import time
@@ -26,7 +25,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from singularity.primitives.errors import InvalidSpec, PlanetBusy, Unavailable
 
 from .fleet import Fleet, NodePlace, default_fleet
-from .nodes import kill_sandboxes, remove_bridge, remove_cgroups, scratch_directory
+from .nodes import (
+    kill_sandboxes,
+    remove_bridge,
+    remove_cgroups,
+    remove_scratch,
+    scratch_directory,
+)
 from .processes import Child, Command, Supervisor, wait_until
 from .routers import RouterPlace, admit
 from .servers import Postgres, Server, Valkey, free_port, port_is_free, write_secret
@@ -373,5 +378,5 @@ class Planet:
         remove_cgroups(node_dirs)
         remove_bridge(f"sgl{self._kept.id}")
         if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            remove_scratch(self._scratch)
             self._scratch = None

@@ -56,15 +56,28 @@ def remove_bridge(name: str) -> None:
 
 
 def scratch_directory(name: str, memory: Path = Path("/dev/shm")) -> Path | None:
-    """A directory in memory for images on their way; None where there is little room for it."""
+    """A directory in memory for images on their way, of large pages where we may have some (see the
+    agent's scratch.py); None where there is little room for it."""
+    path = memory / name
     try:
         if shutil.disk_usage(memory).free < _SCRATCH_LEAST_BYTES:
             return None
-        path = memory / name
-        path.mkdir(mode=0o700, exist_ok=True)
+        path.mkdir(mode=0o700)
+        mount = ["mount", "-t", "tmpfs", "-o", "huge=within_size,mode=700", "tmpfs", str(path)]
+        subprocess.run(mount, capture_output=True, check=False)  # it works without
+    except FileExistsError:
+        pass  # of an earlier life: ranks that live may have found it as it is
     except OSError:
         return None
     return path
+
+
+def remove_scratch(path: Path) -> None:
+    """When nobody is left who uses it."""
+    shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):
+        subprocess.run(["umount", "--lazy", str(path)], capture_output=True, check=False)
+        path.rmdir()
 
 
 def _sandboxes(node_dirs: Sequence[Path]) -> Iterator[Known]:

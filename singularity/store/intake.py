@@ -10,7 +10,6 @@ base>`.
 from __future__ import annotations
 
 import base64
-import mmap
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -45,7 +44,6 @@ _DEEPEST_READ: Final = 2  # over what has to be read first, patch by patch
 _INLINE_MOST_BYTES: Final = 1024  # a smaller patch is not worth a blob of its own
 _SURELY_SMALL: Final = 8  # a patch that is this many times smaller is not compared to anything
 _WORTH_IT: Final = 0.7  # of the chunk packed by itself: more, and the chunk stands alone
-_POPULATE_READ: Final = 22  # MADV_POPULATE_READ: map a stretch at once, not page by page
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -104,6 +102,7 @@ class Intake:
         self._names: dict[str, str] = {}  # digest -> how it is stored
         self._over: dict[str, str] = {}
         self._inline: dict[str, str] = {}
+        self._seen: set[str] = set()  # in the store
         self._first: Memory | None = None
         self.raw_bytes = self.new_bytes = 0
 
@@ -138,10 +137,9 @@ class Intake:
         self.raw_bytes += size
         if size == 0:
             return FileEntry(0, ())
-        found = mapped(path, size)
-        data = memoryview(found)  # unmapped when nobody holds a part of it any more
+        data = memoryview(mapped(path, size))  # unmapped when nobody holds a part of it any more
         pieces = list(_pieces(cut))
-        work = partial(self._take_pieces, found, data, before)
+        work = partial(self._take_pieces, data, before)
         groups = side_by_side(self._pool, self.door.blobs.workers, work, _together(pieces))
         names = [name for group in groups for name in group]
         for piece, name in zip(pieces, names, strict=True):
@@ -151,13 +149,7 @@ class Intake:
         regions = tuple((region.address, region.bytes) for region in cut.regions)
         return FileEntry(size, tuple(zip(names, cut.lengths, strict=True)), regions)
 
-    def _take_pieces(
-        self, file: mmap.mmap, data: memoryview, before: Memory, pieces: Sequence[_Piece]
-    ) -> list[str]:
-        first, last = pieces[0], pieces[-1]
-        start = first.offset - first.offset % mmap.PAGESIZE
-        with suppress(OSError):  # a kernel before 5.14; it only takes longer
-            file.madvise(_POPULATE_READ, start, last.offset + last.length - start)
+    def _take_pieces(self, data: memoryview, before: Memory, pieces: Sequence[_Piece]) -> list[str]:
         self.door.mark.renew()
         return [self._take_piece(data, before, piece) for piece in pieces]
 
@@ -196,9 +188,15 @@ class Intake:
 
     def _stands(self, name: str) -> bool:
         """Is it in the store, with all that it lies over?"""
-        has = self.door.blobs.has
-        links = (name, *chain(name, self._over))
-        return all(link in self._inline or has(chunk_name(link)) for link in links)
+        return all(self._has(link) for link in (name, *chain(name, self._over)))
+
+    def _has(self, name: str) -> bool:
+        """Once seen where it belongs, a sweep leaves it there until our mark is gone."""
+        if name in self._inline or name in self._seen:
+            return True
+        if found := self.door.blobs.has(chunk_name(name)):
+            self._seen.add(name)
+        return found
 
     def _put(self, name: str, packed: bytes) -> None:
         if name in self._over and len(packed) <= _INLINE_MOST_BYTES:

@@ -28,15 +28,27 @@ SCRIPT = Path(__file__).parent / "jobs" / "carry.py"
 STEPS = 400  # 16 s and more while they are slow
 PATIENCE_S = 120.0  # torch.compile on a machine that is very busy
 RANKS = {"script": 1, "alone": 1, "compiled-step": 1, "hsdp": 4}  # else two
-RANKS |= {"islands": 4, "apart": 4, "grid": 4, "pipeline": 3, "eight": 8}
+RANKS |= {
+    "islands": 4,
+    "apart": 4,
+    "grid": 4,
+    "pipeline": 3,
+    "eight": 8,
+    "evaluator": 3,
+    "server": 3,
+}
 STARTING = ("spawned", "forked-fed", "launched")  # the plane starts one, which starts two
 RANKS |= dict.fromkeys(STARTING, 1)
 CASES = (
     *("script", "alone", "ddp", "zero", "fsdp2", "hsdp", "accumulate", "optimizers"),
     *("forked", "persistent", "compiled", "compiled-step", "talk", "inference", "by-hand"),
     *("spawned", "forked-fed", "apart", "grid", "pipeline", "islands", "eight"),
+    *("evaluator", "server"),
 )
-OFTEN = ("script", "ddp", "fsdp2", "persistent", "compiled", "talk", "inference", "grid", "spawned")
+OFTEN = (
+    *("script", "ddp", "fsdp2", "persistent", "compiled", "talk", "inference", "grid", "spawned"),
+    "evaluator",
+)
 CHOSEN = CASES if os.environ.get("SINGULARITY_CARRY") == "all" else OFTEN
 NAMED = {  # what is said of jobs that cannot be carried
     "spawned-fed": "shares a semaphore by name",
@@ -52,6 +64,7 @@ KEPT_RUNNING = (
     "grid",
     "pipeline",
     "spawned",
+    "evaluator",
 )  # cut once before, and they go on
 
 
@@ -146,6 +159,42 @@ def test_what_cannot_be_carried_is_named_and_ends_as_if_untouched(world: Planet,
     slow.unlink()
     ended(world, node)
     assert logs(world.out) == untouched(case, ranks, world.root / "untouched")
+
+
+def test_nodes_that_count_to_different_numbers_make_one_checkpoint(world: Planet) -> None:
+    """The evaluator comes to more, or to less, than those who train; later on other nodes, too."""
+    run = (sys.executable, *words("evaluator", world.out))
+    slow = world.out / "slow"
+    slow.touch()
+    placed = {"a": (0, 1), "b": (2,)}
+    nodes = [world.node(name) for name in placed]
+    for node in nodes:
+        start = world.start(placed, 1, STEPS)[node.name]
+        node.send(start.model_copy(update={"run": run}))
+    for node in nodes:
+        assert node.report().phase == "running"
+    progress(world, nodes[0])
+    for node in nodes:
+        node.cut(1, 1, keep_running=False)
+    gone = [node.report() for node in nodes]
+    first = origin(*gone)
+    assert 0 < first.step <= world.steps() + 1, "it is told in mini-batches"
+    other = {"b": (0,), "c": (1, 2)}
+    nodes = [world.node(name) for name in other]
+    for node in nodes:
+        start = resumed(world.start(other, 2, STEPS), first)[node.name]
+        node.send(start.model_copy(update={"run": run}))
+    for node in nodes:
+        assert node.report().phase == "running"
+    progress(world, nodes[0])
+    for node in nodes:
+        node.cut(2, 2, keep_running=True)
+    images = [node.report() for node in nodes]
+    assert origin(*images).step > first.step
+    slow.unlink()
+    for node in nodes:
+        ended(world, node)
+    assert logs(world.out) == untouched("evaluator", 3, world.root / "untouched")
 
 
 def test_messages_that_cross_every_mini_batch_are_named_and_the_job_goes_on(world: Planet) -> None:

@@ -1,9 +1,10 @@
-"""Ranks without mini-batches, small enough to try everything that can happen to them during a cut.
+"""Gangs in which not all ranks train, or not yet, small enough to try everything that can happen to
+them during a cut.
 
-Each has a node of its own and a program: collectives of groups that overlap or never meet, messages
-that are waited for or not. Everything can happen at any time: a rank comes to its next thing, looks
-at its page, begins, ends; a node looks, the lead hears of it later, the answer comes later still or
-never; the lead restarts; time is up.
+Each rank has a node of its own and a program: collectives of groups that overlap or never meet,
+messages that are waited for or not, mini-batches. Everything can happen at any time: a rank comes
+to its next thing, looks at its page, begins, ends; a node looks, the lead hears of it later, the
+answer comes later still or never; the lead restarts; time is up.
 """
 
 from __future__ import annotations
@@ -35,10 +36,14 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True)
 class Thing:
-    """What a rank does next: its side of a deal, which it waits for or not."""
+    """What a rank does next: its side of a deal, which it waits for or not; or, without one, the
+    end of a mini-batch."""
 
-    deal: Deal
+    deal: Deal | None
     waits: bool = True
+
+
+BATCH = Thing(None)
 
 
 def meet(group: int, rank: int, *, waits: bool = True) -> Thing:
@@ -125,29 +130,41 @@ class Play:
     def _of_rank(self, world: World, r: int) -> Iterator[Rank]:
         rank, program = world.ranks[r], self.programs[r]
         stop, commit = rank.order.of(str(r))
+        count = self._place(r, rank)
         match rank.at:
             case At.AWAY:
                 if rank.done < len(program):
                     yield replace(rank, at=At.COME)
             case At.COME | At.HOLDING:
-                if not 0 < stop <= rank.count:
+                if not 0 < stop <= count:
                     yield replace(rank, at=At.GOING)
-                elif commit == rank.count:
+                elif commit == count:
                     yield replace(rank, at=At.PARKED)
                 elif rank.at is At.COME:
                     yield replace(rank, at=At.HOLDING)
             case At.GOING:
                 yield replace(rank, at=At.BEGUN)
             case At.BEGUN:
-                if not program[rank.done].waits or self._met(world, r):
+                deal = program[rank.done].deal
+                if deal is None or not program[rank.done].waits or self._met(world, r, deal):
                     yield replace(rank, done=rank.done + 1, at=At.AWAY)
             case At.PARKED:
                 if not rank.dumped:
                     yield replace(rank, dumped=True)
 
-    def _met(self, world: World, r: int) -> bool:
+    def _place(self, r: int, rank: Rank) -> int:
+        """The number by which it may be held where it is: its own, or that of a mini-batch."""
+        if rank.order.stops:
+            return rank.count
+        batch = rank.at is not At.AWAY and self.programs[r][rank.done].deal is None
+        return self.steps(r, rank) if batch else 0
+
+    def steps(self, r: int, rank: Rank) -> int:
+        """Mini-batches whose end it has come to."""
+        return sum(thing.deal is None for thing in self.programs[r][: rank.count])
+
+    def _met(self, world: World, r: int, deal: Deal) -> bool:
         """Have all others begun what this rank has begun?"""
-        deal = self.programs[r][world.ranks[r].done].deal
         return min(self.sides(world, deal).values()) >= self._begun(world, r, deal)
 
     def sides(self, world: World, deal: Deal) -> dict[int, int]:
@@ -168,7 +185,8 @@ class Play:
             if r in members
         }
         for thing in self.programs[r][:begun]:
-            found[thing.deal] = found.get(thing.deal, 0) + 1
+            if thing.deal is not None:
+                found[thing.deal] = found.get(thing.deal, 0) + 1
         return tuple(sorted(found.items()))
 
     def _talk(self, world: World, r: int) -> Iterator[World]:
@@ -202,15 +220,22 @@ class Play:
             yield replace(heard, ranks=_put(world.ranks, r, _obey(rank, order)))
 
     def _look(self, rank: Rank, r: int) -> View:
+        """As CutLoop does."""
         holding = rank.at in (At.HOLDING, At.PARKED)
         stand = Stand(str(r), rank.count, holding, self._counts(r, rank.begun))
-        counting = rank.count > 0
+        step = self.steps(r, rank)
+        clock = Clock.STEPS if step else Clock.CROSSINGS if rank.count else Clock.NONE
+        own, stop = bool(rank.order.stops), 0 if rank.order.stops else rank.order.stop
+        told = clock is Clock.CROSSINGS or (clock is Clock.STEPS and own)
         return View(
             node=self.names[r],
-            step=rank.count,
-            clock=int(Clock.CROSSINGS if counting else Clock.NONE),
-            stands=(stand,) if counting else (),
-            parked=rank.count if rank.at is At.PARKED else 0,
+            step=step,
+            moment=step or rank.count,
+            clock=int(clock),
+            stands=(stand,) if told else (),
+            agreed=stop if step < stop or (holding and step == stop) else 0,
+            held=stop if clock is Clock.STEPS and holding and step == stop else 0,
+            parked=step or rank.count if rank.at is At.PARKED else 0,
             dumped=Dumped.DURABLE if rank.dumped else Dumped.NOT_YET,
         )
 
@@ -229,9 +254,12 @@ class Play:
             assert not any(rank.at is At.PARKED for rank in world.ranks), "parked uncommitted"
             return
         for r, rank in enumerate(world.ranks):
-            assert rank.count == order.of(str(r))[1], f"rank {r} is not where it was committed"
+            here = rank.count if order.stops else self.steps(r, rank)
+            assert here == order.of(str(r))[1], f"rank {r} is not where it was committed"
             assert rank.at in (At.HOLDING, At.PARKED), f"rank {r} went on past the cut"
             for thing in self.programs[r][: rank.begun]:
+                if thing.deal is None:
+                    continue
                 sides = self.sides(world, thing.deal)
                 assert len(set(sides.values())) == 1, f"{thing.deal} cannot be finished: {sides}"
         if order.verdict is Verdict.FINISH:

@@ -43,21 +43,37 @@ def test_two_ranks_a_node_are_safe_in_whatever_order(seed: int) -> None:
         now = choices[int(rng.integers(len(choices)))]
 
 
-def test_ranks_that_count_by_different_clocks_are_not_held() -> None:
-    """One counts its mini-batches, the other (it has no optimizer yet) what it does with others."""
+def test_ranks_of_which_not_all_train_have_a_stop_each() -> None:
+    """One counts its mini-batches, the other (it has no optimizer) what it does with others."""
     cut = CutState(NODES)
-    for node, clock in zip(NODES, (2, 1), strict=True):
+    cut = react(cut, View(NODES[0], step=3, moment=3, clock=2))
+    other = View(NODES[1], moment=70, clock=1, stands=(Stand("1", 70, True, ()),))
+    cut = react(cut, other)
+    assert (cut.order.stops, cut.order.of("0")) == ((("1", 1),), (1, 0)), "who trains holds, too"
+    assert cut.order.commit == 0, "nothing is known yet of the first"
+    trains = View(NODES[0], step=3, moment=3, clock=2, stands=(Stand("0", 9, True, ()),))
+    cut = react(cut, trains)
+    assert (cut.order.of("0"), cut.order.of("1")) == ((9, 9), (70, 70))
+    assert cut.order.commit == 3, "the moment is called by mini-batches"
+
+
+def test_ranks_wait_for_one_that_has_come_to_nothing_yet() -> None:
+    cut = CutState(NODES)
+    for node, clock in zip(NODES, (2, 0), strict=True):
         cut = react(cut, View(node, step=3, clock=clock))
     assert cut.order == Order()
     assert react(cut, View(NODES[1], step=1, clock=2)).order.stop == 5
 
 
-def test_whoever_is_held_goes_on_when_another_begins_to_count_mini_batches() -> None:
+def test_who_is_held_stays_held_when_all_have_begun_to_train() -> None:
     cut = CutState(NODES)
     for n, node in enumerate(NODES):
         cut = react(cut, View(node, clock=1, stands=(Stand(str(n), 1, n == 0, ()),)))
     assert cut.order.stops == (("0", 1), ("1", 1))
-    assert react(cut, View(NODES[1], step=1, clock=2)).order.verdict is Verdict.ABORT
+    for n, node in enumerate(NODES):
+        stands = (Stand(str(n), 1 + n, True, ()),)
+        cut = react(cut, View(node, step=1, moment=1, clock=2, stands=stands))
+    assert (cut.order.commit, cut.order.stops) == (1, (("0", 1), ("1", 2)))
 
 
 def sent(who: int, received: bool) -> Stand:

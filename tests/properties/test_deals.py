@@ -1,5 +1,5 @@
-"""Ranks that count no mini-batches are cut where everything that was begun can be finished, however
-their groups overlap and whatever happens meanwhile. More worlds in tests/simulation."""
+"""Gangs in which not all count mini-batches are cut where all that was begun can be finished,
+however their groups overlap and whatever happens meanwhile. More worlds in tests/simulation."""
 
 from __future__ import annotations
 
@@ -15,11 +15,17 @@ from singularity.agent.closure import Stand
 from singularity.agent.interposer import deals
 from singularity.agent.interposer.deals import ANYBODY, NOBODY, Deal, Tally
 from singularity.agent.interposer.page import Page
-from tests.properties.deal_world import Play, exhaust, meet, message
+from tests.properties.deal_world import BATCH, Play, exhaust, meet, message
 
 
 def test_every_order_of_events_is_safe_and_can_still_end() -> None:
     programs = ((meet(0, 0),) * 2, (meet(0, 1),) * 2)
+    exhaust(Play(programs, {0: (0, 1)}, slow=False), restarts=True)
+
+
+def test_one_that_trains_is_cut_with_one_that_does_not() -> None:
+    """It may be held at the end of a mini-batch as well as before whatever it does with others."""
+    programs = ((meet(0, 0), BATCH, meet(0, 0)), (meet(0, 1), meet(0, 1)))
     exhaust(Play(programs, {0: (0, 1)}, slow=False), restarts=True)
 
 
@@ -39,6 +45,30 @@ def test_groups_that_overlap_and_messages_are_safe_in_whatever_order(slow: bool,
     play = Play(programs, groups, slow=slow)
     now = play.start()
     for _ in range(300):
+        play.check(now)
+        choices = list(play.moves(now))
+        if not choices:
+            break
+        now = choices[int(rng.integers(len(choices)))]
+
+
+@pytest.mark.parametrize("slow", [False, True])
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None, derandomize=True)
+def test_ranks_that_begin_to_train_one_after_the_other_are_safe_in_whatever_order(
+    slow: bool, seed: int
+) -> None:
+    """At first none counts mini-batches, then some, then all; and two send their weights on."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    groups = {0: (0, 1), 1: (0, 1, 2)}
+    programs = (
+        (meet(1, 0), meet(0, 0), BATCH, message(1, 0, 2, waits=False), meet(0, 0), BATCH) * 3,
+        (meet(1, 1), meet(0, 1), BATCH, meet(0, 1), BATCH) * 3,
+        (meet(1, 2), message(1, 0, 2), BATCH, BATCH) * 3,
+    )
+    play = Play(programs, groups, slow=slow)
+    now = play.start()
+    for _ in range(400):
         play.check(now)
         choices = list(play.moves(now))
         if not choices:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from singularity.agent.barrier import Dumped, Order, Verdict, View
-from singularity.agent.cutting import CutLoop, Outcome
+from singularity.agent.cutting import CutLoop, Outcome, write
 from singularity.agent.interposer.page import Page, State
 from singularity.primitives.nodes import NodeId
 
@@ -23,8 +23,11 @@ class Dumper:
         self.begun_at: list[int] = []
         self.unable = None
 
-    def begin(self, step: int) -> None:
-        self.begun_at.append(step)
+    def begin(self, moment: int) -> None:
+        self.begun_at.append(moment)
+
+    def moment(self) -> int:
+        return 5
 
     def state(self) -> tuple[Dumped, str]:
         self.rounds -= 1
@@ -52,6 +55,8 @@ def join(pages: dict[int, Page], order: Order, dumper: Dumper) -> Outcome:
             if page.state is State.RUNNING and page.stop and page.step >= page.stop:
                 page.state = State.HOLDING
             if page.state is State.HOLDING and page.commit == page.step:
+                page.state = State.PARKED
+            if page.state is State.RUNNING and page.halt and page.settle == page.crossings:
                 page.state = State.PARKED
         return order
 
@@ -109,3 +114,64 @@ def test_an_abort_before_the_commit_lets_everybody_go(pages: dict[int, Page]) ->
     order = Order(stop=5, verdict=Verdict.ABORT, reason="time is up")
     assert join(pages, order, Dumper()) == Outcome(order, 0)
     assert [page.stop for page in pages.values()] == [0, 0]
+
+
+def test_where_each_rank_has_a_place_of_its_own_the_lead_names_the_moment(
+    pages: dict[int, Page],
+) -> None:
+    """Nodes count to different numbers, and their images must be of one moment."""
+    for rank, page in pages.items():
+        page.crossings, page.state = 30 + rank, State.RUNNING
+    stops = (("rank 0", 30), ("rank 1", 31))
+    order = Order(stop=1, commit=7, stops=stops, verdict=Verdict.FINISH)
+    gather = Order(stop=1, commit=7, stops=stops)
+    dumper, said = Dumper(), [gather] * 3
+
+    def ask(_: View) -> Order:
+        for page in pages.values():
+            if page.settle == page.crossings:
+                page.state = State.PARKED
+        return said.pop() if said else order
+
+    outcome = CutLoop(NodeId("n"), lambda: pages, ask, dumper, lambda: None).run(free=False)
+    assert (dumper.begun_at, outcome.step) == ([7], 30)
+    assert [(p.halt, p.settle, p.stop) for p in pages.values()] == [(30, 30, 0), (31, 31, 0)]
+
+
+def test_an_agent_that_restarts_asks_what_the_moment_is_called(pages: dict[int, Page]) -> None:
+    for rank, page in pages.items():
+        page.crossings, page.state = 30 + rank, State.PARKED
+        page.halt = page.settle = 30 + rank
+    dumper, heard = Dumper(), list[View]()
+    stops = (("rank 0", 30), ("rank 1", 31))
+
+    def ask(view: View) -> Order:
+        heard.append(view)
+        done = view.dumped is Dumped.DURABLE
+        return Order(1, 7, stops, Verdict.FINISH if done else Verdict.GATHER)
+
+    CutLoop(NodeId("n"), lambda: pages, ask, dumper, lambda: None).run(free=False)
+    assert dumper.begun_at == [7] and heard[0].dumped is Dumped.NOT_YET
+
+
+def test_who_is_held_by_mini_batches_is_held_by_its_own_number_before_it_is_let_go(
+    tmp_path: Path,
+) -> None:
+    """It looks at its page whenever it likes."""
+    page = Page.create(tmp_path / "page")
+    seen = list[tuple[int, int]]()
+
+    class Watched(Page):
+        @property
+        def stop(self) -> int:
+            return super().stop
+
+        @stop.setter
+        def stop(self, value: int) -> None:
+            seen.append((page.halt, value))
+            Page.stop.__set__(self, value)
+
+    show(page, 5, State.HOLDING)
+    page.crossings, page.stop = 40, 5
+    write(Watched(page.path), 40, 40, own=True)
+    assert seen == [(40, 0)]

@@ -1,9 +1,9 @@
 """The rank's side of a cut: count mini-batches, hold where told, park, come back.
 
-The agents agree on a step out of band; no collective is added to the job. What a rank must do is
-publish its step (or what it has come to, see page.py) before it looks at `stop`. An agent that
-wrote `stop` a millisecond ago and still reads a lower step then knows that this rank will see it
-(see Page.acknowledges).
+The agents agree on a step out of band, or on a place for each rank (agent/closure.py); no
+collective is added to the job. What a rank must do is publish its step, and what it has come to,
+before it looks at `stop` and `halt`. An agent that wrote `stop` a millisecond ago and still reads a
+lower step then knows that this rank will see it (see Page.acknowledges).
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ class Rank:
         This is all that a running job pays per step, about a microsecond.
         """
         page = self.page
+        self._crossings = count = self._crossings + 1
+        page.crossings = count
         self._step = step = self._step + 1
         page.step = step
         if id(optimizer) != self._last_optimizer:
@@ -61,8 +63,7 @@ class Rank:
             self._last_optimizer = id(optimizer)
         if step == self._note_at:
             digest.note(page, step, self._values())
-        stop = page.stop
-        if stop and step >= stop:
+        if 0 < page.stop <= step or 0 < page.halt <= count:
             self._hold(step)
         if step == 1:
             page.state = State.RUNNING
@@ -72,29 +73,19 @@ class Rank:
             self._follow(slot)
 
     def come(self, deal: Deal | None) -> None:
-        """Before whatever is done with others, as long as no optimizer has stepped: a boundary for
-        jobs that never do. Where each may be held is for the agents to say, who see what all have
-        begun (see deals.py)."""
+        """Before whatever is done with others: a boundary for gangs in which not everybody trains.
+        Where each may be held is for the agents to say, who see what all have begun (deals.py)."""
         page = self.page
-        if self.trains:
-            if deal is not None:
-                self._tally.begin(page, deal)
-            return
         self._crossings = count = self._crossings + 1
         page.crossings = count
-        stop = page.stop
-        if stop and count >= stop:
-            self._hold(count)
+        if 0 < page.halt <= count:
+            self._hold(0)
         if deal is not None:
             self._tally.begin(page, deal)
-        slot = page.slot
-        if slot >= 0 or self._slots.number >= 0:
-            self._follow(slot)
-
-    @property
-    def trains(self) -> bool:
-        """From now on mini-batches are counted; a message may still be under way at their end."""
-        return self._step > 0
+        if not self._step:  # else it follows at its mini-batches
+            slot = page.slot
+            if slot >= 0 or self._slots.number >= 0:
+                self._follow(slot)
 
     def begin(self, deal: Deal, times: int = 1) -> None:
         self._tally.begin(self.page, deal, times)
@@ -123,17 +114,18 @@ class Rank:
         self._slots.follow(slot)
         self.page.turn = slot
 
-    def _hold(self, count: int) -> None:
-        """Wait at this boundary until the agents commit it, raise it, or call the cut off."""
-        page = self.page
+    def _hold(self, step: int) -> None:
+        """Wait at this boundary until the agents commit it, raise it, or call the cut off. `step`
+        is the mini-batch that has just ended, 0 in the middle of one."""
+        page, count = self.page, self._crossings
         with self._slots.yielded():
             page.state = State.HOLDING
-            while page.commit != count:
-                if not 0 < page.stop <= count:
+            while page.settle != count and not 0 < step == page.commit:
+                if not (0 < page.halt <= count or 0 < page.stop <= step):
                     page.state = State.RUNNING
                     return
                 time.sleep(_HOLD_POLL_S)
-            self._park(count)
+            self._park(self._step or count)
 
     def _park(self, count: int) -> None:
         """Close every socket, wait to be dumped, killed or resumed; then reconnect."""

@@ -1,4 +1,4 @@
-"""What a rank does with others, counted on its control page while no optimizer has stepped.
+"""What a rank does with others, counted on its control page.
 
 A deal is a collective of one group, or a message from one member to another. Each side counts how
 many it has begun; where all counts are equal, everything that was begun can be finished, and the

@@ -47,11 +47,7 @@ _MESSAGES: Final = ("recv", "recv_anysource", "send")
 
 
 class Witness(Protocol):
-    """Hears of what is done with others before it is begun; once mini-batches are counted, of
-    messages only."""
-
-    @property
-    def trains(self) -> bool: ...
+    """Hears of what is done with others before it is begun."""
 
     def come(self, deal: Deal | None) -> None:
         """It is about to begin; here the rank may be held. None: what follows is one thing made of
@@ -259,8 +255,6 @@ class VirtualGroup(ProcessGroup):
         """Something with others is about to. Between what is coalesced nobody may stop."""
         witness = self._links.witness
         if witness is None or self._links.world == 1:
-            return
-        if witness.trains and (deal is None or deal.collective):
             return
         if not self._coalescing:
             witness.come(deal)

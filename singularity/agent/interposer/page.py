@@ -11,22 +11,23 @@ neither side ever reads half of a value; struct's byte-wise little-endian mode w
     8       state       rank    State
     12      sockets     rank    sockets left open at the park; 0 is what a dump wants
     16      step        rank    mini-batches completed
-    24      stop        agent   hold at the boundary where step >= stop; 0 never
+    24      stop        agent   hold at the mini-batch where step >= stop; 0 never
     32      commit      agent   park where step == commit; 0 never
     40      generation  rank    generation of the rendezvous in use
     44      slot        agent   time slice this rank belongs to; -1 none
     48      length      agent   bytes of JSON at 128: the rendezvous
     52      turn        rank    the slot whose turns it takes now; -1 none
-    56      crossings   rank    what it came to with others while no optimizer had stepped
+    56      crossings   rank    places at which it could be held: what it came to that it does with
+                                others, and its mini-batches
     64      groups      rank    process groups that it has, or is about to make
     68      closed      agent   1 while no process may join a world (see family.py)
+    72      halt        agent   hold where crossings >= halt; 0 never
+    80      settle      agent   park where crossings == settle; 0 never
     128     text        agent   the rendezvous
     2048    table       rank    what it has begun with others (see deals.py)
 
-A rank counts its boundaries by one of two clocks: mini-batches once an optimizer has stepped, and
-until then (for an inference, for ever) what it comes to that it does with others, collectives and
-messages: each rank its own. `stop` and `commit` are in the clock that the rank counts by when it
-reads them.
+A gang is held by one of two clocks: where all ranks train, by mini-batches, whose numbers are equal
+in all; else each by a number of its own, of what it has come to (agent/closure.py).
 """
 
 from __future__ import annotations
@@ -44,12 +45,13 @@ from pathlib import Path
 from typing import Final, TypedDict
 
 SIZE_BYTES: Final = 4096
-MAGIC: Final = 0x53474C33  # "SGL3": a new layout takes a new number
+MAGIC: Final = 0x53474C34  # "SGL4": a new layout takes a new number
 
 _MAGIC, _COMMAND, _STATE, _SOCKETS = 0, 1, 2, 3  # 4-byte words
 _GENERATION, _SLOT, _LENGTH, _TURN = 10, 11, 12, 13
 _STEP, _STOP, _COMMIT, _CROSSINGS = 2, 3, 4, 7  # 8-byte words
 _GROUPS, _CLOSED = 16, 17  # 4-byte words
+_HALT, _SETTLE = 9, 10  # 8-byte words
 _TEXT: Final = 128  # in bytes
 _TABLE: Final = 2048  # in bytes
 _TEXT_MAX_BYTES: Final = _TABLE - _TEXT
@@ -82,10 +84,10 @@ class State(IntEnum):
 
 
 class Clock(IntEnum):
-    """What a rank counts its boundaries by."""
+    """What a rank can be held by; a gang by the least of its ranks'."""
 
     NONE = 0  # it has come to no boundary yet
-    CROSSINGS = 1
+    CROSSINGS = 1  # no optimizer has stepped
     STEPS = 2
 
 
@@ -202,21 +204,25 @@ class Page:
 
     @property
     def clock(self) -> Clock:
-        """What the rank counts by now; it changes once at most, from crossings to steps."""
+        """By what the rank can be held now; it never becomes less."""
         if self.step:
             return Clock.STEPS
         return Clock.CROSSINGS if self.crossings else Clock.NONE
 
     @property
     def count(self) -> int:
-        """Boundaries that the rank has come to, by the clock it counts by now."""
+        """How far the rank is, by its clock."""
         return self.step or self.crossings
+
+    def hold_at(self, count: int) -> None:
+        """By its clock; 0 for nowhere."""
+        self.stop, self.halt = (0, count) if self.clock is Clock.CROSSINGS else (count, 0)
 
     def resume(self, rendezvous: Rendezvous, stop: int = 0) -> None:
         """Tell a parked rank to reconnect and go on, until `stop` where that is not 0; the cut's
         own fields are cleared first."""
-        self.stop = stop
-        self.commit = 0
+        self.hold_at(stop)
+        self.commit = self.settle = 0
         self.rendezvous = rendezvous
         self.command = Command.RESUME
 
@@ -276,6 +282,22 @@ class Page:
     @commit.setter
     def commit(self, value: int) -> None:
         self._longs[_COMMIT] = value
+
+    @property
+    def halt(self) -> int:
+        return self._longs[_HALT]
+
+    @halt.setter
+    def halt(self, value: int) -> None:
+        self._longs[_HALT] = value
+
+    @property
+    def settle(self) -> int:
+        return self._longs[_SETTLE]
+
+    @settle.setter
+    def settle(self, value: int) -> None:
+        self._longs[_SETTLE] = value
 
     @property
     def generation(self) -> int:

@@ -44,6 +44,7 @@ def main(order: Order) -> None:
     for path, kind, held in mounts:
         _again(copies, path, kind, held)
     for path, held in shared:
+        os.makedirs(path, exist_ok=True)  # what lies on a mount below /dev is not in the copies
         mount(held, path, "", _BIND)
     for path, held in instead:
         os.makedirs(path, exist_ok=True)

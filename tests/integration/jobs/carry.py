@@ -192,6 +192,61 @@ def islands(run: Run) -> None:
     train(run, model, torch.optim.AdamW(model.parameters(), 1e-2 * (1 + run.rank // 2)))
 
 
+def evaluator(run: Run) -> None:
+    """Two learn; the last takes their weights now and then, and tells what they are worth."""
+    dist.init_process_group("gloo")
+    last = run.world - 1
+    learners = dist.new_group(list(range(last)))
+    model = network()
+    if run.rank < last:
+        wrapped = DistributedDataParallel(model, process_group=learners)
+        optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    for step, x in zip(range(run.steps), run.batches(), strict=False):
+        loss = torch.zeros(())
+        if run.rank < last:
+            loss = cross_entropy(wrapped(x), labels(x))
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        if step % 4 == 3:
+            for value in model.state_dict().values():
+                dist.broadcast(value, 0)
+            worth = cross_entropy(model.eval()(x), labels(x)).detach()
+            model.train()
+            if run.rank == last:
+                dist.send(worth, 0)
+            elif run.rank == 0:
+                dist.recv(worth, last)
+            loss = worth
+        run.log(loss)
+    run.end(model)
+
+
+def server(run: Run) -> None:
+    """One holds the optimizer; the others send it gradients, and are sent weights."""
+    dist.init_process_group("gloo")
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9) if run.rank == 0 else None
+    for _, x in zip(range(run.steps), run.batches(), strict=False):
+        loss = cross_entropy(model(x), labels(x))
+        model.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        for parameter in model.parameters():
+            assert parameter.grad is not None
+            for worker in range(1, run.world) if run.rank == 0 else ():
+                came = torch.empty_like(parameter)
+                dist.recv(came, worker)
+                parameter.grad += came
+            if run.rank:
+                dist.send(parameter.grad, 0)
+        if optimizer is not None:
+            optimizer.step()
+        for parameter in model.parameters():
+            dist.broadcast(parameter.data, 0)
+        run.log(loss)
+    run.end(model)
+
+
 def eight(run: Run) -> None:
     ddp(run)
 
@@ -313,7 +368,18 @@ CASES: dict[str, Callable[[Run], None]] = {
     for case in (
         *(script, alone, ddp, zero, fsdp2, hsdp, accumulate, optimizers),
         *(forked, persistent, compiled, compiled_step, talk, inference, by_hand),
-        *(apart, grid, pipeline, islands, eight, overtaken, spawned_fed, served_fed),
+        *(
+            apart,
+            grid,
+            pipeline,
+            evaluator,
+            server,
+            islands,
+            eight,
+            overtaken,
+            spawned_fed,
+            served_fed,
+        ),
     )
 }
 
