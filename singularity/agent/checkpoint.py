@@ -35,7 +35,7 @@ from singularity.primitives.errors import (
 
 from .carriage import GHOST_MOST_BYTES, look, obstacles, told
 from .runtime import outputs
-from .runtime.processes import Identity
+from .runtime.processes import Identity, for_ranks
 from .runtime.sandbox import Sandbox
 
 OUTPUTS: Final = "outputs.json"  # beside the images: which pid the rank has, and its output files
@@ -218,6 +218,7 @@ def _spawn(argv: Sequence[str], images: Path, *handed_on: int) -> subprocess.Pop
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
+            env=for_ranks(os.environ),
             start_new_session=True,
             pass_fds=handed_on,
         )

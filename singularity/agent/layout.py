@@ -11,9 +11,9 @@ from pathlib import Path
 from singularity.primitives.messages import Start
 from singularity.primitives.model import JobId
 
+from .runtime.processes import for_ranks
 from .scratch import Scratch
 
-_NOT_FOR_RANKS = ("SINGULARITY_", "AWS_")  # the second are the agent's keys to the store
 _SLOTS_A_NODE = 64  # so that ranks of two nodes of one machine never share a token
 
 
@@ -110,7 +110,7 @@ def environment(
     user = dict(start.env)
     path = os.pathsep.join(p for p in (str(layout.inject), user.get("PYTHONPATH", "")) if p)
     return {
-        **{k: v for k, v in base.items() if not k.startswith(_NOT_FOR_RANKS)},
+        **for_ranks(base),
         "OMP_NUM_THREADS": "1",
         # What the driver cannot take off a GPU: multicast memory, and host memory of its own kind.
         "NCCL_NVLS_ENABLE": "0",

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Connection, Engine, delete, text
+from sqlalchemy import Connection, Engine, delete, func, select, text
 
 from singularity.primitives.model import JobId
 
@@ -23,6 +23,7 @@ from .bulk import among
 from .intake import oldest_id
 
 _MOST: Final = 500  # in one transaction
+_ROUTER_KEPT_S: Final = 86400.0  # longer than anything is counted of what it said
 _ENDED: Final = "('succeeded', 'failed', 'cancelled')"
 # Ids are in the order of submission, so those that are too young are not looked at.
 _OUTLIVED: Final = text(f"""
@@ -67,6 +68,23 @@ def forget(
             of_jobs = (t.change.c.what == "job_state") & among(t.change.c.id, gone)
             db.execute(delete(t.change).where(of_jobs))
     return len(gone)
+
+
+def forget_strangers(
+    engine: Engine, now_s: float, kept_s: float, guard: Callable[[Connection], None]
+) -> None:
+    """Tokens that have been worth nothing for `kept_s`, of which each node that joins again leaves
+    one; routers that were not heard for a day, with what they said: those that live forget their
+    own."""
+    worthless = func.least(t.token.c.revoked_at_s, t.token.c.expires_at_s) < now_s - kept_s
+    silent = select(st.router.c.id).where(st.router.c.heard_s < now_s - _ROUTER_KEPT_S)
+    with engine.begin() as db:
+        guard(db)
+        if math.isfinite(kept_s):
+            db.execute(delete(t.token).where(worthless))
+        if gone := db.execute(silent.with_for_update(skip_locked=True)).scalars().all():
+            for column in (st.service_load.c.router, st.service_minute.c.router, st.router.c.id):
+                db.execute(delete(column.table).where(among(column, gone)))
 
 
 def _remove(directory: Path) -> None:

@@ -28,7 +28,7 @@ from singularity.scheduler.vigil import Vigil, observe, silent
 from .applier import SqlLedger
 from .database import LETTERS, Bell, make_engine, wake
 from .estimates import Estimates, Noter
-from .forgetting import forget
+from .forgetting import forget, forget_strangers
 from .lease import Lease
 from .outbox import relay
 from .settings import Settings
@@ -149,6 +149,7 @@ def run_tidy(settings: Settings, stop: threading.Event) -> None:
         if time.monotonic() >= forget_s:
             try:
                 gone = forget(engine, settings.volume, clock.now_s() - kept_s, lease.guard)
+                forget_strangers(engine, clock.now_s(), kept_s, lease.guard)
             except OSError as error:
                 log.warning("nothing is forgotten", extra={"reason": str(error)})
                 gone = 0

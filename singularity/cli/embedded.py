@@ -139,7 +139,7 @@ class Planet:
             database_url, broker_url = self._start_stores()
             env = self._control_environment(database_url, broker_url)
             for place in self.nodes:  # they examine the machine while the schema is made
-                self._start_agent(place, broker_url)
+                self._start_agent(place)
             self._migrate(env)
             self._start_control(env)
             self._wait_ready()
@@ -274,9 +274,9 @@ class Planet:
         for loop in _LOOPS:
             self._supervisor.add(Child(loop, Command((*module, "loop", loop), env), self.data))
 
-    def _start_agent(self, place: NodePlace, broker_url: str) -> None:
+    def _start_agent(self, place: NodePlace) -> None:
         argv = (sys.executable, "-m", "singularity.agent")
-        command = Command(argv, self._agent_environment(place, broker_url))
+        command = Command(argv, self._agent_environment(place))
         self._supervisor.add(Child(f"agent-{place.name}", command, self.data))
 
     def _start_routers(self) -> None:
@@ -344,14 +344,13 @@ class Planet:
             "SINGULARITY_ADMIN_TOKEN": self._kept.admin_token,
         }
 
-    def _agent_environment(self, place: NodePlace, broker_url: str) -> dict[str, str]:
+    def _agent_environment(self, place: NodePlace) -> dict[str, str]:
         if self._scratch is None:
             self._scratch = scratch_directory(f"singularity-{self._kept.id}")
         scratch = self._scratch / place.name if self._scratch else None
         return {
             **self._base_environment(),
             "SINGULARITY_API_URL": self.url,
-            "SINGULARITY_BROKER_URL": broker_url,
             "SINGULARITY_JOIN_TOKEN": self._kept.join_token,
             "SINGULARITY_NODE": place.name,
             "SINGULARITY_NODE_INDEX": str(place.index),

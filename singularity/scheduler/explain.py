@@ -209,7 +209,7 @@ def _where(snapshot: Snapshot, job: Job) -> str:
     parts, places = Parts(snapshot), []
     for shard in job.placement:
         for index in shard.indices:
-            others = parts.names(shard.node, index, besides=job.id)
+            others = parts.neighbours(shard.node, index, job)
             beside = f" beside {', '.join(others)}" if others else " alone"
             places.append(f"device {index} of {shard.node}{beside}")
     share = job.spec.share

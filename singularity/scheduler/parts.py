@@ -57,10 +57,14 @@ class Parts:
         """Of nodes with such devices, in order."""
         return sorted(self._on)
 
-    def names(self, node: NodeId, index: int, besides: JobId) -> list[str]:
-        """Of the other jobs that have or will have shares of a device, in order."""
+    def neighbours(self, node: NodeId, index: int, of: Job) -> list[str]:
+        """The other jobs that have or will have shares of a device: by name, in order, those of its
+        project; the names of others are none of its owner's business."""
         jobs = self._on.get(self._snapshot.row[node], {}).get(index, {})
-        return sorted(self._snapshot.by_id[j].spec.name for j in jobs if j != besides)
+        specs = [self._snapshot.by_id[j].spec for j in jobs if j != of.id]
+        found = sorted(s.name for s in specs if s.project == of.spec.project)
+        others = len(specs) - len(found)
+        return [*found, *([f"{others} of other projects"] if others else [])]
 
     def take(self, job: Job, placement: Placement) -> tuple[Counter[NodeId], Counter[NodeId]]:
         """Give the job its shares there; by node, the devices that were whole until now, and those

@@ -53,3 +53,15 @@ def test_who_should_have_started_and_still_waits_is_one_that_did_not_hold(
         db.execute(update(t.estimate).values(p50_at_s=now_s - 2.0, p90_at_s=now_s - 1.0))
     found = estimates.calibration(now_s)
     assert (found.made, found.p50_held, found.p90_held) == (1, 0, 0)
+
+
+def test_of_jobs_of_others_it_is_told_when_and_not_which(api: Api, fleet: list[Agent]) -> None:
+    for agent in fleet:
+        run(api, fleet, name=f"secret-{agent.node}", devices="cpu:4", project="theirs")
+    mine = api.token("submitter", "mine")
+    job = api.ok("POST", "/v1/jobs", {**SPEC, "name": "next", "devices": "cpu:4"}, mine)
+    turn(api, fleet)
+    why = api.ok("GET", f"/v1/jobs/{job['id']}/why", token=mine)
+    assert why["eta"]["p50_s"] > 0 and why["eta"]["after"] is None
+    assert "secret" not in str(why)
+    assert api.ok("GET", f"/v1/jobs/{job['id']}/why")["eta"]["after"] is not None

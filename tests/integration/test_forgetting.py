@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import Engine, text
 
 from singularity.api.applier import SqlLedger
-from singularity.api.forgetting import forget
+from singularity.api.auth import Role, Tokens
+from singularity.api.forgetting import forget, forget_strangers
 from singularity.api.intake import Ids, oldest_id
 from singularity.primitives.model import (
     Aside,
@@ -21,6 +22,8 @@ from singularity.primitives.model import (
     ShardImage,
 )
 from singularity.primitives.nodes import NodeId
+from singularity.primitives.routing import LoadNote, Loads
+from singularity.primitives.serving import ServiceId
 
 OLD_S, BEFORE_S, NOW_S = 1.0e9, 1.1e9, 1.2e9
 _TABLES = ("event", "change", "job_state", "job")
@@ -33,6 +36,10 @@ def job(at_s: float, ended_s: float | None, spec: JobSpec = _SPEC, **more: objec
     state = JobState.PENDING if ended_s is None else JobState.SUCCEEDED
     made = Job(id=id_, spec=spec, devices=1, state=state, submitted_at_s=at_s)
     return replace(made, since_s=at_s if ended_s is None else ended_s, **more)  # type: ignore[arg-type]
+
+
+def nothing(_: object) -> None:
+    pass
 
 
 def rows(engine: Engine) -> dict[str, int]:
@@ -103,3 +110,35 @@ def test_nothing_is_forgotten_by_who_does_not_lead(
 def test_ids_are_in_the_order_of_time() -> None:
     (early,), (late,) = Ids()(1, OLD_S), Ids()(1, NOW_S)
     assert early < oldest_id(OLD_S + 1) < oldest_id(NOW_S) <= late
+
+
+def test_tokens_that_are_worth_nothing_go_and_others_stay(engine: Engine) -> None:
+    tokens = Tokens(engine)
+
+    def made(**more: float) -> str:
+        return tokens.create(Role.VIEWER, "a", OLD_S, **more)[0]
+
+    good, later, expired, revoked = (
+        *(made(), made(expires_at_s=NOW_S)),
+        *(made(expires_at_s=OLD_S + 1), made(expires_at_s=NOW_S)),
+    )
+    tokens.revoke(revoked, OLD_S)
+    forget_strangers(engine, NOW_S, NOW_S - BEFORE_S, nothing)
+    with engine.connect() as db:
+        left = set(db.execute(text("SELECT id FROM token")).scalars())
+    assert left == {good, later} and not left & {expired, revoked}
+
+
+def test_routers_that_are_gone_go_with_what_they_said(engine: Engine, ledger: SqlLedger) -> None:
+    note = LoadNote(service=ServiceId("s"), revision=1, span_s=1, arrivals=2, done=2, queued=0)
+    with engine.begin() as db:
+        db.execute(text("INSERT INTO project VALUES ('p', 0, '', 1, '{}', 0, 0)"))
+        db.execute(text("INSERT INTO service VALUES ('s', 'p', 's', '{}', 1)"))
+    for name, at_s in (("gone", NOW_S - 90_000), ("here", NOW_S - 10)):
+        ledger.hear_router("eu", Loads(router=name, notes=(note,)), at_s)
+    forget_strangers(engine, NOW_S, float("inf"), nothing)
+    with engine.connect() as db:
+        for table in ("router", "service_load", "service_minute"):
+            column = "id" if table == "router" else "router"
+            found = db.execute(text(f"SELECT {column} FROM {table}")).scalars().all()
+            assert found == ["here"], table

@@ -69,6 +69,29 @@ print("to stderr", file=sys.stderr)
     assert "to stderr" in found
 
 
+def test_no_process_beside_a_rank_knows_what_is_the_agents(
+    tmp_path: Path, net: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The supervisor had the join token in its environment, for every rank to read."""
+    monkeypatch.setenv("SINGULARITY_JOIN_TOKEN", "join-secret")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "store-secret")
+    code = """
+import glob
+for path in glob.glob("/proc/[0-9]*/environ"):
+    print(path, open(path, "rb").read())
+"""
+    made = Sandbox.create(tmp_path / "sandbox", net)
+    try:
+        made.launch(spec(tmp_path, python(code)))
+        ended(made)
+        beside = made.run(["cat", "/proc/self/environ"]).stdout
+    finally:
+        made.remove()
+    found = (tmp_path / "log").read_text()
+    assert "/proc/1/environ" in found and "PATH=" in found
+    assert "secret" not in found + beside
+
+
 def test_a_rank_ignores_no_signal_that_the_agent_ignores(tmp_path: Path, net: Network) -> None:
     """As under nohup, or in the background of a shell that has no job control."""
     code = "import os, signal; os.kill(os.getpid(), signal.SIGHUP)"

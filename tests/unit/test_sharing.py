@@ -222,6 +222,14 @@ def test_why_speaks_of_shares() -> None:
     assert said(planet, large) == "share.memory: no cpu has 17 GiB; the largest has 16"
 
 
+def test_why_names_nobody_of_another_project() -> None:
+    planet = one(1)
+    mine = planet.submit("mine", 1, share=share(30, 2))
+    planet.run(mine)
+    planet.run(planet.submit("secret", 1, share=share(30, 2), project="theirs"))
+    assert said(planet, mine).endswith("device 0 of us-0 beside 1 of other projects")
+
+
 def said(planet: Planet, job: JobId) -> str:
     snapshot = planet.ledger.snapshot(planet.now_s)
     return explain(snapshot, planet.plan(), planet.job(job), POLICY).reasons[0].detail

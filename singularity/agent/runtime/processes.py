@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +14,7 @@ from pathlib import Path
 _PROC = Path("/proc")
 _STATE, _START = 0, 19  # fields of /proc/<pid>/stat, counted after the command's name
 _DEAD = ("Z", "X")
+_NOT_FOR_RANKS = ("SINGULARITY_", "AWS_")  # the second are the agent's keys to the store
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,12 @@ class Identity:
             return bool(select.select([handle], [], [], deadline_s)[0])
         finally:
             os.close(handle)
+
+
+def for_ranks(base: Mapping[str, str]) -> dict[str, str]:
+    """What of the agent's environment ranks may see, in their own and in that of every process
+    that is in a sandbox with them: anybody can read /proc/<pid>/environ of what runs as himself."""
+    return {name: value for name, value in base.items() if not name.startswith(_NOT_FOR_RANKS)}
 
 
 def children(pid: int) -> tuple[int, ...]:

@@ -31,7 +31,7 @@ from singularity.primitives.errors import SandboxFailed
 from . import supervisor
 from .cgroup import Cgroup, Limits, Usage, make_cgroup
 from .network import Network
-from .processes import Identity, children, descendants, inner_pid
+from .processes import Identity, children, descendants, for_ranks, inner_pid
 
 _START_S: Final = 20.0  # for a supervisor to answer, on a machine that is very busy
 _DIE_S: Final = 20.0  # for the kernel to take a sandbox down; a rank in a device driver is slow
@@ -233,7 +233,13 @@ class Sandbox:
 
     def run(self, argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
         """Run a command inside the sandbox to its end."""
-        return subprocess.run(self.command(argv), capture_output=True, text=True, check=False)
+        return subprocess.run(
+            self.command(argv),
+            env=for_ranks(os.environ),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     def freeze(self) -> None:
         """Stop every process of the rank where it is (SIGSTOP)."""
@@ -298,6 +304,7 @@ def _start(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
+            env=for_ranks(os.environ),
             start_new_session=True,  # a ^C at the agent's terminal is not meant for ranks
         )
 

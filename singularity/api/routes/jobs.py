@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Query
@@ -200,6 +200,9 @@ def why(job: str, who: Viewer, serving: Serving, _: Heavy) -> Json:
     plan, eta = decide(snapshot, policy), None
     if found.state in WAITING:
         eta = serving.estimates.of(snapshot, found.id, policy)
+    if eta is not None and eta.after is not None:
+        other = snapshot.by_id[eta.after]
+        eta = eta if who.sees(other.spec.project) else replace(eta, after=None)
     reasons = explain(snapshot, plan, found, policy).reasons
     return {
         "state": str(found.state),
