@@ -1,4 +1,8 @@
-"""What the routes work with, put together once, and how they get at it."""
+"""What the routes work with, put together once, and how they get at it.
+
+What routes depend on is asked in the event loop wherever it cannot block: to hand a question to a
+thread and its answer back costs more than most answers.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from typing import Annotated
 
 from fastapi import Depends, Query, Request
 from sqlalchemy import Engine
+from starlette.concurrency import run_in_threadpool
 
 from singularity.primitives.clock import Clock, SystemClock
 from singularity.primitives.transport import SigningKey
@@ -78,7 +83,7 @@ class Services:
         self.engine.dispose()
 
 
-def services(request: Request) -> Services:
+async def services(request: Request) -> Services:
     found: Services = request.app.state.services
     return found
 
@@ -86,44 +91,46 @@ def services(request: Request) -> Services:
 Serving = Annotated[Services, Depends(services)]
 
 
-def caller(request: Request, serving: Serving) -> Caller:
+async def caller(request: Request, serving: Serving) -> Caller:
     """Who asks. Raises Unauthenticated, and Forbidden to pages of other web sites."""
     check_origin(request.headers, serving.settings.allowed_hosts)
-    authorization = request.headers.get("authorization", "")
-    return serving.tokens.caller(authorization, serving.clock.now_s())
+    authorization, now_s = request.headers.get("authorization", ""), serving.clock.now_s()
+    if (known := serving.tokens.remembered(authorization, now_s)) is not None:
+        return known
+    return await run_in_threadpool(serving.tokens.caller, authorization, now_s)
 
 
-def viewer(who: Annotated[Caller, Depends(caller)]) -> Caller:
+async def viewer(who: Annotated[Caller, Depends(caller)]) -> Caller:
     who.need(Role.VIEWER)
     return who
 
 
-def submitter(who: Annotated[Caller, Depends(caller)]) -> Caller:
+async def submitter(who: Annotated[Caller, Depends(caller)]) -> Caller:
     who.need(Role.SUBMITTER)
     return who
 
 
-def overseer(who: Annotated[Caller, Depends(caller)]) -> Caller:
+async def overseer(who: Annotated[Caller, Depends(caller)]) -> Caller:
     who.need_planet(Role.VIEWER)
     return who
 
 
-def planet_operator(who: Annotated[Caller, Depends(caller)]) -> Caller:
+async def planet_operator(who: Annotated[Caller, Depends(caller)]) -> Caller:
     who.need_planet(Role.OPERATOR)
     return who
 
 
-def planet_admin(who: Annotated[Caller, Depends(caller)]) -> Caller:
+async def planet_admin(who: Annotated[Caller, Depends(caller)]) -> Caller:
     who.need_planet(Role.ADMIN)
     return who
 
 
-def data_path(who: Annotated[Caller, Depends(caller)]) -> Caller:
+async def data_path(who: Annotated[Caller, Depends(caller)]) -> Caller:
     who.need_router()
     return who
 
 
-def page(
+async def page(
     limit: Annotated[int, Query(ge=1, le=PAGE_MOST)] = 100,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> Page:
