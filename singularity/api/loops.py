@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 _TICK_S: Final = 0.5  # with no wake-up at all
 _BREATH_S: Final = 0.005  # between two rounds, however many wake-ups there are
-_REST: Final = 0.25  # of the time that a round took: some of the core is for others
+_REST: Final = 0.25  # of a round's time on the core: some is for others, as when it waits for them
 _RETRY_S: Final = 0.5
 _RENEW_S: Final = 1.0
 _FORGET_EVERY_S: Final = 600.0
@@ -53,9 +53,9 @@ def run_schedule(settings: Settings, stop: threading.Event) -> None:
     bell = Bell(settings, stop)
 
     def tick() -> None:
-        began_s = time.monotonic()
+        began_s = time.thread_time()
         done = round_of_scheduling(ledger, policy, clock, estimates)
-        stop.wait(min(_REST * (time.monotonic() - began_s), _TICK_S))
+        stop.wait(min(_REST * (time.thread_time() - began_s), _TICK_S))
         if done == 0:  # what follows from a decision is decided at once
             bell.wait(_TICK_S)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -23,6 +24,10 @@ from .intake import Waker
 _WINDOW_S: Final = 0.002
 _REPORTS_MOST: Final = 2000
 _DEADLINE_S: Final = 30.0
+
+
+def _slow() -> Unavailable:
+    return Unavailable("the database is slow; reports are repeated")
 
 
 @dataclass(slots=True)
@@ -56,12 +61,25 @@ class Desk:
         told for the first time, as far as the node knows. Raises Unavailable."""
         if not reports:
             return []
+        try:
+            return self._tell(reports, news=news).result(_DEADLINE_S)
+        except TimeoutError:
+            raise _slow() from None
+
+    async def recorded(self, reports: Sequence[Report], *, news: bool) -> list[bool]:
+        """As `record`, for who waits in the event loop. Who gives up waiting takes nothing back."""
+        if not reports:
+            return []
+        told = asyncio.wrap_future(self._tell(reports, news=news))
+        try:
+            return await asyncio.wait_for(asyncio.shield(told), _DEADLINE_S)
+        except TimeoutError:
+            raise _slow() from None
+
+    def _tell(self, reports: Sequence[Report], *, news: bool) -> Future[list[bool]]:
         told = _Told(reports, news)
         self._told.put(told)
-        try:
-            return told.answer.result(_DEADLINE_S)
-        except TimeoutError:
-            raise Unavailable("the database is slow; reports are repeated") from None
+        return told.answer
 
     def close(self) -> None:
         """After `stop` was set. What was told before is still written."""

@@ -1,14 +1,19 @@
-"""What the routes work with, put together once, and how they get at it."""
+"""What the routes work with, put together once, and how they get at it.
+
+What routes depend on is asked in the event loop wherever it cannot block: to hand a question to a
+thread and its answer back costs more than most answers.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated, Final
 
 from fastapi import Depends, Query, Request
 from sqlalchemy import Engine
+from starlette.concurrency import run_in_threadpool
 
 from singularity.primitives.clock import Clock, SystemClock
 from singularity.primitives.errors import Overloaded
@@ -84,7 +89,7 @@ class Services:
         self.engine.dispose()
 
 
-def services(request: Request) -> Services:
+async def services(request: Request) -> Services:
     found: Services = request.app.state.services
     return found
 
@@ -92,44 +97,46 @@ def services(request: Request) -> Services:
 Serving = Annotated[Services, Depends(services)]
 
 
-def caller(request: Request, serving: Serving) -> Caller:
+async def caller(request: Request, serving: Serving) -> Caller:
     """Who asks. Raises Unauthenticated, and Forbidden to pages of other web sites."""
     check_origin(request.headers, serving.settings.allowed_hosts)
-    authorization = request.headers.get("authorization", "")
-    return serving.tokens.caller(authorization, serving.clock.now_s())
+    authorization, now_s = request.headers.get("authorization", ""), serving.clock.now_s()
+    if (known := serving.tokens.remembered(authorization, now_s)) is not None:
+        return known
+    return await run_in_threadpool(serving.tokens.caller, authorization, now_s)
 
 
-def viewer(who: Annotated[Caller, Depends(caller)]) -> Caller:
+async def viewer(who: Annotated[Caller, Depends(caller)]) -> Caller:
     who.need(Role.VIEWER)
     return who
 
 
-def submitter(who: Annotated[Caller, Depends(caller)]) -> Caller:
+async def submitter(who: Annotated[Caller, Depends(caller)]) -> Caller:
     who.need(Role.SUBMITTER)
     return who
 
 
-def overseer(who: Annotated[Caller, Depends(caller)]) -> Caller:
+async def overseer(who: Annotated[Caller, Depends(caller)]) -> Caller:
     who.need_planet(Role.VIEWER)
     return who
 
 
-def planet_operator(who: Annotated[Caller, Depends(caller)]) -> Caller:
+async def planet_operator(who: Annotated[Caller, Depends(caller)]) -> Caller:
     who.need_planet(Role.OPERATOR)
     return who
 
 
-def planet_admin(who: Annotated[Caller, Depends(caller)]) -> Caller:
+async def planet_admin(who: Annotated[Caller, Depends(caller)]) -> Caller:
     who.need_planet(Role.ADMIN)
     return who
 
 
-def data_path(who: Annotated[Caller, Depends(caller)]) -> Caller:
+async def data_path(who: Annotated[Caller, Depends(caller)]) -> Caller:
     who.need_router()
     return who
 
 
-def heavy(serving: Serving) -> Iterator[None]:
+async def heavy(serving: Serving) -> AsyncIterator[None]:
     """For what reads whole checkpoints, or decides about all jobs. Raises Overloaded."""
     if not serving.heavy.acquire(blocking=False):
         raise Overloaded(f"{HEAVY_MOST} requests as heavy as this are at work; try again")
@@ -139,7 +146,7 @@ def heavy(serving: Serving) -> Iterator[None]:
         serving.heavy.release()
 
 
-def page(
+async def page(
     limit: Annotated[int, Query(ge=1, le=PAGE_MOST)] = 100,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> Page:

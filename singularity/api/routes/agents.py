@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 
 from singularity.api.auth import Caller, Role
-from singularity.api.services import Anyone, Services, Serving
+from singularity.api.services import Anyone, Serving
 from singularity.primitives.errors import Forbidden, InvalidSpec
 from singularity.primitives.faults import losses, unwell
 from singularity.primitives.messages import (
@@ -83,24 +83,28 @@ def heartbeat(body: Heartbeat, who: Anyone, serving: Serving) -> Pulse:
         serving.ledger.examine(body.node, unwell(body.devices))
         if lost := losses(body.devices):
             serving.ledger.charge(body.node, lost, now_s)
-    forget = _record(body.reports, who, serving, news=False)
+    _need_nodes(body.reports, who)
+    done = serving.desk.record(body.reports, news=False)
+    forget = _forgotten(body.reports, done)
     return Pulse(
         admitted=True, written=written, lease_s=serving.settings.lease_s, forget=tuple(forget)
     )
 
 
 @router.post("/report")
-def report(body: Reports, who: Anyone, serving: Serving) -> dict[str, Any]:
-    return {"forget": _record(body.reports, who, serving, news=True)}
+async def report(body: Reports, who: Anyone, serving: Serving) -> dict[str, Any]:
+    _need_nodes(body.reports, who)
+    done = await serving.desk.recorded(body.reports, news=True)
+    return {"forget": _forgotten(body.reports, done)}
 
 
-def _record(
-    reports: tuple[Report, ...], who: Caller, serving: Services, *, news: bool
-) -> list[tuple[Any, int]]:
-    """What need not be repeated, out of `reports`."""
+def _need_nodes(reports: tuple[Report, ...], who: Caller) -> None:
     for one in reports:
         who.need_node(one.node)
-    done = serving.desk.record(reports, news=news)
+
+
+def _forgotten(reports: tuple[Report, ...], done: list[bool]) -> list[tuple[Any, int]]:
+    """What need not be repeated, out of `reports`."""
     return [(r.job, r.incarnation) for r, gone in zip(reports, done, strict=True) if gone]
 
 
