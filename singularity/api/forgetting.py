@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Connection, Engine, delete, func, select, text
+from sqlalchemy import Connection, Engine, delete, func, select, text, update
 
 from singularity.primitives.model import JobId
 
@@ -62,9 +62,10 @@ def forget(
         gone = [JobId(id_) for (id_,) in db.execute(_OUTLIVED, given)]
         for job in gone:  # files first: what is done twice does no harm
             _remove(volume / "jobs" / job)
-        for column in _OF_A_JOB if gone else ():
-            db.execute(delete(column.table).where(among(column, gone)))
         if gone:
+            _remember(db, gone)
+            for column in _OF_A_JOB:
+                db.execute(delete(column.table).where(among(column, gone)))
             of_jobs = (t.change.c.what == "job_state") & among(t.change.c.id, gone)
             db.execute(delete(t.change).where(of_jobs))
     return len(gone)
@@ -85,6 +86,15 @@ def forget_strangers(
         if gone := db.execute(silent.with_for_update(skip_locked=True)).scalars().all():
             for column in (st.service_load.c.router, st.service_minute.c.router, st.router.c.id):
                 db.execute(delete(column.table).where(among(column, gone)))
+
+
+def _remember(db: Connection, gone: Collection[JobId]) -> None:
+    """What is a sum over all there ever were goes on."""
+    life = t.incarnation.c
+    lost = select(func.sum(life.lost_s * life.devices)).where(among(life.job, gone))
+    if lost_device_s := db.execute(lost).scalar():
+        more = t.forgotten.c.lost_device_s + lost_device_s
+        db.execute(update(t.forgotten).values(lost_device_s=more))
 
 
 def _remove(directory: Path) -> None:

@@ -214,7 +214,11 @@ incarnation = Table(
     time_("lost_s", null=True),
     Column("seconds", JSONB, nullable=False),
     Column("resizes", JSONB, nullable=False),
+    Index("ix_incarnation_lost", "job", postgresql_where="lost_s > 0"),
+    Index("ix_incarnation_open", "job", postgresql_where="ended_at_s IS NULL"),
 )
+
+forgotten = Table("forgotten", metadata, time_("lost_device_s"))  # one row: no counter goes back
 
 checkpoint = Table(
     "checkpoint",

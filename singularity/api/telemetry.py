@@ -54,7 +54,9 @@ SELECT region, device, sum(devices), sum(used), count(*),
        count(*) FILTER (WHERE lost), count(*) FILTER (WHERE duty = 2),
        count(*) FILTER (WHERE jsonb_exists(health, 'quarantine'))
 FROM node GROUP BY region, device ORDER BY region, device"""
-_LOST: Final = "SELECT coalesce(sum(lost_s * devices), 0) FROM incarnation"
+_LOST: Final = """
+SELECT (SELECT coalesce(sum(lost_s * devices), 0) FROM incarnation WHERE lost_s > 0)
+     + (SELECT coalesce(sum(lost_device_s), 0) FROM forgotten)"""
 _OUTBOX: Final = "SELECT count(*), coalesce(max(attempts), 0) FROM outbox"
 _UNACCOUNTED: Final = """
 SELECT coalesce(sum(abs(node.used - coalesce(held.devices, 0))), 0)

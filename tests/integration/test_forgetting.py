@@ -12,6 +12,7 @@ from singularity.api.applier import SqlLedger
 from singularity.api.auth import Role, Tokens
 from singularity.api.forgetting import forget, forget_strangers
 from singularity.api.intake import Ids, oldest_id
+from singularity.api.telemetry import Meter
 from singularity.primitives.model import (
     Aside,
     Checkpoint,
@@ -77,6 +78,22 @@ def test_a_job_that_ended_long_ago_goes_with_all_that_was_of_it(
     left = {j.id for j in submitted[1:]}
     assert ledger.jobs().keys() == left
     assert {JobId(path.name) for path in (tmp_path / "jobs").iterdir()} == left
+
+
+def test_a_counter_does_not_go_back(engine: Engine, submitted: list[Job], tmp_path: Path) -> None:
+    def lost() -> str:
+        told = Meter().scrape(engine).splitlines()
+        (line,) = [x for x in told if x.startswith("singularity_work_lost_device_seconds_total")]
+        return line
+
+    life = "INSERT INTO incarnation VALUES (:job, 1, 'r', 'c', '[]', 2, 0, 1, 1, 1, 1, '', '', 5,"
+    with engine.begin() as db:
+        for each in submitted[:2]:
+            db.execute(text(f"{life} '{{}}', '[]')"), {"job": each.id})
+    before = lost()
+    assert before.endswith(" 20")
+    assert forget(engine, tmp_path, BEFORE_S) == 1
+    assert lost() == before
 
 
 def test_for_ever_is_for_ever(engine: Engine, submitted: list[Job], tmp_path: Path) -> None:
