@@ -25,7 +25,7 @@ from . import gpu
 from .fitness import Check, dirty_tracking, fitness
 from .hal.cpu import CpuManager
 from .hal.faces import DeviceFacts
-from .hal.nvml import open_nvml, release, unfit
+from .hal.nvml import open_nvml, release, unfit, unyielding
 from .proof import find_criu, probe
 from .runtime.cgroup import Limits, make_cgroup, preempts
 from .runtime.network import HostNetwork, Network, open_network
@@ -139,6 +139,7 @@ def _gpu() -> Iterator[Check]:
         yield Check("gpu-driver", "ok", _DRIVER.read_text().split("\n")[0].strip())
     yield from _nvml()
     yield _sharing()
+    yield _yielding()
     yield _moves_off_gpus()
 
 
@@ -188,6 +189,19 @@ def _sharing() -> Check:
         except DeviceUnavailable as error:
             return Check("gpu-sharing", "missing", f"{error.detail}: each GPU to one process")
     return Check("gpu-sharing", "ok", "what is loaded before the CUDA driver compiles here")
+
+
+def _yielding() -> Check:
+    """May an agent here be told to let best-effort kernels leave a GPU block by block?"""
+    try:
+        with open_nvml() as nvml:
+            driver = nvml.driver()
+    except DeviceUnavailable as error:
+        return Check("gpu-yield", "missing", f"{error.detail}: nothing that could yield")
+    if reason := unfit(driver) or unyielding(driver):
+        return Check("gpu-yield", "missing", reason)
+    how = "can leave a shared GPU block by block (SINGULARITY_SHARE_YIELD=true)"
+    return Check("gpu-yield", "ok", f"best-effort kernels that exist as PTX {how}")
 
 
 def _moves_off_gpus() -> Check:

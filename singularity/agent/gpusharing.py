@@ -43,9 +43,18 @@ class _Sits:
     sandbox: Sandbox
 
 
+@dataclass(frozen=True, slots=True)
+class Shim:
+    """`library` is it, compiled; the devices' pages are kept in `directory`, on the file system of
+    those of ranks. `yields`: best-effort kernels leave the device block by block."""
+
+    directory: Path
+    library: Path
+    yields: bool = False
+
+
 class GpuSharing(Unshared):
-    """`library` is the shim, compiled; the devices' pages are kept in `directory`, on the file
-    system of those of ranks, and `rank_page` tells where these are.
+    """`rank_page` tells where the pages of ranks are.
 
     Raises DeviceUnavailable where the driver does not answer."""
 
@@ -53,16 +62,15 @@ class GpuSharing(Unshared):
 
     def __init__(
         self,
-        directory: Path,
-        library: Path,
+        shim: Shim,
         devices: DeviceManager,
         rank_page: Callable[[JobId, int], Path],
         bound: Bound | None = None,
     ) -> None:
         super().__init__("")
-        directory.mkdir(parents=True, exist_ok=True)
+        shim.directory.mkdir(parents=True, exist_ok=True)
         self.memory_bytes = min(facts.memory_bytes for facts in devices.devices())
-        self._directory, self._library, self._rank_page = directory, library, rank_page
+        self._shim, self._rank_page, self.yields = shim, rank_page, shim.yields
         self._bound = bound or Bound()
         self._gpus: dict[int, SharedGpu] = {}
         self._ranks: dict[Key, _Sits] = {}
@@ -82,6 +90,8 @@ class GpuSharing(Unshared):
         del env["SINGULARITY_SHIM_SLOT"]  # the seat tells
         if users_own := dict(start.env).get("LD_PRELOAD"):
             env["LD_PRELOAD"] += f":{users_own}"
+        if self.yields and share.precedence is Precedence.BEST_EFFORT:
+            env["SINGULARITY_YIELD"] = "1"  # the compilers of the rank hear of it (hook.py)
         order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # in which NVML counts them, and so do we
         return {**env, **order, "CUDA_VISIBLE_DEVICES": str(index)}
 
@@ -150,19 +160,21 @@ class GpuSharing(Unshared):
         seen, fare = self._gpu(sits.held.index).page.slot(sits.held.slot), guest.fare
         guest.fare = fare.told()
         uses = any(True for _ in users(sharer.sandbox))
-        return noted(sharer, fare, seen.used_bytes, complaint(seen) if uses else "")
+        told = complaint(seen) or self._gpu(sits.held.index).stiff(seen)
+        return noted(sharer, fare, seen.used_bytes, told if uses else "")
 
     # -- small things ----------------------------------------------------------------------------
 
     def _gpu(self, index: int) -> SharedGpu:
         if index not in self._gpus:
-            path = self._directory / f"{index}.page"
+            path = self._shim.directory / f"{index}.page"
             made = ControlPage if path.exists() else ControlPage.create
-            self._gpus[index] = SharedGpu(made(path, self._library), self._bound)
+            page = made(path, self._shim.library)
+            self._gpus[index] = SharedGpu(page, self._bound, yields=self.yields)
         return self._gpus[index]
 
     def _known(self) -> list[int]:
-        return sorted(int(path.stem) for path in self._directory.glob("*.page"))
+        return sorted(int(path.stem) for path in self._shim.directory.glob("*.page"))
 
     def _free(self, index: int) -> int:
         self._bury()

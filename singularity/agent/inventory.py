@@ -22,13 +22,13 @@ def manager(kind: str, count: int = 1) -> DeviceManager:
 
 
 def look(
-    devices: DeviceManager, sharers: Mapping[int, Sequence[SharerNote]]
+    devices: DeviceManager, sharers: Mapping[int, Sequence[SharerNote]], *, yields: bool = False
 ) -> tuple[DeviceNote, ...]:
-    """All that there are now, and which ranks share them; none, and a line in the log, where the
-    driver does not answer."""
+    """All that there are now, and which ranks share them; `yields` is the node's. None, and a line
+    in the log, where the driver does not answer."""
     try:
         return tuple(
-            DeviceNote(**asdict(facts), sharers=tuple(sharers.get(facts.index, ())))
+            DeviceNote(**asdict(facts), sharers=tuple(sharers.get(facts.index, ())), yields=yields)
             for facts in devices.devices()
         )
     except DeviceUnavailable as error:

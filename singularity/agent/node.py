@@ -21,10 +21,10 @@ from .cooperative import Cooperative
 from .executor import Executor
 from .gang import GangServer
 from .gpu import CudaDriver, DriverRefused, GpuCheckpointer
-from .gpusharing import GpuSharing
+from .gpusharing import GpuSharing, Shim
 from .hal.cpu import CpuManager
 from .hal.faces import DeviceManager
-from .hal.nvml import unfit
+from .hal.nvml import unfit, unyielding
 from .handover import Handovers
 from .images import Images
 from .interposer.inject import prepare
@@ -104,7 +104,7 @@ def open_node(settings: AgentSettings) -> Iterator[tuple[Agent, Executor]]:
             log.warning("ranks share no memory: %s", reason)
 
         def look_at(sharers: Sequence[Sharer]) -> tuple[DeviceNote, ...]:
-            return look(devices, sharing.look(sharers))
+            return look(devices, sharing.look(sharers), yields=sharing.yields)
 
         agent = Agent(register, control, journal, refresh, look_at)
         tools = make_tools(settings, layout, leads, handovers, sharing)
@@ -125,9 +125,13 @@ def open_sharing(settings: AgentSettings, layout: Layout, devices: DeviceManager
         reason = found.reason
     elif settings.share:
         try:
-            if not (reason := unfit(devices.driver())):
+            reason = unfit(devices.driver())
+            if settings.share_yield:
+                reason = reason or unyielding(devices.driver())
+            if not reason:
                 library = built(home(*layout.shims))
-                return GpuSharing(layout.devices, library, devices, layout.page)
+                found_on = Shim(layout.devices, library, settings.share_yield)
+                return GpuSharing(found_on, devices, layout.page)
         except DeviceUnavailable as error:
             reason = error.detail
     else:

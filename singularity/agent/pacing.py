@@ -13,7 +13,7 @@ from singularity.primitives.sharing import DeviceShare, Precedence
 
 from .device.fare import Fare
 from .device.pace import Bound, Look, Pace, paced
-from .shim.page import ControlPage, Mode, Slot
+from .shim.page import Class, ControlPage, Mode, Slot
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +42,9 @@ class Guest:
 class SharedGpu:
     """Looked at from one thread at a time."""
 
-    def __init__(self, page: ControlPage, bound: Bound) -> None:
-        self.page, self._bound = page, bound
+    def __init__(self, page: ControlPage, bound: Bound, *, yields: bool = False) -> None:
+        """Where it `yields`, best-effort kernels leave the device block by block."""
+        self.page, self._bound, self._yields = page, bound, yields
         self.pace = Pace()
         self.guests: dict[int, Guest] = {}  # by slot
         self._looked_ns = self._shut_ns = 0
@@ -95,10 +96,22 @@ class SharedGpu:
 
     def _rule(self) -> None:
         """Launches that do not wait on the device wait in their process, a few ahead of it."""
-        seen = [guest.seen for guest in self.guests.values() if not guest.first]
-        loose = any(slot.launched >= _STALLED and not slot.gated for slot in seen)
+        loose = any(_loose(guest.seen) for guest in self.guests.values() if not guest.first)
         rule, mode = self.pace.rule, Mode.STALL | Mode.WINDOW if loose else Mode.STALL
+        if self._yields:
+            mode |= Mode.YIELD
         self.page.rule(mode, window=rule.window, hold_off_us=rule.hold_off_us)
+
+    def stiff(self, slot: Slot) -> str:
+        """Why nothing of what that best-effort process runs can yield, as it should; "" else."""
+        if not self._yields or slot.kind is not Class.BE or not _loose(slot):
+            return ""
+        return "its launches cannot wait on the device, so nothing of it yields (see its log)"
+
+
+def _loose(slot: Slot) -> bool:
+    """Its launches do not wait on the device."""
+    return slot.launched >= _STALLED and not slot.gated
 
 
 class Pacemaker(threading.Thread):

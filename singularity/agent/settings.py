@@ -41,6 +41,9 @@ class AgentSettings(BaseSettings):
         False  # equal pages of ranks are kept once; only among jobs that trust each other
     )
     share: bool = False  # GPUs: given out in shares, and none as a whole
+    # What best-effort ranks run leaves a shared GPU block by block, when real-time work comes, and
+    # each block runs once all the same. Of kernels that exist as PTX; measured on no GPU yet.
+    share_yield: bool = False
     host: str = "127.0.0.1"  # where peers reach this agent, and routers the replicas
     scratch: Path | None = None  # for images on their way; default: memory, or node_dir/images
     cut_deadline_s: float = 60.0  # then a cut is given up and the job goes on

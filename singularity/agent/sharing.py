@@ -38,7 +38,8 @@ class Sharer:
 
 class Sharing(Protocol):
     """`memory_bytes` of each device, 0 where no shares can be had; `preempts`: real-time ones can,
-    or `reason` says why not. `whole`: devices can be had as a whole besides. `stuck` says why ranks
+    or `reason` says why not. `whole`: devices can be had as a whole besides. `yields`: best-effort
+    work leaves a device block by block. `stuck` says why ranks
     that have shares cannot be carried as they are, "" where they can."""
 
     @property
@@ -51,6 +52,8 @@ class Sharing(Protocol):
     def reason(self) -> str: ...
     @property
     def driven(self) -> bool: ...
+    @property
+    def yields(self) -> bool: ...
 
     def refuses(self, share: DeviceShare) -> str:
         """Why no rank has such a share here, "" where it can."""
@@ -85,7 +88,7 @@ def seat_of(start: Start, rank: int) -> tuple[int, DeviceShare] | None:
 class Unshared:
     """A node that gives out no shares."""
 
-    memory_bytes, preempts, whole, driven = 0, False, True, False
+    memory_bytes, preempts, whole, driven, yields = 0, False, True, False, False
 
     def __init__(self, reason: str) -> None:
         self.reason = reason

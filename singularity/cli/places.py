@@ -86,6 +86,7 @@ DEVICES: Final = Sheet(
         Column("MEMORY", lambda d: f"{d.used_bytes / _GIB:.1f}/{d.memory_bytes / _GIB:.1f} GiB"),
         Column("BUSY", lambda d: "-" if d.utilisation is None else f"{d.utilisation:.0%}"),
         Column("SHARED", _shared),
+        Column("YIELDS", lambda d: "by block" if d.yields else "-", wide=True),
         Column("TEMP", lambda d: "-" if d.temperature_c is None else f"{d.temperature_c} C"),
         Column("HEALTH", lambda d: d.health or "well"),
         Column("SEEN", lambda d: duration(SystemClock().now_s() - d.seen_s)),

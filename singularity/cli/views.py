@@ -282,6 +282,7 @@ class DeviceView(View):
     seen_s: float = 0.0
     given: GivenView | None = None
     sharers: tuple[SharerView, ...] = ()
+    yields: bool = False
 
 
 class AreaView(View):

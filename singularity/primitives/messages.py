@@ -255,6 +255,7 @@ class DeviceNote(Wire):
     health        "" while it is well
     links         indices of others of this node that it reaches without the host
     sharers       ranks that have shares of it
+    yields        best-effort kernels leave it block by block
     """
 
     index: Natural
@@ -267,6 +268,7 @@ class DeviceNote(Wire):
     health: str = Field(default="", max_length=512)
     links: tuple[Natural, ...] = Field(default=(), max_length=1024)
     sharers: tuple[SharerNote, ...] = Field(default=(), max_length=1024)
+    yields: bool = False
 
 
 class Heartbeat(Wire):

@@ -8,16 +8,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from nodes import JOB, LocalNode, Planet, origin, planet
 
 from singularity.agent import gpu
-from singularity.agent.gpusharing import GpuSharing
+from singularity.agent.gpusharing import GpuSharing, Shim
 from singularity.agent.hal import nvml
 from singularity.agent.hal.faces import DeviceFacts
-from singularity.agent.inventory import manager
+from singularity.agent.inventory import look, manager
 from singularity.agent.layout import Layout
 from singularity.agent.node import open_sharing
 from singularity.agent.proof import find_criu, probe
@@ -26,7 +27,7 @@ from singularity.agent.seats import Seat
 from singularity.agent.settings import AgentSettings
 from singularity.agent.sharing import Unshared
 from singularity.agent.shim.build import built
-from singularity.agent.shim.page import ControlPage, Status
+from singularity.agent.shim.page import ControlPage, Mode, Status
 from singularity.primitives.errors import DeviceUnavailable
 from singularity.primitives.messages import Report, SharerNote, Start
 from singularity.primitives.model import JobId, Unable
@@ -57,14 +58,21 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return stand_in(tmp_path_factory.mktemp("driver"))
 
 
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[LocalNode]:
+@contextmanager
+def sharing(root: Path, *, yields: bool) -> Iterator[LocalNode]:
     def share(_: AgentSettings, layout: Layout) -> GpuSharing:
-        return GpuSharing(layout.devices, built(layout.shims[0]), Gpus(), layout.page)  # type: ignore[arg-type]
+        shim = Shim(layout.devices, built(layout.shims[0]), yields)
+        return GpuSharing(shim, Gpus(), layout.page)  # type: ignore[arg-type]
 
-    with planet(tmp_path, f"sgg{os.getpid() % 0xFFFFFF:x}") as made:
+    with planet(root, f"sgg{os.getpid() % 0xFFFFFF:x}") as made:
         made.share = share
         yield made.node("a")
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[LocalNode]:
+    with sharing(tmp_path, yields=False) as made:
+        yield made
 
 
 @pytest.fixture
@@ -124,7 +132,40 @@ def test_a_rank_has_its_memory_and_no_more_and_sees_its_device_only(
     assert (told.used_bytes, told.cap_bytes, told.complaint) == (600_000, 1_000_000, "")
     (sharer,) = node.executor.sharers()
     said = Path(f"/proc/{sharer.sandbox.pid}/environ").read_bytes().split(b"\0")
-    assert b"CUDA_VISIBLE_DEVICES=1" in said
+    assert b"CUDA_VISIBLE_DEVICES=1" in said and b"SINGULARITY_YIELD=1" not in said
+    assert page(node).rules()[0] == Mode.STALL and not node.sharing.yields
+
+
+def test_best_effort_kernels_leave_block_by_block_where_the_operator_says_so(
+    tmp_path: Path, driver: Path
+) -> None:
+    """They are torn, whole again, and each block has run once; real-time ranks keep theirs."""
+    with sharing(tmp_path, yields=True) as node:
+        words = "dlsym work 8 40 1000000"
+        node.send(start(node, driver, DeviceShare(500, 1 << 30, BE), AWAITED, words))
+        assert node.report().phase == "running"
+        soon(lambda: page(node).slot(0).status is Status.SEEING, "it launches")
+        assert page(node).rules()[0] & Mode.YIELD
+        assert b"SINGULARITY_YIELD=1" in environment(node)[JOB]
+
+        def mended() -> bool:
+            page(node).close_gate()
+            left = page(node).slot(0).left
+            page(node).open_gate()
+            return left > 0 and page(node).slot(0).mended > 0
+
+        soon(mended, "a torn grid is whole again")
+        assert [d.yields for d in look(Gpus(), {}, yields=node.sharing.yields)] == [True] * 2  # type: ignore[arg-type]
+        node.send(start(node, driver, DeviceShare(500, 1, RT), AWAITED, "dlsym some 1", "rt"))
+        assert node.report().phase == "running"
+        assert b"SINGULARITY_YIELD=1" not in environment(node)["rt"]
+
+
+def environment(node: LocalNode) -> dict[str, list[bytes]]:
+    found = {s.start.job: s.sandbox.pid for s in node.executor.sharers()}
+    return {
+        job: Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for job, pid in found.items()
+    }
 
 
 def test_a_rank_whose_launches_nobody_sees_is_complained_of(node: LocalNode, driver: Path) -> None:
@@ -293,31 +334,37 @@ def test_no_shares_are_given_out_where_the_driver_does_not_answer(tmp_path: Path
         def devices(self) -> tuple[DeviceFacts, ...]:
             raise DeviceUnavailable("the driver does not answer")
 
+    shim = Shim(tmp_path / "devices", tmp_path / "shim.so")
     with pytest.raises(DeviceUnavailable):
-        GpuSharing(tmp_path / "devices", tmp_path / "shim.so", Silent(), nowhere)  # type: ignore[arg-type]
+        GpuSharing(shim, Silent(), nowhere)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("version", "told"),
+    ("version", "yields", "told"),
     [
-        ("580.1", ""),
-        ("470.82", "lets no stream wait; sharing needs 525"),
-        ("best ever", "no version that is known"),
+        ("580.1", False, ""),
+        ("470.82", False, "lets no stream wait; sharing needs 525"),
+        ("best ever", True, "no version that is known"),
+        ("535.104", False, ""),
+        ("535.104", True, "SINGULARITY_SHARE_YIELD needs driver 550 or later: 535.104 does not"),
+        ("550.54", True, ""),
     ],
 )
 def test_gpus_are_shared_by_a_driver_that_can(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, told: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, yields: bool, told: str
 ) -> None:
     """As an agent finds out when it starts."""
     monkeypatch.setattr(nvml, "_LIBRARY", str(management(tmp_path)))
     monkeypatch.setenv("STANDIN_DRIVER", version)
     with planet(tmp_path, f"sgg{os.getpid() % 0xFFFFFF:x}") as made:
-        of_node = made.settings(NodeId("a"), 0).model_copy(update={"device": "H200", "share": True})
+        wanted = {"device": "H200", "share": True, "share_yield": yields}
+        of_node = made.settings(NodeId("a"), 0).model_copy(update=wanted)
         scratch = open_scratch(tmp_path / "a", None)
         layout = Layout(tmp_path / "a", tmp_path / "run", tmp_path / "volume", scratch)
         found = open_sharing(of_node, layout, manager("H200"))
         scratch.close()
     assert told in found.reason and bool(told) == bool(found.reason)
+    assert found.yields == (yields and not told)
     assert (found.memory_bytes, found.preempts) == ((0, False) if told else (1000, True))
     share = DeviceShare(500, 1, RT)
     assert bool(found.refuses(share)) == bool(told)

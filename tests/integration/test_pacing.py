@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -97,16 +98,33 @@ def test_launches_that_cannot_wait_on_the_device_are_counted_out(device: Device)
     assert mode == Mode.STALL | Mode.WINDOW
 
 
+def test_who_should_yield_and_cannot_is_told(device: Device) -> None:
+    device.page.rule(Mode.NONE)  # as above
+    device.start(0, BE, "dlsym", "some", 40)
+    slot = device.page.slot(0)
+    assert device.gpu.stiff(slot) == "", "nobody asked for it"
+    gpu = SharedGpu(device.page, Bound(), yields=True)
+    assert device.page.rules()[0] == Mode.STALL | Mode.YIELD
+    assert "nothing of it yields" in gpu.stiff(slot)
+    assert gpu.stiff(replace(slot, gated=1)) == gpu.stiff(replace(slot, kind=Class.RT)) == ""
+
+
 def test_a_trial_that_its_agent_does_not_end_ends_all_the_same(device: Device) -> None:
     """Best-effort ranks go on while the agent is away."""
     answerer = device.start(1, RT, "dlsym", "answer", 1, 100)
-    answerer.tell()
-    answerer.line()
+
+    def answered() -> None:
+        answerer.tell()
+        answerer.line()
+
+    answered()
     device.page.close_gate(now_ns() + 1)
     until(lambda: not device.page.gate, lambda: time.sleep(0.01))
     device.page.close_gate()
-    time.sleep(0.3)
-    assert device.page.gate == AGENT, "what is closed for ever stays so"
+    for _ in range(3):  # whoever lets it up at its end looks at the deadline, too
+        until(lambda: device.page.gate & ~AGENT == 0, lambda: time.sleep(0.01))
+        answered()
+    assert device.page.gate & AGENT, "what is closed for ever stays so"
     SharedGpu(device.page, Bound())
     assert device.page.gate == 0, "until the next agent comes"
 

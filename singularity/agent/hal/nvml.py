@@ -21,6 +21,7 @@ _NEEDED: Final = (
 )
 _TEXT_BYTES: Final = 96
 _SHARING_LEAST: Final = 525  # the first that lets any stream wait for a word of memory
+_YIELD_LEAST: Final = 550  # CUDA 12.4: cuFuncGetParamInfo
 _GPU_TEMPERATURE: Final = 0
 _UNCORRECTED, _SINCE_BOOT = 1, 0  # of memory errors
 _READ: Final = 0  # of what one device may do with another's memory
@@ -38,6 +39,17 @@ def unfit(driver: str) -> str:
         return f"the NVIDIA driver calls itself {driver!r}, which is no version that is known"
     if found < _SHARING_LEAST:
         return f"the NVIDIA driver {driver} lets no stream wait; sharing needs {_SHARING_LEAST}"
+    return ""
+
+
+def unyielding(driver: str) -> str:
+    """Why kernels cannot be left block by block on a driver of that version that shares; "" where
+    they can."""
+    if (release(driver) or 0) < _YIELD_LEAST:
+        return (
+            f"SINGULARITY_SHARE_YIELD needs driver {_YIELD_LEAST} or later: {driver} does not say "
+            "where the parameters of a kernel lie; update it, or unset that"
+        )
     return ""
 
 
