@@ -7,7 +7,9 @@ How long a training takes on how many GPUs is the artifact's own measurement (si
 says what that leaves out), so first of all look at what the rivals come to: two-queue LAS is
 Tiresias. `fixed` trainings have the GPUs and the batch that the workload names, and on fewer GPUs
 their ranks take turns; `adaptive` ones change their batch, and may have as many GPUs as make them
-faster. Who comes back from a checkpoint, or changes its batch, stands still for 30 s.
+faster. Who comes back from a checkpoint, or changes its batch, stands still for 30 s, and the
+scheduler is told so, as an operator may (`resize_cost_s`, `move_cost_s`): production measures only
+what it costs to leave and to come back.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -33,6 +36,7 @@ POLLUX_H, OPTIMUS_H = 0.764, 1.578
 RIGID = Costs(restart_s=30.0)
 FIXED = Costs(restart_s=30.0, stall_s=0.1, every_s=300.0)
 ADAPTIVE = Costs(restart_s=30.0, stall_s=30.0, every_s=300.0)
+TOLD = Policy(move_cost_s=30.0)
 WAYS: Sequence[tuple[str, str, Reading, Costs]] = [
     ("fifo", "as named", Reading(rigid=True, tier=TIER), RIGID),
     ("las", "as named", Reading(rigid=True, tier=TIER), RIGID),
@@ -61,7 +65,8 @@ def main() -> int:
 
 
 def one(name: str, trace: Trace, costs: Costs) -> Scorecard:
-    (run,) = play([name], trace, read_fleet(FLEET), costs, Policy())
+    policy = replace(TOLD, resize_cost_s=costs.stall_s or TOLD.resize_cost_s)
+    (run,) = play([name], trace, read_fleet(FLEET), costs, policy)
     return scorecard(run)
 
 

@@ -225,7 +225,8 @@ def _claim(draft: Draft, tier: Tier, waiting: Waiting, policy: Policy, *, guaran
     placed and, where nothing is idle, at their cost; unless somebody waits for the same nodes."""
     for job in draft.untouched(JobState.RUNNING):
         lacks = job.tier is tier and job.held < promised(job)
-        if not lacks or not elastic.short(draft, job, policy) or job.id in waiting.within:
+        ready = lacks and elastic.short(draft, job, policy, owed=True)
+        if not ready or job.id in waiting.within:
             continue
         if guaranteed and not draft.quota.claims(job, promised(job)):
             continue
@@ -234,7 +235,7 @@ def _claim(draft: Draft, tier: Tier, waiting: Waiting, policy: Policy, *, guaran
         if waiting.before(draft, job, tier):
             continue
         lent = elastic.lent(draft, job, policy)
-        if not elastic.widen(draft, job, min(job.devices, waiting.due(draft, job), lent)):
+        if not elastic.widen(draft, job, sizes(job, min(waiting.due(draft, job), lent))):
             if lent < promised(job):
                 continue  # what is idle is others', who are about to take it
             wide, _ = _attempts(draft, job, max(promised(job), job.held + 1))

@@ -31,7 +31,7 @@ def decide(snapshot: Snapshot, policy: Policy) -> Plan:
     blocked = admit.place(draft, policy)
     let_go(draft, policy)
     tidying = rebalance.tidy(draft, policy)
-    elastic.grow(draft, blocked, policy)
+    elastic.fit(draft, blocked, policy)
     checkpoint(draft, aside.place(draft, blocked, policy), policy)
     facts = (*quarantine.judge(snapshot, policy), *upkeep.keep(snapshot, policy))
     return draft.plan((*facts, *tidying))

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from singularity.primitives import engines
-from singularity.primitives.model import Job, JobState, Tier
+from singularity.primitives.model import Job, JobId, JobState, Tier
 
 from .draft import Draft
+from .offers import offer
 from .placement import alike, may, resized, sizes, stay
 from .plan import Action, Verb
 from .policy import Policy
 from .quota import UNBOUND
-from .sharing import claimed, widths
-
-_DOUBLINGS: Final = 7  # of the time for which a job must have been left alone
+from .roster import Runs, roster
+from .sharing import claimed, evened, rested, valued, widths
+from .snapshot import Flags
+from .ways import fewer, per_cluster
 
 
 def shrink_to_wish(draft: Draft) -> None:
@@ -31,19 +32,56 @@ def shrink_to_wish(draft: Draft) -> None:
             draft.take(Action(Verb.SCALE, job.id, job.version, reason, target))
 
 
-def grow(draft: Draft, blocked: Sequence[Job], policy: Policy) -> None:
-    """Give jobs that hold less than they want more, when nobody waits for the same nodes and they
-    have had their devices for a while: tier by tier, to those that gain most by it."""
+def fit(draft: Draft, blocked: Sequence[Job], policy: Policy) -> None:
+    """Let running jobs that nobody waits behind be as wide as is worth most, tier by tier: some
+    become narrower for their equals, and what is idle goes to those that gain most by it."""
     wanted = np.zeros(len(draft.snapshot.nodes), dtype=np.bool_)
     for other in {alike(j): j for j in blocked}.values():
         wanted |= may(draft, other)
+    waits = _even(draft, wanted, policy)
     small: dict[tuple[Tier, str], list[Job]] = {}
     for job in draft.untouched(JobState.RUNNING):
-        if short(draft, job, policy) and not (may(draft, job) & wanted).any():
-            small.setdefault((job.tier, job.spec.device), []).append(job)
+        if job.id in waits or not short(draft, job, policy) or (may(draft, job) & wanted).any():
+            continue
+        small.setdefault((job.tier, job.spec.device), []).append(job)
     _widen_all(draft, small, policy, claims=True)
     if draft.quota.governs:  # what nobody has taken who has a claim to it may be borrowed
         _widen_all(draft, small, policy, claims=False)
+
+
+def _even(draft: Draft, wanted: Flags, policy: Policy) -> set[JobId]:
+    """Make jobs narrower for equals on the same nodes, of the same project where quotas govern.
+    Returns those that wait for what is so coming: less than all of it would be a stall in vain."""
+    groups, waits = dict[Hashable, list[Runs]](), set[JobId]()
+    for each in roster(draft).jobs:
+        job, spec = each.job, each.job.spec
+        alone = spec.serving is not None or spec.share is not None or draft.touched(job)
+        if alone or wanted[each.rows[0]] or not rested(draft, job, policy):
+            continue
+        whose = spec.project if draft.quota.governs else ""
+        of = job.tier, spec.device, each.cluster, whose, alike(job)
+        groups.setdefault(of, []).append(each)
+    for runs in groups.values():
+        jobs = [each.job for each in runs]
+        room = per_cluster(draft, jobs[0])[runs[0].cluster] if len(jobs) > 1 else 0
+        narrow, wide = evened(draft, jobs, room, policy)
+        if sum(_give(draft, job, devices, policy) for job, devices in narrow):
+            fits = [job.id for job, d in wide if not draft.quota.governs and widen(draft, job, [d])]
+            waits.update({job.id for job, _ in wide} - set(fits))
+    return waits
+
+
+def _give(draft: Draft, job: Job, devices: int, policy: Policy) -> bool:
+    """Make it narrower, as far as one plan and one minute may go."""
+    found = offer(draft, job, fewer(draft, job, devices), policy)
+    evicted = not found.live and draft.evictions >= policy.evictions_per_minute_max
+    if not found.target or evicted or draft.preemptions >= policy.preemptions_per_tick_max:
+        return False
+    gives = f"gives {found.gives} devices to equals, to which they are worth more"
+    reason = f"{gives}, for {found.price.text}"
+    price = found.price.device_s
+    draft.take(Action(Verb.SCALE, job.id, job.version, reason, found.target, price=price))
+    return True
 
 
 def _widen_all(
@@ -59,21 +97,15 @@ def _widen_all(
         ]
         if left := [job for job in jobs if not draft.touched(job)]:
             for job, most in widths(draft, left, policy, later):
-                widen(draft, job, most)
+                now = valued(draft, job, (job.held, most), policy)
+                widen(draft, job, [d for d in sizes(job, most) if now.get(d, 0.0) > now[job.held]])
 
 
-def short(draft: Draft, job: Job, policy: Policy) -> bool:
+def short(draft: Draft, job: Job, policy: Policy, *, owed: bool = False) -> bool:
     """Does the running job hold less than it wants, and has it been left alone for long enough to
-    be given more?"""
-    if job.held >= job.devices or job.running_at_s is None or not draft.can_cut(job):
-        return False
-    return draft.snapshot.now_s - max(job.running_at_s, job.resize_at_s) >= rest_s(job, policy)
-
-
-def rest_s(job: Job, policy: Policy) -> float:
-    """For how long it is left alone before it grows: after each change of one life twice as long as
-    after the one before, against thrash."""
-    return policy.grow_after_s * 2.0 ** min(job.resize, _DOUBLINGS)
+    be given more, or what is `owed` to it?"""
+    wants = job.held < job.devices and draft.can_cut(job)
+    return wants and rested(draft, job, policy, owed=owed)
 
 
 def lent(draft: Draft, job: Job, policy: Policy) -> int:
@@ -93,14 +125,15 @@ def lent(draft: Draft, job: Job, policy: Policy) -> int:
     return max(job.held + max(0, left), *quota.claimable(job, sizes(job)), 0)
 
 
-def widen(draft: Draft, job: Job, most: int) -> bool:
-    """Scale it to the largest size up to `most` for which there is room, and that its quota admits.
-    Not at the cost of its work."""
-    for devices in sizes(job, min(most, draft.most(job))):
+def widen(draft: Draft, job: Job, wanted: Iterable[int]) -> bool:
+    """Scale it to the first of the `wanted` sizes, largest first, for which there is room, and that
+    its quota admits. Not at the cost of its work."""
+    most = draft.most(job)
+    for devices in wanted:
         if devices <= job.held:
             break
         find_room = stay if engines.keeps_nothing(job) else resized
-        if target := find_room(draft, job, devices):
+        if devices <= most and (target := find_room(draft, job, devices)):
             reason = f"{devices} of {job.devices} devices are free again"
             draft.take(Action(Verb.SCALE, job.id, job.version, reason, target))
             return True

@@ -21,14 +21,14 @@ from .offers import (
     offer,
     total,
 )
-from .placement import alike, find, may, stay
+from .placement import alike, find, may
 from .plan import Action, Verb
 from .policy import Policy
 from .price import of_leaving, of_moving, spoken
 from .sharing import narrowed
 from .snapshot import Flags
 from .space import Space, lacking_quota, room_for
-from .ways import cheapest, choose, needed, per_cluster
+from .ways import cheapest, choose, fewer, needed, per_cluster
 
 _IN_VAIN = "no less urgent job could make room"
 _BLOCKS_TRIED = 8  # where others are moved away from; the next best are hardly ever better
@@ -103,7 +103,7 @@ def _shared(draft: Draft, blocked: Job, policy: Policy) -> Made | None:
         return None
     for devices, narrow in narrowed(draft, blocked, per_cluster(draft, blocked), policy):
         jobs = [(draft.snapshot.by_id[job], to) for job, to in sorted(narrow.items())]
-        offers = [offer(draft, job, stay(draft, job, to), policy) for job, to in jobs]
+        offers = [offer(draft, job, fewer(draft, job, to), policy) for job, to in jobs]
         chosen = choose(draft, blocked, devices, sorted(offers, key=cheapest_first))
         if chosen and draft.quota.spares(blocked, devices, given(chosen)):
             return _carry_out(draft, blocked, devices, chosen, policy)
@@ -111,15 +111,14 @@ def _shared(draft: Draft, blocked: Job, policy: Policy) -> Made | None:
 
 
 def _of_equals(draft: Draft, blocked: Job, attempts: Sequence[int], policy: Policy) -> Made | None:
-    """Move equals out of its way, or let those make way that had more so far. None of them does that
-    for one that has devices: what they gave up for it would be missed there as much."""
+    """Move equals out of its way, or let those make way that had more so far; not for one that has
+    devices, for what they gave up for it would be missed there as much."""
     for devices in attempts:
         lacks = lacking_quota(draft, blocked, devices, [])  # to move others gives no quota
         if lacks <= 0 and (chosen := _out_of_the_way(draft, blocked, devices, policy)):
             return _carry_out(draft, blocked, devices, chosen, policy)
-        if blocked.held:
-            continue
-        if chosen := cheapest(draft, blocked, devices, policy, equals=True):
+        chosen = [] if blocked.held else cheapest(draft, blocked, devices, policy, equals=True)
+        if chosen:
             return _carry_out(draft, blocked, devices, chosen, policy)
     return None
 

@@ -5,19 +5,27 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 import numpy as np
 
+from singularity.primitives.engines import keeps_nothing
 from singularity.primitives.model import Job, JobId
 from singularity.primitives.projects import claim
+from singularity.primitives.sla import attained_s
 
 from .draft import Draft
 from .goodput import allot, worth
 from .placement import may, sizes, stay
 from .policy import Policy
+from .price import away_s
 from .queueing import level, promised
 from .quota import UNBOUND, Quota
 from .roster import roster
+
+_DOUBLINGS: Final = 7  # of the time for which a job is left alone
+_PART: Final = 0.2  # of what a job is expected to need yet, in which a stall must be won back
+_FEW, _APART = 16, 0.8  # of more sizes than that, those that are so far apart
 
 
 def widths(
@@ -33,8 +41,6 @@ def widths(
         return []
     if draft.quota.governs:
         return _governed(draft, jobs, policy, later, free)
-    if len(jobs) == 1:
-        return [(job, job.devices) for job in jobs]
     found = _divided([_gains(draft, job, job.held, job.devices, policy) for job in jobs], free)
     return [(job, job.held + more) for job, more in zip(jobs, found, strict=True) if more]
 
@@ -82,36 +88,77 @@ def claimed(quota: Quota, jobs: Iterable[Job]) -> int:
 
 def _gains(draft: Draft, job: Job, held: int, most: int, policy: Policy) -> dict[int, float]:
     """What so many devices more than `held` are worth, up to `most` in all."""
-    had = level(job, draft.snapshot.now_s, policy)
-    now = worth(job, held, had)
-    return {d - held: worth(job, d, had) - now for d in sizes(job, most) if d > held}
+    found = valued(draft, job, (held, most), policy)
+    return {d - held: value - found[held] for d, value in found.items() if d > held}
+
+
+def valued(draft: Draft, job: Job, among: tuple[int, int], policy: Policy) -> dict[int, float]:
+    """What the running job is worth on its sizes `among` two, and on what it holds. Any other size
+    is worth less by the time that the job stands still until it has it, as part of the time in
+    which that must be won back: the less, the less it is expected to need yet. Nobody knows that,
+    but who had much will mostly need much. What would cost its work is no size."""
+    now_s, (low, most) = draft.snapshot.now_s, among
+    had, away = level(job, now_s, policy), away_s(job, policy)[0]
+    needs = _PART * max(attained_s(job, now_s), policy.level_first_s)
+    loses = keeps_nothing(job) or job.engine is None
+    found = {job.held: worth(job, job.held, had)}
+    for devices in _thinned([d for d in sizes(job, most) if d >= low], job.held):
+        stays = bool(stay(draft, job, devices))
+        if devices == job.held or (loses and not stays):
+            continue
+        stall_s = policy.resize_cost_s if stays else away
+        soon_s = min(policy.resize_pays_s, needs / devices)
+        found[devices] = worth(job, devices, had) * max(0.0, 1.0 - stall_s / soon_s)
+    return found
+
+
+def _thinned(options: list[int], held: int) -> list[int]:
+    """Of many sizes, largest first, those that are some way apart, and the last."""
+    if len(options) <= _FEW:
+        return options
+    found = options[:1]
+    for devices in options[1:-1]:
+        if devices == held or devices <= _APART * found[-1]:
+            found.append(devices)
+    return [*found, options[-1]]
+
+
+def evened(
+    draft: Draft, jobs: Sequence[Job], room: int, policy: Policy
+) -> tuple[list[tuple[Job, int]], list[tuple[Job, int]]]:
+    """Who of the running `jobs`, which may use the same nodes, should become narrower, and who
+    wider by that and by `room` devices; nobody where that is not worth what it costs. Nobody is
+    left with less than its tier promises."""
+    if not any(j.held < j.devices for j in jobs) or not any(j.held > least(j) for j in jobs):
+        return [], []
+    values = [valued(draft, job, (min(job.held, least(job)), job.devices), policy) for job in jobs]
+    found = _divided(values, room + sum(job.held for job in jobs))
+    before = sum(value[job.held] for job, value in zip(jobs, values, strict=True))
+    after = sum(value.get(d, 0.0) for d, value in zip(found, values, strict=True))
+    if after <= before or not all(found):
+        return [], []
+    sized = list(zip(jobs, found, strict=True))
+    return [(j, d) for j, d in sized if d < j.held], [(j, d) for j, d in sized if d > j.held]
 
 
 def narrowed(
     draft: Draft, blocked: Job, room: Mapping[int, int], policy: Policy
 ) -> list[tuple[int, Mapping[JobId, int]]]:
     """For each cluster, with `room` devices, in which `blocked` could so be admitted: on how many
-    devices, and how narrow running equals would become for that. Only who has rested, and needs no
-    cut; nobody is given less than its tier promises, and nobody gives what is guaranteed to it to
-    one that would borrow it."""
+    devices, and how narrow running equals would become for that. Only who has rested; nobody is
+    given less than its tier promises, and nobody gives what is guaranteed to it to one that would
+    borrow it."""
     found = []
     for cluster, jobs in sorted(_equals(draft, blocked, policy).items()):
         floors = _floors(draft, blocked, jobs)
-        values = []
-        for job in jobs:
-            had = level(job, draft.snapshot.now_s, policy)
-            options = [d for d in sizes(job, job.held) if d >= floors[job.id]]
-            values.append({d: worth(job, d, had) for d in options})
+        values = [valued(draft, job, (floors[job.id], job.held), policy) for job in jobs]
         had = level(blocked, draft.snapshot.now_s, policy)
         most = _admitted(draft, blocked, jobs, floors)
-        values.append({d: worth(blocked, d, had) for d in sizes(blocked, most)})
+        wanted = _thinned(sizes(blocked, most), 0)
+        values.append({d: worth(blocked, d, had) for d in wanted})
         devices = room.get(cluster, 0) + sum(job.held for job in jobs)
         *now, wide = _divided(values, devices)
-        narrow = {
-            job.id: to
-            for job, to in zip(jobs, now, strict=True)
-            if 0 < to < job.held and stay(draft, job, to)
-        }
+        narrow = {job.id: to for job, to in zip(jobs, now, strict=True) if 0 < to < job.held}
         before = sum(v[job.held] for v, job in zip(values, jobs, strict=False) if job.id in narrow)
         after = sum(v[narrow[j.id]] for v, j in zip(values, jobs, strict=False) if j.id in narrow)
         if wide and narrow and values[-1][wide] + after > before:
@@ -126,7 +173,7 @@ def _equals(draft: Draft, blocked: Job, policy: Policy) -> dict[int, list[Job]]:
         job = each.job
         if job.tier is not blocked.tier or draft.touched(job) or not there[each.rows[0]]:
             continue
-        if job.held > least(job) and _rested(draft, job, policy):
+        if job.held > least(job) and rested(draft, job, policy):
             equals.setdefault(each.cluster, []).append(job)
     return equals
 
@@ -164,9 +211,23 @@ def least(job: Job) -> int:
     return max(promised(job), min(sizes(job), default=job.devices))
 
 
-def _rested(draft: Draft, job: Job, policy: Policy) -> bool:
-    since_s = max(job.running_at_s or draft.snapshot.now_s, job.resize_at_s)
-    return draft.snapshot.now_s - since_s >= policy.quantum_s
+def rested(draft: Draft, job: Job, policy: Policy, *, owed: bool = False) -> bool:
+    """Has the running job been left alone for long enough to be given another size? What is `owed`
+    to it waits no longer after many changes."""
+    if job.running_at_s is None:
+        return False
+    since_s, now_s = max(job.running_at_s, job.resize_at_s), draft.snapshot.now_s
+    rest = max(policy.grow_after_s, job.restore_s or 0.0) if owed else rest_s(job, now_s, policy)
+    return now_s - since_s >= rest
+
+
+def rest_s(job: Job, now_s: float, policy: Policy) -> float:
+    """For how long it is left alone after a change, against thrash: for as long as it took to come
+    back, and after each resize of one life for twice as long as after the one before. That fades:
+    by one doubling for each quantum that this life has lasted."""
+    lived = (now_s - job.running_at_s) / policy.quantum_s if job.running_at_s is not None else 0.0
+    doublings = min(max(0, job.resize - int(lived)), _DOUBLINGS)
+    return max(policy.grow_after_s * 2.0**doublings, job.restore_s or 0.0)
 
 
 def _divided(values: Sequence[Mapping[int, float]], capacity: int) -> list[int]:
