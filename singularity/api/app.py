@@ -95,8 +95,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Gate, meter=meter)
     problems.install(app)
     operating = (fleet, drains, maintenance, operations, rebalance, shares, projects, plans)
-    doors = (jobs, verifications, history, services, *operating, tokens, agents, routers)
-    for module in doors:
+    doors = (jobs, verifications, history, services, *operating, tokens)
+    for module in (agents, routers, *doors):  # tried in this order: first who asks most
         app.include_router(module.router)
 
     @app.get("/healthz", include_in_schema=False)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,6 +28,7 @@ from .bulk import among
 log = logging.getLogger(__name__)
 
 _EVERY_S: Final = 5.0
+_RESTS: Final = 30.0  # times as long as it computed: a round waits for the interpreter meanwhile
 _KNOWN_S: Final = 60.0  # durations are read again after that
 _JOBS_MOST: Final = 2_000  # the newest that have ended
 _KEPT_S: Final = 30 * 86400.0
@@ -45,7 +47,8 @@ class Calibration:
 
 class Noter:
     """Keeps estimates beside whoever decides: forty replays of a long queue take a while, and
-    nobody waits for them. What comes while it is at work is left out but for the last."""
+    nobody waits for them. It computes a thirtieth of the time at most, and what comes meanwhile is
+    left out but for the last."""
 
     def __init__(self, estimates: Estimates, stop: threading.Event) -> None:
         self._estimates, self._stop = estimates, stop
@@ -62,11 +65,12 @@ class Noter:
         while not self._stop.is_set():
             if self._rung.wait(_EVERY_S) and (last := self._last) is not None:
                 self._rung.clear()
+                began_s = time.thread_time()
                 try:
                     self._estimates.note(*last)
                 except DBAPIError as error:  # the next round has them again
                     log.warning("no estimates", extra={"reason": str(error.orig).strip()})
-                self._stop.wait(_EVERY_S)
+                self._stop.wait(max(_EVERY_S, _RESTS * (time.thread_time() - began_s)))
 
 
 class Estimates:

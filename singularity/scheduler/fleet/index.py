@@ -16,6 +16,7 @@ from .reference import Picks, Ranks, Want
 
 Words = npt.NDArray[np.uint64]
 
+_NONE: Final = np.iinfo(np.int64).max  # more than any node has free
 COMPILED_FROM: Final = 4096  # nodes; with fewer, NumPy is done before numba is imported
 
 
@@ -72,7 +73,11 @@ class Plain:
         if best is None:
             return reference.NONE
         start, end = int(index.start[best[-1]]), int(index.end[best[-1]])
-        picks, _ = reference.fit(index.free[start:end], want)
+        inside = index.free[start:end]
+        if best[1] == want.unit == 1:  # most: on the fullest node that holds it
+            at = start + int(np.where(inside >= want.units, inside, _NONE).argmin())
+            return np.array([at], dtype=np.int64), np.array([want.units], dtype=np.int64)
+        picks, _ = reference.fit(inside, want)
         return picks[0] + start, picks[1]
 
     def put_all(self, index: Index, positions: Ints, free: Ints) -> None:
