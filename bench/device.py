@@ -41,6 +41,7 @@ def main() -> int:
     one = commands.add_parser("gpu", help="the same on a GPU; left out where there is none")
     one.add_argument("--times", type=int, default=500)
     one.add_argument("--seconds", type=float, default=2.0, help="of the pace of a program alone")
+    one.add_argument("--preemptions", type=int, default=1000, help="of what is compared to the bit")
     args = parser.parse_args()
     match args.command:
         case "levels":
@@ -54,7 +55,7 @@ def main() -> int:
         case "ptx":
             wrong = device_ptx.ptx()
         case "gpu":
-            wrong = device_gpu.gpu(args.times, args.seconds)
+            wrong = device_gpu.gpu(args.times, args.seconds, args.preemptions)
         case _:
             wrong = device_cpu.cpu(args.seconds, args.rounds, args.core)
     for law in wrong:

@@ -1,6 +1,6 @@
 """Preemption on a real GPU: how much longer a real-time kernel takes beside best-effort kernels, in
-one process under REEF's scheduler, and in two with the shim; and whether the driver takes a process
-off the GPU.
+one process under REEF's scheduler, and in two with the shim, by its gate and block by block;
+whether what is preempted computes the same; and whether the driver takes a process off the GPU.
 
 The real-time kernel spins for 50 us on every processor; best-effort kernels spin for T us and fill
 the device once or eight times. Latency is from the call to the end as this process sees it, less
@@ -88,7 +88,7 @@ def latencies_us(
     return took
 
 
-def gpu(times: int, seconds: float) -> list[str]:
+def gpu(times: int, seconds: float, preemptions: int) -> list[str]:
     """Print the table; return what does not hold. Without a GPU one line, and nothing is wrong."""
     try:
         with open_nvml() as nvml:
@@ -102,7 +102,7 @@ def gpu(times: int, seconds: float) -> list[str]:
         wrong = one_process(device, times)
     finally:
         device.close()
-    wrong += two_processes(times, seconds)
+    wrong += two_processes(times, seconds, preemptions)
     try:
         print(f"a process was off the GPU and back in {prove(CudaDriver.open()):.2f} s")
     except DriverRefused as error:

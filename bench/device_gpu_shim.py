@@ -1,12 +1,14 @@
 """Two processes on one GPU, each with what an agent would load into it: how much longer a real-time
 kernel takes beside best-effort ones, how much of its pace those keep, and whether each of their
-blocks ran once. The programs know nothing of each other, nor of the gate.
+blocks ran once; and whether one that was preempted a thousand times has computed, to the bit, what
+it does alone. The programs know nothing of each other, nor of the gate.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import hashlib
 import json
 import os
 import random
@@ -28,6 +30,7 @@ from singularity.agent.shim.build import built
 from singularity.agent.shim.page import Class, ControlPage, Mode, complaint
 
 RT_US, DEPTH, LINE_S = 50, 16, 120.0
+YIELD, YIELD_MOST_US = "gate, blocks yield", 25
 BLOCKS = 2  # of 1,024 threads, that fill a processor
 SHM = "/dev/shm"  # the kernel lets no driver keep pages of files on disks
 # Spins for so many microseconds; the first thread of each block then adds one.
@@ -54,6 +57,35 @@ $again:
 	ld.param.u64 %d5, [counter];
 	red.global.add.u64 [%d5], 1;
 $end:
+	ret;
+}
+"""
+
+
+# x = 5 x + step, in place, after so many nanoseconds: a block that runs twice, or not, shows for
+# ever.
+LEARN = """
+.version 7.0
+.target sm_70
+.address_size 64
+.visible .entry learn(.param .u64 learn_x, .param .u32 learn_step, .param .u32 learn_ns)
+{
+	.reg .b32 %r<8>;
+	.reg .b64 %d<4>;
+	mov.u32 %r0, %ctaid.x;
+	mov.u32 %r1, %ntid.x;
+	mov.u32 %r2, %tid.x;
+	mad.lo.u32 %r0, %r0, %r1, %r2;
+	mul.wide.u32 %d1, %r0, 4;
+	ld.param.u64 %d0, [learn_x];
+	ld.param.u32 %r3, [learn_step];
+	ld.param.u32 %r4, [learn_ns];
+	add.u64 %d2, %d0, %d1;
+	ld.global.u32 %r5, [%d2];
+	nanosleep.u32 %r4;
+	bar.sync 0;
+	mad.lo.u32 %r5, %r5, 5, %r3;
+	st.global.u32 [%d2], %r5;
 	ret;
 }
 """
@@ -100,6 +132,29 @@ class Program:
         self._do("cuMemcpyDtoH_v2", ctypes.byref(found), self._counter, ctypes.c_size_t(8))
         return found.value
 
+    def learner(self, blocks: int, threads: int) -> Learner:
+        """On the same stream."""
+        module, learn, numbers = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_uint64()
+        size = ctypes.c_size_t(4 * blocks * threads)
+        self._do("cuModuleLoadData", ctypes.byref(module), LEARN.encode())
+        self._do("cuModuleGetFunction", ctypes.byref(learn), module, b"learn")
+        self._do("cuMemAlloc_v2", ctypes.byref(numbers), size)
+        self._do("cuMemsetD8Async", numbers, 0, size, self._stream)
+        return Learner(self, learn, numbers, blocks, threads)
+
+    def launch_learn(self, learner: Learner, step: int, block_ns: int) -> None:
+        values = learner.numbers, ctypes.c_uint32(step), ctypes.c_uint32(block_ns)
+        arguments = (ctypes.c_void_p * 3)(*map(ctypes.addressof, values))
+        grid, threads = (learner.blocks, 1, 1), (learner.threads, 1, 1)
+        self._do("cuLaunchKernel", learner.learn, *grid, *threads, 0, self._stream, arguments, None)
+
+    def read(self, learner: Learner) -> bytes:
+        found = ctypes.create_string_buffer(4 * learner.blocks * learner.threads)
+        size = ctypes.c_size_t(len(found))
+        self._do("cuMemcpyDtoHAsync_v2", found, learner.numbers, size, self._stream)
+        self.wait()
+        return found.raw
+
     def _do(self, name: str, *arguments: object) -> None:
         if code := getattr(self._cuda, name)(*arguments):
             raise SystemExit(f"{name} ended with {code}")
@@ -120,6 +175,39 @@ def best_effort(kernel_us: int, waves: int) -> None:
     took_s = time.monotonic() - began_s
     wrong = program.ran() - (launched + 1) * program.blocks if program.counts else 0
     print(json.dumps({"rate": launched / took_s, "wrong": wrong}), flush=True)
+
+
+@dataclass
+class Learner:
+    """A program's numbers, and the kernel that changes them."""
+
+    program: Program
+    learn: ctypes.c_void_p
+    numbers: ctypes.c_uint64
+    blocks: int
+    threads: int
+
+    def step(self, step: int, block_us: int) -> None:
+        self.program.launch_learn(self, step, block_us * 1000)
+
+    def digest(self) -> str:
+        return hashlib.sha256(self.program.read(self)).hexdigest()
+
+
+def learn(block_us: int, blocks: int, threads: int, steps: int) -> None:
+    """Learn for so many steps, or, for 0, until a line comes; then how many, and a digest of what
+    has come of them."""
+    program, step = Program(1, 1), 0
+    learner = program.learner(blocks or 8 * program.blocks, threads)
+    print("up", flush=True)
+    while step != steps or not steps:
+        if not steps and select.select([sys.stdin], [], [], 0)[0]:
+            break
+        for _ in range(min(DEPTH, steps - step) if steps else DEPTH):
+            step += 1
+            learner.step(step, block_us)
+        program.wait()
+    print(json.dumps({"steps": step, "digest": learner.digest()}), flush=True)
 
 
 def real_time(times: int) -> None:
@@ -149,7 +237,7 @@ def running(role: str, *words: object, env: Mapping[str, str]) -> Iterator[subpr
         yield process
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def line(process: subprocess.Popen[str]) -> str:
@@ -201,7 +289,7 @@ class Sharing:
             return took, float(found["rate"]), int(found["wrong"])
 
 
-def two_processes(times: int, seconds: float) -> list[str]:
+def two_processes(times: int, seconds: float, preemptions: int) -> list[str]:
     """Print the table; return what does not hold."""
     wrong: list[str] = []
     with tempfile.TemporaryDirectory(dir=SHM) as name, tempfile.TemporaryDirectory() as library:
@@ -215,6 +303,9 @@ def two_processes(times: int, seconds: float) -> list[str]:
                 shimmed = gated.alone(kernel_us, 1, seconds)
                 told = f"T {kernel_us} us alone: {bare:.0f} kernels/s, with a wait before every"
                 print(f"{told} {every}th launch {shimmed:.0f} ({shimmed / bare - 1:+.1%})")
+            page.rule(Mode.STALL | Mode.YIELD)
+            able = gated.alone(kernel_us, 1, seconds)
+            print(f"T {kernel_us} us alone, able to yield: {able:.0f} ({able / bare - 1:+.1%})")
             if shimmed < 0.97 * bare and kernel_us >= 200:
                 wrong.append(f"T {kernel_us}: alone it is 3 % slower with the shim, at most")
         slot = page.slot(0)
@@ -226,6 +317,33 @@ def two_processes(times: int, seconds: float) -> list[str]:
         base_us = statistics.median(gated.real_time_alone(times))
         for kernel_us, waves in ((50, 8), (200, 1), (200, 8), (1000, 1)):
             wrong += _compare(page, base_us, (kernel_us, waves), times)
+        wrong += preempted(page, preemptions, 200)
+    return wrong
+
+
+def preempted(
+    page: ControlPage, times: int, block_us: int, blocks: int = 0, threads: int = 1024
+) -> list[str]:
+    """Preempt a program so many times, at moments drawn from a seed; what does not hold of it."""
+    page.rule(Mode.STALL | Mode.YIELD)
+    shape, draw, wrong = (block_us, blocks, threads), random.Random(6), list[str]()
+    with running("learn", *shape, 0, env=Sharing(page).env(0, Class.BE)) as process:
+        before, most_s = page.slot(0).mended, time.monotonic() + LINE_S
+        while (found := page.slot(0).mended - before) < times and time.monotonic() < most_s:
+            page.close_gate()
+            time.sleep(draw.uniform(0.0, 4e-6 * block_us))
+            page.open_gate()
+            time.sleep(draw.uniform(0.0, 16e-6 * block_us))
+        tell(process)
+        there = json.loads(line(process))
+    with running("learn", *shape, there["steps"], env={}) as process:
+        alone = json.loads(line(process))
+    same = "the same" if there == alone else "not the same"
+    print(f"{there['steps']} steps, torn and whole again {found} times: {same} to the bit as alone")
+    if found < times:
+        wrong.append(f"a program is preempted {times} times within {LINE_S:g} s ({found})")
+    if there != alone:
+        wrong.append("a preempted program computes what it does alone")
     return wrong
 
 
@@ -233,9 +351,10 @@ def _compare(page: ControlPage, base_us: float, kernel: tuple[int, int], times: 
     wrong, p99 = [], dict[str, float]()
     cases: dict[str, Sharing] = {"plain": Sharing(None)}
     every = {f"gate, every {n}": n for n in (8, 4, 2, 1)}
-    cases |= {title: Sharing(page) for title in every}
+    cases |= {title: Sharing(page) for title in (*every, YIELD)}
     for title, sharing in cases.items():
-        page.rule(Mode.STALL, gate_every=every.get(title, 1))
+        mode = Mode.STALL | Mode.YIELD if title == YIELD else Mode.STALL
+        page.rule(mode, gate_every=every.get(title, 1))
         took, rate, off = sharing.beside(*kernel, times)
         p99[title] = quantile(took, 0.99) - base_us
         told = f"two processes, T {kernel[0]} us, {kernel[1]} waves, {title}:"
@@ -247,16 +366,23 @@ def _compare(page: ControlPage, base_us: float, kernel: tuple[int, int], times: 
             wrong.append(f"{told} each block runs once ({off:+d})")
     if p99["gate, every 1"] >= p99["plain"]:
         wrong.append(f"T {kernel[0]}, {kernel[1]} waves: the gate is better than plain sharing")
+    if p99[YIELD] > kernel[0] + YIELD_MOST_US:
+        wrong.append(
+            f"T {kernel[0]}, {kernel[1]} waves: where blocks yield, p99 is one block and"
+            f" {YIELD_MOST_US} us at most"
+        )
     return wrong
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("role", choices=("be", "rt"))
+    parser.add_argument("role", choices=("be", "rt", "learn"))
     parser.add_argument("numbers", type=int, nargs="+")
     args = parser.parse_args()
     if args.role == "be":
         best_effort(*args.numbers)
+    elif args.role == "learn":
+        learn(*args.numbers)
     else:
         real_time(*args.numbers)
 
