@@ -16,7 +16,7 @@ from .plan import Action, Verb
 from .policy import Policy
 from .quota import UNBOUND
 from .roster import Runs, roster
-from .sharing import claimed, evened, rested, valued, widths
+from .sharing import claimed, evened, rest_s, rested, valued, widths
 from .snapshot import Flags
 from .ways import fewer, per_cluster
 
@@ -56,7 +56,7 @@ def _even(draft: Draft, wanted: Flags, policy: Policy) -> set[JobId]:
     for each in roster(draft).jobs:
         job, spec = each.job, each.job.spec
         alone = spec.serving is not None or spec.share is not None or draft.touched(job)
-        if alone or wanted[each.rows[0]] or not rested(draft, job, policy):
+        if alone or wanted[each.rows[0]] or not rested(draft, job, policy.even_after_s):
             continue
         whose = spec.project if draft.quota.governs else ""
         of = job.tier, spec.device, each.cluster, whose, alike(job)
@@ -97,15 +97,17 @@ def _widen_all(
         ]
         if left := [job for job in jobs if not draft.touched(job)]:
             for job, most in widths(draft, left, policy, later):
-                now = valued(draft, job, (job.held, most), policy)
+                now = valued(draft, job, (job.held, most), policy, idle=True)
                 widen(draft, job, [d for d in sizes(job, most) if now.get(d, 0.0) > now[job.held]])
 
 
 def short(draft: Draft, job: Job, policy: Policy, *, owed: bool = False) -> bool:
     """Does the running job hold less than it wants, and has it been left alone for long enough to
     be given more, or what is `owed` to it?"""
-    wants = job.held < job.devices and draft.can_cut(job)
-    return wants and rested(draft, job, policy, owed=owed)
+    if job.held >= job.devices or not draft.can_cut(job):
+        return False
+    quiet_s = policy.grow_after_s if owed else rest_s(job, draft.snapshot.now_s, policy)
+    return rested(draft, job, quiet_s)
 
 
 def lent(draft: Draft, job: Job, policy: Policy) -> int:

@@ -20,6 +20,7 @@ class Policy:
     migrations_per_tick_max: int = 16  # bounds what a drain does to the store at once
     drain_notice_s: float = 120.0  # before its deadline the rest is suspended, tier by tier
     grow_after_s: float = 5.0  # quiet time after a first change of size: against thrash
+    even_after_s: float = 30.0  # quiet time of a job before equals may ask for a part of it
     move_cost_s: float = 5.0  # dump + transfer + restore of a job never measured
     carried_bytes_s: float = 1e8  # images to another region, where a job was never measured
     data_away_slows: float = 0.1  # part of its speed lost by who reads from another region
@@ -31,7 +32,7 @@ class Policy:
     level_grows: int = 4  # each level lasts so many times the last: few are ever moved down
     ageing_s: float = 86400.0  # waited so long, a job is one level up: bounds starvation
     resize_cost_s: float = 0.1  # new turns from the next mini-batch on: measured 10 to 100 ms
-    resize_pays_s: float = 120.0  # in which it must win back its stall; of 40 to 600 s the best JCT
+    resize_pays_s: float = 120.0  # it must win back its stall in this; 75 to 600 s were tried
     checkpoint_cost_s: float = 5.0  # pause for a cut of a job that was never measured
     checkpoint_least_s: float = 30.0  # a cut more often than that would load the store
     checkpoint_most_s: float = 21600.0  # nobody likes to lose more than 6 hours

@@ -88,18 +88,22 @@ def claimed(quota: Quota, jobs: Iterable[Job]) -> int:
 
 def _gains(draft: Draft, job: Job, held: int, most: int, policy: Policy) -> dict[int, float]:
     """What so many devices more than `held` are worth, up to `most` in all."""
-    found = valued(draft, job, (held, most), policy)
+    found = valued(draft, job, (held, most), policy, idle=True)
     return {d - held: value - found[held] for d, value in found.items() if d > held}
 
 
-def valued(draft: Draft, job: Job, among: tuple[int, int], policy: Policy) -> dict[int, float]:
+def valued(
+    draft: Draft, job: Job, among: tuple[int, int], policy: Policy, *, idle: bool = False
+) -> dict[int, float]:
     """What the running job is worth on its sizes `among` two, and on what it holds. Any other size
     is worth less by the time that the job stands still until it has it, as part of the time in
     which that must be won back: the less, the less it is expected to need yet. Nobody knows that,
-    but who had much will mostly need much. What would cost its work is no size."""
+    but who had much will mostly need much. To take what is `idle` may pay later, for nobody else is
+    to stall for it. What would cost its work is no size."""
     now_s, (low, most) = draft.snapshot.now_s, among
     had, away = level(job, now_s, policy), away_s(job, policy)[0]
-    needs = _PART * max(attained_s(job, now_s), policy.level_first_s)
+    most_s, part = (policy.quantum_s, 1.0) if idle else (policy.resize_pays_s, _PART)
+    needs = part * max(attained_s(job, now_s), policy.level_first_s)
     loses = keeps_nothing(job) or job.engine is None
     found = {job.held: worth(job, job.held, had)}
     for devices in _thinned([d for d in sizes(job, most) if d >= low], job.held):
@@ -107,7 +111,7 @@ def valued(draft: Draft, job: Job, among: tuple[int, int], policy: Policy) -> di
         if devices == job.held or (loses and not stays):
             continue
         stall_s = policy.resize_cost_s if stays else away
-        soon_s = min(policy.resize_pays_s, needs / devices)
+        soon_s = min(most_s, needs / devices)
         found[devices] = worth(job, devices, had) * max(0.0, 1.0 - stall_s / soon_s)
     return found
 
@@ -173,7 +177,7 @@ def _equals(draft: Draft, blocked: Job, policy: Policy) -> dict[int, list[Job]]:
         job = each.job
         if job.tier is not blocked.tier or draft.touched(job) or not there[each.rows[0]]:
             continue
-        if job.held > least(job) and rested(draft, job, policy):
+        if job.held > least(job) and rested(draft, job, policy.even_after_s):
             equals.setdefault(each.cluster, []).append(job)
     return equals
 
@@ -211,23 +215,21 @@ def least(job: Job) -> int:
     return max(promised(job), min(sizes(job), default=job.devices))
 
 
-def rested(draft: Draft, job: Job, policy: Policy, *, owed: bool = False) -> bool:
-    """Has the running job been left alone for long enough to be given another size? What is `owed`
-    to it waits no longer after many changes."""
+def rested(draft: Draft, job: Job, least_s: float) -> bool:
+    """Was the running job left alone for `least_s`, and for as long as it took to come back?"""
     if job.running_at_s is None:
         return False
-    since_s, now_s = max(job.running_at_s, job.resize_at_s), draft.snapshot.now_s
-    rest = max(policy.grow_after_s, job.restore_s or 0.0) if owed else rest_s(job, now_s, policy)
-    return now_s - since_s >= rest
+    since_s = max(job.running_at_s, job.resize_at_s)
+    return draft.snapshot.now_s - since_s >= max(least_s, job.restore_s or 0.0)
 
 
 def rest_s(job: Job, now_s: float, policy: Policy) -> float:
-    """For how long it is left alone after a change, against thrash: for as long as it took to come
-    back, and after each resize of one life for twice as long as after the one before. That fades:
-    by one doubling for each quantum that this life has lasted."""
+    """For how long it is left alone before it takes what is idle, against thrash: after each resize
+    of one life twice as long as after the one before. That fades: by one doubling for each quantum
+    that this life has lasted."""
     lived = (now_s - job.running_at_s) / policy.quantum_s if job.running_at_s is not None else 0.0
     doublings = min(max(0, job.resize - int(lived)), _DOUBLINGS)
-    return max(policy.grow_after_s * 2.0**doublings, job.restore_s or 0.0)
+    return policy.grow_after_s * 2.0**doublings
 
 
 def _divided(values: Sequence[Mapping[int, float]], capacity: int) -> list[int]:

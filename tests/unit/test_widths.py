@@ -10,6 +10,7 @@ from fleets import POLICY, Planet, verbs
 
 from singularity.primitives.model import JobId, Tier
 from singularity.scheduler.draft import Draft
+from singularity.scheduler.elastic import short
 from singularity.scheduler.sharing import rest_s, rested, valued
 
 HOUR_S = 3600.0
@@ -74,8 +75,11 @@ def test_what_is_left_alone_for_long_after_many_changes_fades() -> None:
     assert rest_s(job, at_s + 60.0, POLICY) == POLICY.grow_after_s * 2**6
     assert rest_s(job, at_s + 3 * POLICY.quantum_s, POLICY) == POLICY.grow_after_s * 2**3
     assert rest_s(job, at_s + HOUR_S, POLICY) == POLICY.grow_after_s
-    back = replace(job, resize=0, restore_s=30.0)
-    assert rest_s(back, at_s, POLICY) == 30.0, "not sooner again than it took to come back"
+    planet.change(wide, restore_s=30.0)
+    for later_s, found in ((20.0, False), (11.0, True)):
+        planet.now_s += later_s
+        draft = Draft(planet.ledger.snapshot(planet.now_s), POLICY)
+        assert rested(draft, planet.job(wide), 5.0) is found, "not sooner than it took to come back"
 
 
 def test_what_is_owed_to_a_job_does_not_wait_for_that() -> None:
@@ -83,5 +87,5 @@ def test_what_is_owed_to_a_job_does_not_wait_for_that() -> None:
     planet.change(wide, resize=7, resize_at_s=planet.now_s)
     planet.now_s += 2 * POLICY.grow_after_s
     draft = Draft(planet.ledger.snapshot(planet.now_s), POLICY)
-    assert not rested(draft, planet.job(wide), POLICY)
-    assert rested(draft, planet.job(wide), POLICY, owed=True)
+    assert not short(draft, planet.job(wide), POLICY)
+    assert short(draft, planet.job(wide), POLICY, owed=True)
