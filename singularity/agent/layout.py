@@ -34,6 +34,11 @@ class Layout:
         return self.node_dir / "sandboxes"
 
     @property
+    def lease(self) -> Path:
+        """Until when ranks may run (runtime/lease.py)."""
+        return self.node_dir / "lease"
+
+    @property
     def inject(self) -> Path:
         return self.run / "inject"
 

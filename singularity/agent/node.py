@@ -39,6 +39,7 @@ from .proof import find_criu, probe
 from .recent import Recent
 from .runtime import splicing
 from .runtime.cgroup import Limits
+from .runtime.lease import RunLease
 from .runtime.network import HostNetwork, open_network
 from .runtime.sandbox import RankSpec, Sandbox
 from .scratch import open_scratch
@@ -106,7 +107,9 @@ def open_node(settings: AgentSettings) -> Iterator[tuple[Agent, Executor]]:
         def look_at(sharers: Sequence[Sharer]) -> tuple[DeviceNote, ...]:
             return look(devices, sharing.look(sharers), yields=sharing.yields)
 
-        agent = Agent(register, control, journal, refresh, look_at)
+        lease = RunLease(layout.lease)
+        stack.callback(lease.close)
+        agent = Agent(register, control, journal, lease, refresh, look_at)
         tools = make_tools(settings, layout, leads, handovers, sharing)
         executor = Executor(tools, agent.done)
         if isinstance(sharing, GpuSharing):
@@ -150,6 +153,7 @@ def make_tools(
     """What every job's hands share, on a node with these settings."""
     network = open_network(settings.bridge, settings.subnet, settings.node_index)
     base = dict(os.environ)
+    layout.lease.touch(mode=0o600)
 
     def create(start: Start, rank: int, view: int | None) -> Sandbox:
         if start.share and (reason := sharing.refuses(start.share)):
@@ -158,7 +162,7 @@ def make_tools(
         if limits is None and start.memory_bytes:
             limits = Limits(memory_bytes=start.memory_bytes)
         where = network if start.serving is None else HostNetwork("routers must reach it")
-        sandbox = Sandbox.create(layout.sandbox(start, rank), where, limits, view)
+        sandbox = Sandbox.create(layout.sandbox(start, rank), where, limits, view, layout.lease)
         if start.share and sandbox.unlimited:  # others have been promised the rest of the device
             sandbox.remove()
             raise SandboxFailed(f"its share cannot be enforced: {sandbox.unlimited}")

@@ -31,6 +31,7 @@ from .core import Admitted, AgentState, Boot, Done, Event, Forget, react
 from .effects import Effect
 from .executor import Executor
 from .journal import Journal
+from .runtime.lease import RunLease
 from .sharing import Sharer
 
 log = logging.getLogger(__name__)
@@ -49,11 +50,12 @@ class Agent:
         register: Register,
         control: ControlPlane,
         journal: Journal,
+        lease: RunLease,
         refresh: Callable[[Admission], None],
         look: Callable[[Sequence[Sharer]], tuple[DeviceNote, ...]] = lambda _: (),
     ) -> None:
         self._register, self._control, self._journal = register, control, journal
-        self._refresh, self._look = refresh, look
+        self._lease, self._refresh, self._look = lease, refresh, look
         self._looked_s = float("-inf")
         self._executor: Executor | None = None
         self._lock = threading.RLock()
@@ -179,8 +181,7 @@ class Agent:
             self._admission = None
             self._looked_s = float("-inf")
             return 0.0
-        self._heard_s = began_s
-        self._unfreeze()
+        self._heard(began_s, self._admission)
         if pulse.forget:
             self._fold(Forget(pulse.forget))
         if pulse.written > self._state.seq:
@@ -203,7 +204,8 @@ class Agent:
             assert self._executor is not None
             self._executor.kill_all()
             self._fold(Admitted(admission.epoch))
-        self._admission, self._heard_s = admission, began_s
+        self._admission = admission
+        self._heard(began_s, admission)
         self._refresh(admission)
         log.info("admitted", extra={"epoch": admission.epoch})
 
@@ -237,8 +239,12 @@ class Agent:
         self._executor.freeze()
         self._frozen = True
 
-    def _unfreeze(self) -> None:
-        if self._frozen:
+    def _heard(self, began_s: float, admission: Admission) -> None:
+        """The lease runs from the question. Whoever was stopped because it was over goes on: by us,
+        or by the supervisors of ranks, if we were dead or slow."""
+        self._heard_s = began_s
+        late = self._lease.extend(began_s + admission.lease_s)
+        if self._frozen or late:
             assert self._executor is not None
             self._executor.thaw()
             self._frozen = False

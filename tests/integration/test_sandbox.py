@@ -28,6 +28,7 @@ from sandboxes import (
 )
 
 from singularity.agent.runtime.cgroup import Limits
+from singularity.agent.runtime.lease import RunLease
 from singularity.agent.runtime.network import HostNetwork, Network, open_network
 from singularity.agent.runtime.processes import Identity, descendants
 from singularity.agent.runtime.sandbox import Sandbox
@@ -162,6 +163,7 @@ import os, signal, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from sandboxes import COUNT, FOREVER, python, spec
+from singularity.agent.runtime.lease import RunLease
 from singularity.agent.runtime.network import HostNetwork
 from singularity.agent.runtime.sandbox import Sandbox
 here = Path({str(tmp_path)!r})
@@ -254,6 +256,32 @@ def test_frozen_ranks_stand_still(sandbox: Sandbox, tmp_path: Path) -> None:
     counts_on(log)
 
 
+def test_ranks_of_an_agent_that_is_dead_stop_when_its_lease_is_over(
+    tmp_path: Path, net: Network
+) -> None:
+    """Else they would run on beside another life of their job."""
+    lease = RunLease(tmp_path / "lease")
+    lease.extend(time.monotonic() + 3600.0)
+    try:
+        sandbox = Sandbox.create(tmp_path / "sandbox", net, lease=tmp_path / "lease")
+    except SandboxFailed as error:
+        pytest.skip(error.detail)
+    try:
+        sandbox.launch(spec(tmp_path, python(COUNT, FOREVER)))
+        counts_on(tmp_path / "log")
+        assert not lease.extend(time.monotonic() - 60.0), "so far nobody was stopped"
+        state = Path(f"/proc/{sandbox.pid}/stat")
+        until(lambda: state.read_text().split()[2] == "T", "the rank stops")
+        assert lease.extend(time.monotonic() + 3600.0), "whoever is heard again lets them go on"
+        sandbox.thaw()
+        counts_on(tmp_path / "log")
+        opened = {os.readlink(fd) for fd in Path(f"/proc/{sandbox.pid}/fd").iterdir()}
+        assert str(tmp_path / "lease") not in opened, "a rank could not be carried with it"
+    finally:
+        sandbox.remove()
+        lease.close()
+
+
 def test_an_ordinary_user_has_sandboxes_too(tmp_path: Path) -> None:
     """Through a user namespace, as somebody without any right."""
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
@@ -263,6 +291,7 @@ def test_an_ordinary_user_has_sandboxes_too(tmp_path: Path) -> None:
 import os, sys, tempfile
 from pathlib import Path
 from sandboxes import ended, lines, python, spec
+from singularity.agent.runtime.lease import RunLease
 from singularity.agent.runtime.network import open_network
 from singularity.agent.runtime.sandbox import Sandbox
 from singularity.primitives.errors import SandboxFailed

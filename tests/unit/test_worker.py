@@ -17,6 +17,7 @@ from singularity.agent.core import Ended
 from singularity.agent.effects import Effect, Kill, Launch
 from singularity.agent.executor import Executor
 from singularity.agent.journal import Journal
+from singularity.agent.runtime.lease import RunLease
 from singularity.agent.worker import Agent
 from singularity.primitives.errors import Unavailable
 from singularity.primitives.messages import (
@@ -125,8 +126,8 @@ class World:
         register = Register(
             node=NODE, region="r", cluster="c", device="cpu", devices=4, address="n:1"
         )
-        plane = cast("Any", self.plane)
-        self.agent = Agent(register, plane, self.journal, lambda _: None)
+        plane, lease = cast("Any", self.plane), RunLease(directory / "lease")
+        self.agent = Agent(register, plane, self.journal, lease, lambda _: None)
         self.stop = threading.Event()
         life = (cast("Any", self.hand), self.stop)
         self.threads = [threading.Thread(target=self.agent.run, args=life)]

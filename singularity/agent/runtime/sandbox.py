@@ -18,7 +18,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -102,9 +102,11 @@ class Sandbox:
         network: Network,
         limits: Limits | None = None,
         view: int | None = None,
+        lease: Path | None = None,
     ) -> Sandbox:
         """A sandbox with nothing in it yet; some 50 ms. It sees the files that the process `view`
-        sees, or this machine's. Raises SandboxFailed, leaving nothing."""
+        sees, or this machine's, and stops itself when `lease` (lease.py) is over. Raises
+        SandboxFailed, leaving nothing."""
         directory = directory.resolve()
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
@@ -114,7 +116,7 @@ class Sandbox:
             cgroup, unlimited = make_cgroup(f"{directory.name}-{mark:08x}", limits)
         rootless = os.geteuid() != 0
         namespaces = ("-p", "-m", "-i", *(("-n",) if network.isolated else ()))
-        process = _start(directory, namespaces, rootless, cgroup, view)
+        process = _start(directory, namespaces, cgroup, view, lease)
         try:
             _hear(process, directory)
             (pid,) = children(process.pid)
@@ -290,21 +292,25 @@ class Sandbox:
 def _start(
     directory: Path,
     namespaces: Sequence[str],
-    rootless: bool,
     cgroup: Cgroup | None,
     view: int | None,
+    lease: Path | None,
 ) -> subprocess.Popen[bytes]:
-    user = ["-U", "-r"] if rootless else []
+    user = ["-U", "-r"] if os.geteuid() != 0 else []
     files = ["nsenter", "-t", str(view), "-m", "--"] if view is not None else []
     argv = [*files, "unshare", *user, *namespaces, "-f", "--propagation", "slave", "--mount-proc"]
     argv += [sys.executable, "-I", "-S", supervisor.__file__, str(directory)]
-    with (directory / "supervisor.err").open("wb") as errors:
+    with (directory / "supervisor.err").open("wb") as errors, ExitStack() as opened:
+        handed_on = []
+        if lease is not None:  # as a descriptor: a sandbox may see other files, and be moved
+            handed_on.append(opened.enter_context(lease.open("rb")).fileno())
         return subprocess.Popen(
-            cgroup.enter(argv) if cgroup else argv,
+            [*(cgroup.enter(argv) if cgroup else argv), *map(str, handed_on)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
             env=for_ranks(os.environ),
+            pass_fds=handed_on,
             start_new_session=True,  # a ^C at the agent's terminal is not meant for ranks
         )
 

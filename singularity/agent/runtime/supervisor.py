@@ -1,10 +1,14 @@
 """PID 1 of one sandbox: starts or awaits one rank, reaps, and writes down how the rank ended.
 
-Run as `python -I -S supervisor.py DIRECTORY` inside fresh namespaces, with as little as can be of
-the standard library, because there is one beside every rank, which waits for it to come up. It
+Run as `python -I -S supervisor.py DIRECTORY [LEASE]` inside fresh namespaces, with as little as can
+be of the standard library, because there is one beside every rank, which waits for it to come up. It
 takes a single order on stdin (marshalled: the agent runs the same Python), answers on stdout, and
-from then on needs nobody: an agent that dies changes nothing here. When the rank ends it exits, and
-the kernel takes everything else in the sandbox with it; when it is killed, likewise.
+from then on needs nobody. When the rank ends it exits, and the kernel takes everything else in the
+sandbox with it; when it is killed, likewise.
+
+An agent that dies changes nothing here until its lease (lease.py, handed in as the descriptor LEASE)
+has been over for a second: then everything in the sandbox is stopped, for another life of the job
+may begin elsewhere. Whoever is heard again lets it go on, or kills it.
 """
 
 from __future__ import annotations
@@ -32,10 +36,16 @@ if TYPE_CHECKING:
 FIRST_PID = 1000  # of a rank: the pids below are for those who restore one into a new sandbox
 NOT_FOUND, NOT_STARTED = 127, 126  # what a shell answers for a program it cannot start
 _FIXED = {signal.SIGKILL, signal.SIGSTOP}
+_LOOK_S = 0.5  # at the lease
+_LATE_NS = 1_000_000_000  # an agent that lives fences its ranks itself
+_STOPPED = ("T", "t", "Z", "X")  # states of a process that does nothing, or is being dumped
+_ROUNDS = 20  # to catch processes that are forked while others are being stopped
 
 
-def main(directory: str) -> None:
+def main(directory: str, lease: int = -1) -> None:
     os.chdir(directory)
+    if lease >= 0:
+        os.set_inheritable(lease, False)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     _say({"up": 1})
     order = marshal.loads(sys.stdin.buffer.read() or marshal.dumps(None))
@@ -50,7 +60,7 @@ def main(directory: str) -> None:
     _write("rank.json", {"pid": rank})
     _say({"pid": rank})
     _let_go_of_the_agent()
-    _wait_for(rank)
+    _wait_for(rank, lease)
 
 
 def _start(order: Launch) -> int:
@@ -81,14 +91,18 @@ def _become(order: Launch) -> NoReturn:
         os._exit(NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_STARTED)
 
 
-def _wait_for(rank: int) -> None:
-    """Reap whatever ends, until the rank does.
+def _wait_for(rank: int, lease: int) -> None:
+    """Reap whatever ends, until the rank does; and look at the lease now and then.
 
     A restored rank becomes our child only when the restorer is done, so having no child is no
     reason to leave: SIGCHLD is.
     """
     while True:
-        signal.sigwaitinfo({signal.SIGCHLD})
+        if lease < 0:
+            signal.sigwaitinfo({signal.SIGCHLD})
+        elif signal.sigtimedwait({signal.SIGCHLD}, _LOOK_S) is None:
+            _fence(lease)
+            continue
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -99,6 +113,51 @@ def _wait_for(rank: int) -> None:
             if pid == rank:
                 _record(pid, status)
                 return
+
+
+def _fence(lease: int) -> None:
+    """Stop all that runs here if the lease is over. An agent that was heard in the same moment has
+    let go of what was stopped before; what was stopped after that is let go here."""
+    until = _until_ns(lease)
+    if not 0 < until < time.monotonic_ns() - _LATE_NS:
+        return
+    stopped = _stop_all()
+    if _until_ns(lease) != until:
+        for pid in stopped:
+            _signal(pid, signal.SIGCONT)
+
+
+def _until_ns(lease: int) -> int:
+    return int.from_bytes(os.pread(lease, 8, 0), "little")
+
+
+def _stop_all() -> list[int]:
+    """Whom it stopped, who was running."""
+    stopped: list[int] = []
+    for _ in range(_ROUNDS):
+        others = [int(name) for name in os.listdir("/proc") if name.isdigit() and name != "1"]
+        running = [pid for pid in others if pid not in stopped and _runs(pid)]
+        if not running:
+            break
+        for pid in running:
+            _signal(pid, signal.SIGSTOP)
+        stopped += running
+    return stopped
+
+
+def _runs(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2][:1].decode() not in _STOPPED
+    except OSError:
+        return False  # it is gone
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except OSError:
+        pass  # it is gone
 
 
 def _record(pid: int, status: int) -> None:
@@ -148,4 +207,4 @@ def _let_go_of_the_agent() -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], *map(int, sys.argv[2:]))

@@ -179,7 +179,7 @@ class Machine:
         costs = self.world.costs
         late_s = float(self.world.rng.uniform(0.0, costs.fence_late_s))
         left_s = began_s + costs.lease_s - self.world.now_s
-        self.soon(max(0.0, left_s) + late_s, self._fence)
+        self.world.after(max(0.0, left_s) + late_s, self._fence)  # though the agent be dead
 
     def _fence(self) -> None:
         """No answer for the length of the lease: another life of our jobs may start soon."""

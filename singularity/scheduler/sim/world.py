@@ -59,7 +59,7 @@ class Costs:
     late_s: float = 300.0
     heartbeat_s: float = 5.0
     lease_s: float = 15.0
-    fence_late_s: float = 5.0  # how late an agent may notice that its lease is over
+    fence_late_s: float = 5.0  # how late it may be noticed that a lease is over
     ask_s: float = 5.0  # patience with an answer
     cut_deadline_s: float = 240.0
     first_step_s: float = 900.0
@@ -289,11 +289,9 @@ class World:
             self.after(down_s, machine.boot_up)
 
     def restart(self, node: NodeId, down_s: float) -> None:
-        """The agent dies and comes back; the ranks do not notice. Nobody fences them meanwhile, so
-        whatever restarts agents must be quicker than what is left until the node counts as lost."""
+        """The agent dies and comes back; the ranks do not notice, until their supervisors stop them
+        because its lease is over."""
         machine = self.machines[node]
-        patience_s = self.policy.node_lost_after_s - self.costs.lease_s - self.costs.fence_late_s
-        assert down_s < patience_s, (down_s, patience_s)
         if machine.up:
             self.note("restart", node)
             machine.shut_down()
