@@ -53,8 +53,12 @@ def _even(draft: Draft, wanted: Flags, policy: Policy) -> set[JobId]:
     """Make jobs narrower for equals on the same nodes, of the same project where quotas govern.
     Returns those that wait for what is so coming: less than all of it would be a stall in vain."""
     groups, waits = dict[Hashable, list[Runs]](), set[JobId]()
-    for each in roster(draft).jobs:
+    running = draft.untouched(JobState.RUNNING)
+    asking = {(job.tier, job.spec.device) for job in running if job.held < job.devices}
+    for each in roster(draft).jobs if asking else ():  # mostly nobody, and there may be many jobs
         job, spec = each.job, each.job.spec
+        if spec.devices_min >= job.devices or (job.tier, spec.device) not in asking:
+            continue
         alone = spec.serving is not None or spec.share is not None or draft.touched(job)
         if alone or wanted[each.rows[0]] or not rested(draft, job, policy.even_after_s):
             continue
