@@ -96,7 +96,7 @@ class Hand:
 
     def __init__(self) -> None:
         self.effects: list[Effect] = []
-        self.frozen = False
+        self.frozen, self.thawed = False, 0
 
     def perform(self, effect: Effect) -> None:
         self.effects.append(effect)
@@ -107,10 +107,14 @@ class Hand:
     def freeze(self) -> None:
         self.frozen = True
 
+    def thaw(self) -> None:
+        self.frozen = False
+        self.thawed += 1
+
     def kill_all(self) -> None:
         pass
 
-    tend = thaw = kill_all
+    tend = kill_all
 
     def sharers(self) -> list[object]:
         return []
@@ -126,8 +130,8 @@ class World:
         register = Register(
             node=NODE, region="r", cluster="c", device="cpu", devices=4, address="n:1"
         )
-        plane, lease = cast("Any", self.plane), RunLease(directory / "lease")
-        self.agent = Agent(register, plane, self.journal, lease, lambda _: None)
+        plane, self.lease = cast("Any", self.plane), RunLease(directory / "lease")
+        self.agent = Agent(register, plane, self.journal, self.lease, lambda _: None)
         self.stop = threading.Event()
         life = (cast("Any", self.hand), self.stop)
         self.threads = [threading.Thread(target=self.agent.run, args=life)]
@@ -177,6 +181,15 @@ def test_a_journal_is_for_its_agent_only(tmp_path: Path) -> None:
     modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
     journal.close()
     assert "journal-wal" in modes and set(modes.values()) == {0o600}
+
+
+def test_ranks_that_their_supervisors_may_have_stopped_go_on_when_it_is_heard(world: World) -> None:
+    """By whatever it was kept from running, it did not notice that its lease was over."""
+    beats = len(world.plane.beats)
+    until(lambda: len(world.plane.beats) > beats + 20, "it to be heard")
+    assert world.hand.thawed == 0, "nobody was stopped"
+    world.lease.extend(time.monotonic() - 1.0)
+    until(lambda: world.hand.thawed > 0, "whoever was stopped goes on")
 
 
 def test_what_cannot_be_journaled_is_not_done_until_it_can(world: World) -> None:

@@ -1,6 +1,6 @@
-"""Until when the ranks of this node may run: written by the agent each time it is heard, read by the
-supervisor of every sandbox, which stops its rank when nobody has written for too long. An agent that
-is dead can fence nothing; its ranks must not run on beside another life of their job.
+"""Until when the ranks of this node may run: written by the agent each time it is heard, read by
+the supervisor of every sandbox, which stops its rank when nobody has written for too long. An agent
+that is dead can fence nothing; its ranks must not run on beside another life of their job.
 
 The file holds nanoseconds of CLOCK_MONOTONIC, 8 bytes, and is written in place: whoever opened it
 sees what later agents write. Empty, it binds nobody.

@@ -1,14 +1,14 @@
 """PID 1 of one sandbox: starts or awaits one rank, reaps, and writes down how the rank ended.
 
 Run as `python -I -S supervisor.py DIRECTORY [LEASE]` inside fresh namespaces, with as little as can
-be of the standard library, because there is one beside every rank, which waits for it to come up. It
-takes a single order on stdin (marshalled: the agent runs the same Python), answers on stdout, and
-from then on needs nobody. When the rank ends it exits, and the kernel takes everything else in the
-sandbox with it; when it is killed, likewise.
+be of the standard library, because there is one beside every rank, which waits for it to come up.
+It takes a single order on stdin (marshalled: the agent runs the same Python), answers on stdout,
+and from then on needs nobody. When the rank ends it exits, and the kernel takes everything else in
+the sandbox with it; when it is killed, likewise.
 
-An agent that dies changes nothing here until its lease (lease.py, handed in as the descriptor LEASE)
-has been over for a second: then everything in the sandbox is stopped, for another life of the job
-may begin elsewhere. Whoever is heard again lets it go on, or kills it.
+An agent that dies changes nothing here until its lease (lease.py; LEASE is a descriptor) has been
+over for a second: then everything in the sandbox is stopped, for another life of the job may begin
+elsewhere. An agent that is heard again lets it go on, or kills it.
 """
 
 from __future__ import annotations
