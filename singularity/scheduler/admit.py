@@ -12,7 +12,7 @@ from singularity.primitives.sla import PROMISED
 from . import elastic
 from .draft import Draft
 from .explain import lacking
-from .offers import level_of
+from .offers import footing_of
 from .placement import alike, find, meet, sizes
 from .plan import Action, Reason, Verb
 from .policy import Policy
@@ -78,10 +78,13 @@ class Waiting:
         return next((o for o in self._kinds.values() if first(o) and meet(draft, job, o)), None)
 
     def claims(self, draft: Draft, job: Job) -> bool:
-        """Is it within the guarantee of its project? Not if a more urgent one there is not."""
-        of = job.spec.project, job.spec.device
-        if self._borrow.get(of, job.tier) < job.tier or not draft.quota.claims(job, _least(job)):
-            self._borrow.setdefault(of, job.tier)
+        """Is it within a guarantee of its projects? Not of one in which a more urgent job is that
+        is within none: that goes first there, and would take back what this was given."""
+        keys = draft.quota.keys(job)
+        spoken_for = [key for key in keys if self._borrow.get(key, job.tier) < job.tier]
+        if not draft.quota.claims(job, _least(job), besides=spoken_for):
+            for key in keys:
+                self._borrow.setdefault(key, job.tier)
             return False
         self.within.add(job.id)
         return True
@@ -181,10 +184,10 @@ def _admit(draft: Draft, job: Job, waiting: Waiting, policy: Policy) -> Told:
 def _kind(draft: Draft, job: Job, waiting: Waiting, policy: Policy) -> Hashable:
     """Of two that are the same in this, the second fits nowhere if the first did not, and nobody
     gives way for it."""
-    spec, had = job.spec, level_of(draft, job, policy)
+    spec, stands = job.spec, footing_of(draft, job, policy)
     alone = job.id if spec.topology.apart else ""
     whose = (spec.project, job.id in waiting.within, claim(job)) if draft.quota.governs else ()
-    return alike(job), job.tier, had, job.devices, spec.devices_min, spec.ranks, alone, whose
+    return alike(job), job.tier, stands, job.devices, spec.devices_min, spec.ranks, alone, whose
 
 
 def _least(job: Job) -> int:

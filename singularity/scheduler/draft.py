@@ -19,6 +19,7 @@ from .orders import Order
 from .parts import Parts
 from .plan import Action, Plan, Reason, Verb, evicts, grows, recently_evicted
 from .policy import Policy
+from .queueing import Footing
 from .quota import UNBOUND, Bound, Quota
 from .services import Change
 from .snapshot import Flags, Ints, Snapshot, frozen
@@ -31,8 +32,9 @@ class Findings:
 
     may    nodes that a job may use      full  the fewest units that fit nowhere
     meet   of two, do they share some?
-    lacks  what such a job lacks         vain  devices and level, for which nobody made room
-    level  of a job, as in queueing      told  why one waits, and then all that are like it
+    lacks  what such a job lacks         vain  devices, and who stood how when nobody made room
+    told   why one waits, and then all that are like it
+    footing  of a job, as in queueing
     near   as in sla.near_promise
     ranks  as placement.ranks, of jobs that have no home
     offers what a job gives, by its id, where it goes and whether that was borrowed
@@ -44,8 +46,8 @@ class Findings:
     meet: dict[Hashable, bool] = field(default_factory=dict)
     full: dict[Hashable, int] = field(default_factory=dict)
     lacks: dict[Hashable, tuple[Reason, ...]] = field(default_factory=dict)
-    vain: dict[Hashable, tuple[int, int]] = field(default_factory=dict)
-    level: dict[JobId, int] = field(default_factory=dict)
+    vain: dict[Hashable, tuple[int, Footing]] = field(default_factory=dict)
+    footing: dict[JobId, Footing] = field(default_factory=dict)
     told: dict[Hashable, tuple[Reason, ...]] = field(default_factory=dict)
     near: dict[JobId, bool] = field(default_factory=dict)
     ranks: dict[Hashable, Ranks] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from singularity.primitives.model import Job, Tier
 
 from .draft import Draft
 from .lending import shrinks_for
-from .offers import level_of
+from .offers import footing_of, level_of
 from .placement import may
 from .policy import Policy
 from .queueing import yields
@@ -101,5 +101,7 @@ class Givers:
         trains = blocked.spec.serving is None and not keeps_nothing(job)
         if not trains or job.tier is not blocked.tier:
             return False
-        had_more = level_of(draft, job, policy) > level_of(draft, blocked, policy)
-        return had_more and yields(job, draft.snapshot.now_s, policy)
+        to = footing_of(draft, blocked, policy)
+        if level_of(draft, job, policy) <= to.level:
+            return False  # most of them
+        return yields(job, to, draft.snapshot.now_s, policy)

@@ -13,7 +13,7 @@ from singularity.primitives.sla import near_promise
 from .draft import Draft
 from .policy import Policy
 from .price import Price, of_leaving, of_sharing
-from .queueing import level
+from .queueing import Footing, footing
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +66,15 @@ def offered(draft: Draft, job: Job, target: Placement, policy: Policy, *, borrow
     return found
 
 
-def level_of(draft: Draft, job: Job, policy: Policy) -> int:
-    known = draft.findings.level
+def footing_of(draft: Draft, job: Job, policy: Policy) -> Footing:
+    known = draft.findings.footing
     if (found := known.get(job.id)) is None:
-        found = known[job.id] = level(job, draft.snapshot.now_s, policy)
+        found = known[job.id] = footing(job, draft.snapshot.now_s, policy)
     return found
+
+
+def level_of(draft: Draft, job: Job, policy: Policy) -> int:
+    return footing_of(draft, job, policy).level
 
 
 def near_of(draft: Draft, job: Job) -> bool:

@@ -31,6 +31,7 @@ class Policy:
     level_first_s: float = 3600.0  # device-seconds until a job leaves the first level of its tier
     level_grows: int = 4  # each level lasts so many times the last: few are ever moved down
     ageing_s: float = 86400.0  # waited so long, a job is one level up: bounds starvation
+    turn_s: float = 21600.0  # quantum of a job against one that is before it by waiting alone
     resize_cost_s: float = 0.1  # new turns from the next mini-batch on: measured 10 to 100 ms
     resize_pays_s: float = 120.0  # it must win back its stall in this; 75 to 600 s were tried
     checkpoint_cost_s: float = 5.0  # pause for a cut of a job that was never measured

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 from singularity.primitives.model import WAITING, Job, JobId, JobState, Tier
 from singularity.primitives.sla import PROMISED, attained_s, share
@@ -80,20 +81,30 @@ def ranks(snapshot: Snapshot, policy: Policy) -> dict[Tier, list[Rank]]:
     return found
 
 
-def level(job: Job, now_s: float, policy: Policy) -> int:
-    """Which of the levels of its tier the job is on: 0 for who had least so far.
+class Footing(NamedTuple):
+    """Of a job among those of its tier: the level that it has by what it `had` so far, and the one
+    on which it stands, which is less for who has waited for very long."""
 
-    Nobody knows how long a job will take, but most are short, and one that took long will take
+    level: int
+    had: int
+
+
+def footing(job: Job, now_s: float, policy: Policy) -> Footing:
+    """Nobody knows how long a job will take, but most are short, and one that took long will take
     longer: who is served by what it had comes near to the shortest first. Levels grow, so that two
-    jobs do not take turns for ever. Whoever waits for very long goes up.
-    """
-    had_s, ends_s, found = attained_s(job, now_s), policy.level_first_s, 0
+    jobs do not take turns for ever."""
+    had_s, ends_s, had = attained_s(job, now_s), policy.level_first_s, 0
     while had_s >= ends_s:
         ends_s *= policy.level_grows
-        found += 1
-    if found and job.state in WAITING:
-        found -= int((now_s - job.since_s) // policy.ageing_s)
-    return max(0, found)
+        had += 1
+    if not had or job.state not in WAITING:
+        return Footing(had, had)
+    return Footing(max(0, had - int((now_s - job.since_s) // policy.ageing_s)), had)
+
+
+def level(job: Job, now_s: float, policy: Policy) -> int:
+    """Which of the levels of its tier the job is on: 0 for who had least so far."""
+    return footing(job, now_s, policy).level
 
 
 def promised(job: Job) -> int:
@@ -101,10 +112,16 @@ def promised(job: Job) -> int:
     return math.ceil(PROMISED.get(job.tier, 0.0) * job.devices)
 
 
-def yields(job: Job, now_s: float, policy: Policy) -> bool:
-    """Would the running job let others of its tier go before it, that had less so far? When it has
-    had its devices for a while now, and is still given what its tier promises."""
-    if job.running_at_s is None or now_s - job.running_at_s < policy.quantum_s:
+def yields(job: Job, to: Footing, now_s: float, policy: Policy) -> bool:
+    """Would the running job let another of its tier go before it that stands so? When that is on a
+    lower level, and the job is still given what its tier promises and has had its devices for a
+    while now: for a longer one where the other had no less and only waited. Else all who waited for
+    long would take turns with each other, and come back again and again."""
+    own = level(job, now_s, policy)
+    if job.running_at_s is None or own <= to.level:
+        return False
+    turn_s = policy.quantum_s if to.had < own else max(policy.quantum_s, policy.turn_s)
+    if now_s - job.running_at_s < turn_s:
         return False
     least = PROMISED.get(job.tier)
     return least is None or (share(job, now_s).fraction or 0.0) > least

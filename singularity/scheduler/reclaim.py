@@ -16,8 +16,8 @@ from .lending import shrinking
 from .offers import (
     Offer,
     cheapest_first,
+    footing_of,
     given,
-    level_of,
     offer,
     total,
 )
@@ -66,7 +66,7 @@ def reclaim(draft: Draft, blocked: Job, attempts: Sequence[int], policy: Policy)
         return made
     draft.findings.vain[_kind(draft, blocked, attempts[-1])] = (
         attempts[-1],
-        level_of(draft, blocked, policy),
+        footing_of(draft, blocked, policy),
     )
     return Made(_IN_VAIN, comes=False)
 
@@ -83,9 +83,10 @@ def _hopeless(draft: Draft, blocked: Job, attempts: Sequence[int], policy: Polic
 def _in_vain(draft: Draft, blocked: Job, least: int, policy: Policy) -> bool:
     """Did nobody give for another of its kind that wanted no more, and had had no more?"""
     found = draft.findings.vain.get(_kind(draft, blocked, least))
-    if blocked.held:
+    if blocked.held or found is None or found[0] > least:
         return False
-    return found is not None and found[0] <= least and found[1] <= level_of(draft, blocked, policy)
+    its, own = found[1], footing_of(draft, blocked, policy)
+    return its.level <= own.level and its.had <= own.had
 
 
 def _kind(draft: Draft, blocked: Job, least: int) -> Hashable:

@@ -21,8 +21,8 @@ from .offers import (
     Offer,
     cheapest_by_device,
     cheapest_first,
+    footing_of,
     given,
-    level_of,
     offered,
     spared_first,
     weight,
@@ -85,10 +85,10 @@ class _Ways:
         alone = spec.serving is not None or spec.share is not None or bool(spec.topology.apart)
         if alone or holdings(blocked):
             return None
-        level = level_of(draft, blocked, self._policy) if givers.equals else None
+        stands = footing_of(draft, blocked, self._policy) if givers.equals else None
         borrows = tuple(self._borrowed(job) for job in givers.projects)
         asks = alike(blocked), blocked.tier, spec.ranks, self._devices
-        return (*asks, level, givers.verdicts, borrows)
+        return (*asks, stands, givers.verdicts, borrows)
 
     def _borrowed(self, job: Job) -> bool:
         project = job.spec.project

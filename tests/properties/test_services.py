@@ -12,8 +12,8 @@ from singularity.primitives.messages import Report
 from singularity.primitives.model import TERMINAL, Engine, Intent, JobState, Tier
 from singularity.primitives.nodes import Scope, ScopeKind
 from singularity.primitives.routing import LoadNote
-from singularity.scheduler.elastic import rest_s
 from singularity.scheduler.services import Canary, Measure, Promise, Served, Slo, Target
+from singularity.scheduler.sharing import rest_s
 from singularity.scheduler.traffic import Part, Window, load_of
 from tests.unit.service_scene import POLICY, ServiceScene, service
 
@@ -104,7 +104,7 @@ def test_a_service_has_what_it_wants_as_soon_as_nothing_happens_any_more(
     train = scene.job("train")
     assert sum(loan.devices for loan in train.loans) <= train.devices - train.held
     scene.end()
-    scene.go(60 + int(rest_s(scene.job("train"), POLICY)))
+    scene.go(60 + int(rest_s(scene.job("train"), scene.now_s, POLICY)))
     assert scene.job("train").held == 6 and scene.job("train").loans == ()
     assert sum(n.used for n in scene.ledger.nodes().values()) == 6
 

@@ -62,6 +62,27 @@ def test_nobody_makes_way_for_one_that_had_as_much_or_just_after_a_start() -> No
     assert planet.tick().actions == ()
 
 
+def test_who_is_before_others_by_waiting_alone_waits_for_a_longer_turn() -> None:
+    """Two that had much took turns every ten minutes, as soon as one had waited for a day."""
+
+    def aged(turn_s: float) -> tuple[Planet, JobId]:
+        planet, old = busy()
+        waits = planet.submit("aged", 2, tier=Tier.BASIC)
+        had(planet, waits, LONG_S)
+        planet.change(waits, since_s=planet.now_s - 2 * POLICY.ageing_s)
+        planet.change(old, running_at_s=planet.now_s - turn_s)
+        return planet, old
+
+    planet, old = aged(POLICY.quantum_s)
+    assert planet.tick().actions == ()
+    planet.submit("new", 2, tier=Tier.BASIC)
+    plan = planet.tick()
+    assert verbs(plan) == {old: "suspend"} and "to new" in plan.actions[0].reason
+    planet, old = aged(POLICY.turn_s)
+    plan = planet.tick()
+    assert verbs(plan) == {old: "suspend"} and "to aged" in plan.actions[0].reason
+
+
 def test_who_is_not_given_more_than_the_promise_makes_way_for_no_equal() -> None:
     planet, old = busy(Tier.STANDARD)
     planet.submit("new", 2)

@@ -37,8 +37,9 @@ class Fare:
 
     @property
     def busy(self) -> float | None:
-        """Of the device. None where nobody has looked."""
-        return self.got_s / self.wall_s if self.wall_s > 0.0 else None
+        """Of the device. None where nobody has looked. Work counts when it ends, so a part of it
+        may have been done before."""
+        return min(1.0, self.got_s / self.wall_s) if self.wall_s > 0.0 else None
 
     @property
     def slowdown(self) -> float | None:
