@@ -78,13 +78,10 @@ class Waiting:
         return next((o for o in self._kinds.values() if first(o) and meet(draft, job, o)), None)
 
     def claims(self, draft: Draft, job: Job) -> bool:
-        """Is it within a guarantee of its projects? Not of one in which a more urgent job is that
-        is within none: that goes first there, and would take back what this was given."""
-        keys = draft.quota.keys(job)
-        spoken_for = [key for key in keys if self._borrow.get(key, job.tier) < job.tier]
-        if not draft.quota.claims(job, _least(job), besides=spoken_for):
-            for key in keys:
-                self._borrow.setdefault(key, job.tier)
+        """Is it within the guarantee of its project? Not if a more urgent one there is not."""
+        of = job.spec.project, job.spec.device
+        if self._borrow.get(of, job.tier) < job.tier or not draft.quota.claims(job, _least(job)):
+            self._borrow.setdefault(of, job.tier)
             return False
         self.within.add(job.id)
         return True

@@ -8,7 +8,7 @@ back what was borrowed from it, whatever the tier of the borrower. Mutable, like
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Final
@@ -190,12 +190,9 @@ class Quota:
 
     # -- who gives back --------------------------------------------------------------------------
 
-    def claims(
-        self, job: Job, devices: int, before: Job | None = None, besides: Collection[_Key] = ()
-    ) -> bool:
-        """Are `devices` for the job within a guarantee, but for those `besides`: of its project, or
-        of something that this is part of and the job `before` is not? Then it may take back what
-        was borrowed."""
+    def claims(self, job: Job, devices: int, before: Job | None = None) -> bool:
+        """Are `devices` for the job within a guarantee: of its project, or of something that this
+        is part of and the job `before` is not? Then it may take back what was borrowed."""
         if not self.governs:
             return False
         others = self._path(before) if before is not None else ()
@@ -203,7 +200,7 @@ class Quota:
         for key in self.keys(job):
             if key[0] in others:
                 return False
-            if key not in besides and 0 < self._then(key) + more <= self._owns(key):
+            if 0 < self._then(key) + more <= self._owns(key):
                 return True
         return False
 
