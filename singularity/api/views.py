@@ -12,6 +12,7 @@ from singularity.primitives.findings import Certificate
 from singularity.primitives.health import Health
 from singularity.primitives.model import Checkpoint, Job, Tier
 from singularity.primitives.nodes import Node, NodeId, Scope
+from singularity.primitives.service import Taken
 from singularity.primitives.sla import PROMISED, Share, share
 from singularity.scheduler.interval import Cadence, cadence
 from singularity.scheduler.policy import Policy
@@ -84,7 +85,7 @@ def job_view(job: Job, spec: Json, nodes: Mapping[NodeId, Node], outlook: Outloo
             "pause_s": job.pause_s,
         },
         "certificate": certificate_view(job.certificate) if job.certificate else None,
-        "taken": asdict(job.taken) if job.taken else None,
+        "taken": taken_view(job.taken) if job.taken else None,
         "share": {
             **share_view(share(job, outlook.now_s), job.tier),
             "lost_s": job.account.lost_s if job.account else 0.0,  # beside others on its devices
@@ -111,6 +112,11 @@ def sharing_reasons(sharing: Sequence[Json]) -> list[Json]:
             told += f"; not enforced: {one['complaint']}"
         found.append({"kind": "sharing", "detail": told})
     return found
+
+
+def taken_view(taken: Taken) -> Json:
+    """Without whose gain it was: an id that may be another project's."""
+    return {name: value for name, value in asdict(taken).items() if name != "whom"}
 
 
 def share_view(found: Share, tier: Tier) -> Json:

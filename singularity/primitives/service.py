@@ -12,7 +12,8 @@ from .serving import ServiceId
 class Taken:
     """What was taken from a job for the sake of others: the last time, and in all.
 
-    `price` is what it was weighed to cost, in device-seconds, and `reason` says to whom it went.
+    `price` is what it was weighed to cost, in device-seconds, and `reason` says to whom it went,
+    which is the job `whom`, by its id.
     `evicted_at_s` is when the job last had to leave its devices for that, and did not only share
     them more tightly.
     """
@@ -23,15 +24,16 @@ class Taken:
     evicted_at_s: float | None = None
     times: int = 1
     paid: float = 0.0  # device-seconds, this time included
+    whom: str = ""
 
 
 def charge(
-    before: Taken | None, now_s: float, price: float, reason: str, *, evicted: bool
+    before: Taken | None, now_s: float, price: float, reason: str, *, evicted: bool, whom: str = ""
 ) -> Taken:
     """The account after something more was taken."""
     left_s = now_s if evicted else (before.evicted_at_s if before else None)
     times, paid = (before.times, before.paid) if before else (0, 0.0)
-    return Taken(now_s, price, reason, left_s, times + 1, paid + price)
+    return Taken(now_s, price, reason, left_s, times + 1, paid + price, whom)
 
 
 @dataclass(frozen=True, slots=True)

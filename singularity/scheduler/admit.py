@@ -12,11 +12,12 @@ from singularity.primitives.sla import PROMISED
 from . import elastic
 from .draft import Draft
 from .explain import lacking
+from .lines import queues
 from .offers import footing_of
-from .placement import alike, find, meet, sizes
+from .placement import alike, at_home, find, meet, sizes
 from .plan import Action, Reason, Verb
 from .policy import Policy
-from .queueing import Rank, not_yet, promised, ranks
+from .queueing import Rank, meant_for, not_yet, promised, ranks
 from .quota import UNBOUND
 from .reclaim import reclaim
 
@@ -31,10 +32,11 @@ class Waiting:
     Where quotas govern, `within` are those, started or not, that are within the guarantee of their
     project, and so need not borrow; `contested` kinds of device are wanted by more than one."""
 
-    def __init__(self, first: Iterable[Job] = ()) -> None:
-        """`first` of each line."""
+    def __init__(self, first: Iterable[Job] = (), meant: Iterable[Job] = ()) -> None:
+        """`first` of each line; `meant` are those for whom others just gave devices up."""
         self.jobs: list[Job] = []
         self.within: set[JobId] = set()
+        self._meant = tuple(meant)
         wanting: dict[str, set[str]] = {}
         for job in first:
             wanting.setdefault(job.spec.device, set()).add(job.spec.project)
@@ -78,13 +80,20 @@ class Waiting:
         return next((o for o in self._kinds.values() if first(o) and meet(draft, job, o)), None)
 
     def claims(self, draft: Draft, job: Job) -> bool:
-        """Is it within the guarantee of its project? Not if a more urgent one there is not."""
+        """Is it within the guarantee of its project? Not if a more urgent one there is not, nor
+        while one waits for which others gave devices up, and which might take them from this one as
+        well: they would be taken and claimed back for ever."""
         of = job.spec.project, job.spec.device
-        if self._borrow.get(of, job.tier) < job.tier or not draft.quota.claims(job, _least(job)):
+        behind = self._borrow.get(of, job.tier) < job.tier or self._spoken_for(draft, job)
+        if behind or not draft.quota.claims(job, _least(job)):
             self._borrow.setdefault(of, job.tier)
             return False
         self.within.add(job.id)
         return True
+
+    def _spoken_for(self, draft: Draft, job: Job) -> bool:
+        urgent = (o for o in self._meant if o.tier < job.tier and o.id not in self.within)
+        return any(draft.quota.yields(job, _least(job), to) for to in urgent)
 
     def due(self, draft: Draft, job: Job) -> int:
         """Within a guarantee no more devices than that, while others want theirs."""
@@ -102,7 +111,11 @@ def place(draft: Draft, policy: Policy) -> list[Job]:
     """
     line: _Line = ranks(draft.snapshot, policy)
     first = (rank.first for of_tier in line.values() for rank in of_tier)
-    waiting = Waiting(job for job in first if not draft.touched(job))
+    meant = sorted(meant_for(draft.snapshot, policy)) if draft.quota.governs else ()
+    asked = (draft.snapshot.by_id[job] for job in meant if job in draft.snapshot.by_id)
+    waiting = Waiting(
+        (job for job in first if not draft.touched(job)), (job for job in asked if queues(job))
+    )
     if draft.quota.governs:
         line = _by_tier(draft, line, waiting, policy, guaranteed=True)
     _by_tier(draft, line, waiting, policy, guaranteed=False)
@@ -232,11 +245,13 @@ def _claim(draft: Draft, tier: Tier, waiting: Waiting, policy: Policy, *, guaran
             continue
         if guaranteed:
             waiting.within.add(job.id)
-        if waiting.before(draft, job, tier):
+        where = (job, at_home(draft, job))  # whoever waits for nodes elsewhere need not be passed
+        free_to = next((j for j in where if not waiting.before(draft, j, tier)), None)
+        if free_to is None:
             continue
         lent = elastic.lent(draft, job, policy)
-        if not elastic.widen(draft, job, sizes(job, min(waiting.due(draft, job), lent))):
+        if not elastic.widen(draft, free_to, sizes(job, min(waiting.due(draft, job), lent))):
             if lent < promised(job):
                 continue  # what is idle is others', who are about to take it
             wide, _ = _attempts(draft, job, max(promised(job), job.held + 1))
-            reclaim(draft, job, wide, policy)
+            reclaim(draft, free_to, wide, policy)

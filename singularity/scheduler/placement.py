@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Final
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from singularity.primitives.holdings import holdings
 from singularity.primitives.model import Job, JobId, JobSpec, Placement, Shard
-from singularity.primitives.nodes import ScopeKind
+from singularity.primitives.nodes import Scope, ScopeKind
 from singularity.primitives.resizing import in_place
 from singularity.primitives.sharing import DeviceShare, Precedence
 from singularity.primitives.topology import Near
@@ -51,6 +52,14 @@ def may(draft: Draft, job: Job) -> Flags:
     if (found := draft.findings.may.get(kind)) is None:
         found = draft.findings.may[kind] = frozen(feasible(draft.snapshot, job))
     return found
+
+
+def at_home(draft: Draft, job: Job) -> Job:
+    """The running job, as if it could not leave the cluster that it is in, or is mostly in."""
+    snapshot = draft.snapshot
+    row = snapshot.row[max(job.placement, key=lambda shard: (shard.devices, shard.node)).node]
+    cluster = Scope(ScopeKind.CLUSTER, snapshot.cluster_names[snapshot.cluster[row]])
+    return job if job.confine else replace(job, confine=cluster)
 
 
 def meet(draft: Draft, one: Job, other: Job) -> bool:

@@ -52,10 +52,10 @@ CUTS = frozenset({Verb.CHECKPOINT, Verb.SUSPEND, Verb.MIGRATE, Verb.SCALE})
 @dataclass(frozen=True, slots=True)
 class Action:
     """One primitive applied to one job. `seen` is the row version it was decided on; `price` what
-    it costs, in device-seconds, where that was weighed, and `lent_to` the service whose replica
-    gets the devices. `note_after` is as in messages.Cut, and `origin` what a job of kind verify
-    restores, for it has no checkpoints of its own. A move for a `drain` takes up `pace_s` seconds
-    of what that may carry."""
+    it costs, in device-seconds, where that was weighed, `whom` the job for which that is done and
+    `lent_to` the service whose replica gets the devices. `note_after` is as in messages.Cut, and
+    `origin` what a job of kind verify restores, for it has no checkpoints of its own. A move for a
+    `drain` takes up `pace_s` seconds of what that may carry."""
 
     verb: Verb
     job: JobId
@@ -64,6 +64,7 @@ class Action:
     placement: Placement = ()
     lost: frozenset[NodeId] = frozenset()
     price: float | None = None
+    whom: JobId | None = None
     lent_to: ServiceId | None = None
     note_after: int = 0
     origin: Checkpoint | None = None
@@ -119,7 +120,8 @@ def perform(job: Job, action: Action, now_s: float) -> Step:
     changes: dict[str, Any] = {"message": action.reason}
     if action.price is not None:
         gone = evicts(job, action)
-        changes["taken"] = charge(job.taken, now_s, action.price, action.reason, evicted=gone)
+        whom, why = action.whom or "", action.reason
+        changes["taken"] = charge(job.taken, now_s, action.price, why, evicted=gone, whom=whom)
         if action.lent_to is not None:
             given = job.held - sum(s.devices for s in action.placement)
             loan = Loan(action.lent_to, given, now_s, action.price)

@@ -32,6 +32,7 @@ class Policy:
     level_grows: int = 4  # each level lasts so many times the last: few are ever moved down
     ageing_s: float = 86400.0  # waited so long, a job is one level up: bounds starvation
     turn_s: float = 21600.0  # quantum of a job against one that is before it by waiting alone
+    meant_s: float = 60.0  # what was given up for a job is kept for it, from when it is free
     resize_cost_s: float = 0.1  # new turns from the next mini-batch on: measured 10 to 100 ms
     resize_pays_s: float = 120.0  # it must win back its stall in this; 75 to 600 s were tried
     checkpoint_cost_s: float = 5.0  # pause for a cut of a job that was never measured

@@ -14,15 +14,15 @@ from .plan import Reason
 from .policy import Policy
 from .snapshot import Snapshot
 
-Place = tuple[Tier, bool, int, float, int, float, JobId]
+Place = tuple[Tier, bool, bool, int, float, int, float, JobId]
 
 
 def queue(snapshot: Snapshot, policy: Policy) -> list[Job]:
     """Jobs that want devices: most urgent tier first, in each the replicas of services, then those
-    furthest from what the tier promises, then those whose project has used least by its weight,
-    then those that had least so far (`level`), then the longest waiting. After an hour without
-    devices none is further than another, and what a project used is worth half after a day. Those
-    that verify others do not queue."""
+    for whom others just gave devices up, then those furthest from what the tier promises, then
+    those whose project has used least by its weight, then those that had least so far (`level`),
+    then the longest waiting. After an hour without devices none is further than another, and what a
+    project used is worth half after a day. Those that verify others do not queue."""
     place = _placing(snapshot, policy)
     return sorted((j for j in snapshot.jobs if queues(j)), key=place)
 
@@ -31,14 +31,31 @@ def _placing(snapshot: Snapshot, policy: Policy) -> Callable[[Job], Place]:
     """The place of a job in the queue."""
     now_s = snapshot.now_s
     used = {p.id: p.share(now_s) for p in snapshot.projects}
+    meant = meant_for(snapshot, policy)
 
     def place(job: Job) -> Place:
         spec = job.spec
         served, had = (0, 0) if stands(job) else (_served(job, now_s), level(job, now_s, policy))
         whose = used.get(spec.project, 0.0)
-        return spec.tier, spec.serving is None, served, whose, had, job.submitted_at_s, job.id
+        first = spec.tier, spec.serving is None, job.id not in meant
+        return *first, served, whose, had, job.submitted_at_s, job.id
 
     return place
+
+
+def meant_for(snapshot: Snapshot, policy: Policy) -> frozenset[str]:
+    """The jobs for which others give devices up, or just did. Whoever is before such a job by
+    waiting alone could not have asked for those, and would be asked to give them back soon."""
+    lately_s = snapshot.now_s - policy.meant_s
+    begun_s = lately_s - policy.suspend_deadline_s
+
+    def fresh(job: Job, at_s: float) -> bool:
+        leaves = job.state is JobState.SUSPENDING
+        left = job.state is JobState.SUSPENDED and job.since_s > lately_s
+        return at_s > lately_s or (at_s > begun_s and (leaves or left))
+
+    takings = ((job, job.taken) for job in snapshot.loose if job.taken)
+    return frozenset(taken.whom for job, taken in takings if fresh(job, taken.at_s))
 
 
 class Rank:

@@ -213,6 +213,12 @@ class Quota:
         that it is in and the asker is not above its guarantee?"""
         return not self.governs or all(self.surplus(key) > 0 for key in self.apart(victim, asker))
 
+    def yields(self, job: Job, devices: int, to: Job) -> bool:
+        """Would `job`, once it had so many, sit on devices that are not its own, seen from `to`?"""
+        if job.spec.device != to.spec.device:
+            return False
+        return all(self.surplus(key) + devices > 0 for key in self.apart(job, to))
+
     def apart(self, victim: Job, asker: Job) -> list[_Key]:
         """What the victim is in and the asker is not."""
         path = self._path(asker)

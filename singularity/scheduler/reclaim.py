@@ -256,7 +256,8 @@ def _take(draft: Draft, blocked: Job, taken: Offer) -> None:
         reason += ", to which they are worth more," if taken.target else ", which had less so far,"
     reason += f" for {taken.price.text}"
     reason += loss(job, now_s) if taken.ruinous else ""
-    action = Action(verb, job.id, job.version, reason, taken.target, price=taken.price.device_s)
+    cost = taken.price.device_s
+    action = Action(verb, job.id, job.version, reason, taken.target, price=cost, whom=blocked.id)
     whole = job.spec.share is None  # only such devices are lent
     if serving is not None and not taken.moves and whole:
         action = replace(action, lent_to=serving.service)

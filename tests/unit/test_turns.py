@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from fleets import POLICY, Planet, verbs
 
-from singularity.primitives.model import JobId, Tier
+from singularity.primitives.model import JobId, JobState, Tier
 from singularity.primitives.service import Account, Slice
 from singularity.primitives.sla import SLICE_S
-from singularity.scheduler.queueing import level
+from singularity.scheduler.queueing import level, queue
 
 LONG_S = 10 * 3600.0
 
@@ -155,3 +155,34 @@ def test_idle_devices_go_where_they_gain_most() -> None:
     plan = planet.tick(60.0)
     wider = {a.job: sum(s.devices for s in a.placement) for a in plan.actions}
     assert wider == {second: 3}, "the third of the one is worth more than the sixth of the other"
+
+
+def test_what_was_given_up_for_a_job_is_not_for_whoever_is_before_it_by_waiting() -> None:
+    """The aged one got it, could be asked for it ten minutes later, and so on for ever."""
+    planet, old = busy()
+    aged = planet.submit("aged", 4, tier=Tier.BASIC)
+    had(planet, aged, LONG_S)
+    planet.change(aged, since_s=planet.now_s - 3 * POLICY.ageing_s)
+    new = planet.submit("new", 4, tier=Tier.BASIC)
+    had(planet, new, 3600.0)
+    assert [j.id for j in queue(planet.ledger.snapshot(planet.now_s), POLICY)] == [aged, new]
+    assert verbs(planet.tick()) == {old: "suspend"}
+    planet.report(old, "dumped")
+    assert verbs(planet.tick()) == {new: "resume"}
+    assert queue(planet.ledger.snapshot(planet.now_s), POLICY)[0].id == aged
+
+
+def test_who_waits_for_nodes_elsewhere_keeps_nobody_from_what_is_promised_at_home() -> None:
+    planet = Planet(nodes=1, regions=("us", "eu"))
+    far = planet.submit("far", 4, tier=Tier.PREMIUM, regions=("us",))
+    first = planet.submit("first", 2, tier=Tier.PREMIUM, regions=("eu",))
+    planet.run(far, first)
+    narrow = planet.submit("narrow", 4, devices_min=1, tier=Tier.PREMIUM)
+    planet.run(narrow)
+    planet.report(first, "exited", exit_code=0)
+    basic = planet.submit("basic", 2, tier=Tier.BASIC)
+    planet.run(basic)
+    waits = planet.submit("waits", 4, tier=Tier.PREMIUM, regions=("us",))
+    assert planet.job(basic).held == 2 and planet.job(narrow).held == 2
+    assert verbs(planet.tick(60.0)) == {basic: "suspend"}
+    assert planet.job(waits).state is JobState.PENDING

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from singularity.primitives.errors import InvalidSpec, NotFound
@@ -112,7 +112,12 @@ def test_what_there_is_not_cannot_be_changed(
         ask(busy(), **changes)
 
 
+_ALL_OF_A_LIMIT: Quotas = {"team": (1, 3, None)}
+_IN_TURNS = [("team", 1, Tier.STANDARD, False), "round", ("x", 4, Tier.PREMIUM, False), "round"]
+
+
 @given(QUOTAS, st.lists(STEP, max_size=14))
+@example(_ALL_OF_A_LIMIT, _IN_TURNS)  # one claimed what the other took, for ever
 @settings(deadline=None, max_examples=40)
 def test_the_picture_comes_to_rest_and_nothing_differs_where_nothing_changes(
     quotas: Quotas, story: list[object]
