@@ -13,7 +13,7 @@ from singularity.primitives.model import Tier
 from singularity.scheduler.sim.inference import Inference
 from singularity.scheduler.sim.loads import Queue, Rates, drawn
 from singularity.scheduler.sim.outcomes import Run, scorecard
-from singularity.scheduler.sim.replay import Costs
+from singularity.scheduler.sim.replay import Costs, Replay
 from singularity.scheduler.sim.traces import Arrival, Machines, Serves, Trace
 
 FLEET = (Machines(2, 4),)
@@ -96,3 +96,15 @@ def test_requests_are_as_many_and_as_uneven_as_was_said() -> None:
     assert abs(found.arrivals.mean() - 50.0) < 1.5
     assert 7.0 < found.arrivals.var() / found.arrivals.mean() < 9.0
     assert 6.0 < found.spread[100:].mean() < 10.0
+
+
+def test_who_leaves_while_a_resize_stalls_owes_the_rest_of_the_stall() -> None:
+    """Its step was below zero, and no agent reports that."""
+    urgent = Arrival("urgent", 100.0, 4e3, 6, 6, tier=Tier.PREMIUM)
+    more = replace(urgent, name="more", at_s=200.0, devices=2, devices_min=2)
+    slow = replace(COSTS, stall_s=600.0)
+    trace = Trace("t", (replace(JOB, work_s=4e4), urgent, more))
+    found = {o.job.name: o for o in Replay(trace, FLEET, costs=slow).run().outcomes}
+    train = found["train"]
+    assert train.resizes >= 1 and train.preemptions == 1 and train.lost_s == 0.0
+    assert train.ended_s is not None and found["more"].ended_s is not None

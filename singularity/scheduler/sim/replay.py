@@ -287,7 +287,7 @@ class Replay:
                 work.outcome.lost_s += (work.done_s - kept_s) * work.outcome.job.devices
                 work.done_s, took_s = kept_s, self._takes_s(command)
                 seconds = {"restore": took_s} if command.origin else {"launch": took_s}
-                self._report(job.id, command.node, "running", step=int(kept_s), seconds=seconds)
+                self._report(job.id, command.node, "running", step=_step(kept_s), seconds=seconds)
             case Cut():
                 self._cut(job, work, command)
             case Reslot():
@@ -299,7 +299,7 @@ class Replay:
     def _cut(self, job: Job, work: _Work, cut: Cut) -> None:
         work.saved_s = work.done_s
         ranks = next(shard.ranks for shard in job.placement if shard.node == cut.node)
-        image = ShardImage(cut.node, ranks, f"{job.id}-{cut.cut}", step=int(work.saved_s))
+        image = ShardImage(cut.node, ranks, f"{job.id}-{cut.cut}", step=_step(work.saved_s))
         phase = "running" if cut.keep_running else "dumped"
         facts = {"cut": cut.cut, "image": image, "step": image.step}
         self._report(job.id, cut.node, phase, seconds={"dump": self._costs.cut_s}, **facts)
@@ -331,6 +331,11 @@ class Replay:
         self._ended.clear()
         if self._unfinished():
             self._at(self._now_s + HOUR_S, self._hour)
+
+
+def _step(work_s: float) -> int:
+    """Of a job that did so much, which is less than nothing while it stands still for a resize."""
+    return max(0, int(work_s))
 
 
 class _Demand:
