@@ -22,6 +22,7 @@ from pathlib import Path
 import psutil
 from sqlalchemy import Engine, create_engine, make_url
 
+from singularity.api import interpreter
 from singularity.api.applier import SqlLedger
 from singularity.api.database import synced
 from singularity.api.intake import entries
@@ -171,6 +172,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--profile", action="store_true")
     args = parser.parse_args()
+    interpreter.prepare()
     with tempfile.TemporaryDirectory() as directory, Postgres(Path(directory)) as postgres:
         engine = create_engine(make_url(postgres.url).set(drivername="postgresql+psycopg"))
         migrate(engine)

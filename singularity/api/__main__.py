@@ -17,6 +17,7 @@ from sqlalchemy.exc import OperationalError
 from singularity.primitives.errors import InvalidSpec
 from singularity.primitives.telemetry import configure_logging, misconfigured
 
+from . import interpreter
 from .app import create_app
 from .database import make_engine
 from .loops import run_relay, run_schedule, run_tidy, run_watch
@@ -30,9 +31,6 @@ _LOOPS: Final[dict[str, Callable[[Settings, threading.Event], None]]] = {
     "tidy": run_tidy,
 }
 _GRACE_S: Final = 5
-# Whoever has waited for the database has to get the interpreter back from a thread that computes;
-# with Python's own 5 ms each question of a round would take that longer while estimates are made.
-_SWITCH_S: Final = 0.0005
 
 
 class _Server(uvicorn.Server):
@@ -77,7 +75,7 @@ def main() -> int:
     one.add_argument("name", choices=sorted(_LOOPS))
     asked = parser.parse_args()
     configure_logging()
-    sys.setswitchinterval(_SWITCH_S)
+    interpreter.prepare()
     try:
         settings = Settings()
     except ValidationError as error:
