@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -281,6 +282,36 @@ def test_ranks_of_an_agent_that_is_dead_stop_when_its_lease_is_over(
     finally:
         sandbox.remove()
         lease.close()
+
+
+def test_a_rank_that_leaves_orphans_all_the_time_stops_as_well(
+    tmp_path: Path, net: Network
+) -> None:
+    """Its supervisor is never done reaping them, and looks at the lease all the same."""
+    code = """
+import itertools, os, time
+for i in itertools.count():
+    print(i, flush=True)
+    if os.fork() == 0:
+        os.fork()
+        os._exit(0)
+    os.wait()
+    time.sleep(0.005)
+"""
+    with closing(RunLease(tmp_path / "lease")) as lease:
+        lease.extend(time.monotonic() + 3600.0)
+        try:
+            sandbox = Sandbox.create(tmp_path / "sandbox", net, lease=tmp_path / "lease")
+        except SandboxFailed as error:
+            pytest.skip(error.detail)
+        try:
+            sandbox.launch(spec(tmp_path, python(code)))
+            counts_on(tmp_path / "log")
+            lease.extend(time.monotonic() - 60.0)
+            state = Path(f"/proc/{sandbox.pid}/stat")
+            until(lambda: state.read_text().split()[2] == "T", "the rank stops")
+        finally:
+            sandbox.remove()
 
 
 def test_an_ordinary_user_has_sandboxes_too(tmp_path: Path) -> None:

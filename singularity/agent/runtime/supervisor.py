@@ -92,27 +92,28 @@ def _become(order: Launch) -> NoReturn:
 
 
 def _wait_for(rank: int, lease: int) -> None:
-    """Reap whatever ends, until the rank does; and look at the lease now and then.
+    """Reap whatever ends, until the rank does; and look at the lease now and then, however much
+    ends meanwhile.
 
     A restored rank becomes our child only when the restorer is done, so having no child is no
     reason to leave: SIGCHLD is.
     """
+    look_s = time.monotonic()
     while True:
-        if lease < 0:
-            signal.sigwaitinfo({signal.SIGCHLD})
-        elif signal.sigtimedwait({signal.SIGCHLD}, _LOOK_S) is None:
+        if lease >= 0 and time.monotonic() >= look_s:
             _fence(lease)
-            continue
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                break
-            if pid == 0:
-                break
-            if pid == rank:
-                _record(pid, status)
-                return
+            look_s = time.monotonic() + _LOOK_S
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            pid, status = 0, 0
+        if pid == rank:
+            _record(pid, status)
+            return
+        if pid == 0 and lease < 0:
+            signal.sigwaitinfo({signal.SIGCHLD})
+        elif pid == 0:
+            signal.sigtimedwait({signal.SIGCHLD}, max(0.0, look_s - time.monotonic()))
 
 
 def _fence(lease: int) -> None:
