@@ -43,7 +43,7 @@ def _placing(snapshot: Snapshot, policy: Policy) -> Callable[[Job], Place]:
     return place
 
 
-def meant_for(snapshot: Snapshot, policy: Policy) -> frozenset[str]:
+def meant_for(snapshot: Snapshot, policy: Policy) -> frozenset[JobId]:
     """The jobs for which others give devices up, or just did. Whoever is before such a job by
     waiting alone could not have asked for those, and would be asked to give them back soon."""
     lately_s = snapshot.now_s - policy.meant_s
@@ -55,7 +55,7 @@ def meant_for(snapshot: Snapshot, policy: Policy) -> frozenset[str]:
         return at_s > lately_s or (at_s > begun_s and (leaves or left))
 
     takings = ((job, job.taken) for job in snapshot.loose if job.taken)
-    return frozenset(taken.whom for job, taken in takings if fresh(job, taken.at_s))
+    return frozenset(JobId(taken.whom) for job, taken in takings if fresh(job, taken.at_s))
 
 
 class Rank:
