@@ -25,9 +25,10 @@ def main(argv: Sequence[str]) -> int:
         case []:
             return _run()
         case ["letterbox", node]:
-            from .letterbox import serve
+            from .letterbox import for_letters_only, serve
 
-            serve(os.environ["SINGULARITY_BROKER_URL"], NodeId(node), sys.stdout, sys.stdin)
+            lines = for_letters_only(sys.stdout.fileno(), sys.stderr.fileno())
+            serve(os.environ["SINGULARITY_BROKER_URL"], NodeId(node), lines, sys.stdin)
             return 0
         case ["doctor"]:
             from .doctor import examine

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import IO, Final
 
 from pydantic import ValidationError
@@ -59,17 +60,30 @@ class LetterboxProcess:
 
     def _read(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None and process.stdin is not None
-        for line in process.stdout:
-            try:
-                self._deliver(Sealed.model_validate_json(line))
-            except ValidationError:
-                log.warning("letterbox.garbled", extra={"line": line[:80]})
-                continue
-            try:
-                process.stdin.write("ok\n")
-                process.stdin.flush()
-            except OSError:
-                return  # it is being replaced
+        letters, answers = process.stdout, process.stdin
+        try:
+            for line in letters:
+                try:
+                    self._deliver(Sealed.model_validate_json(line))
+                except ValidationError:
+                    log.warning("letterbox.garbled", extra={"line": line[:80]})
+                    continue
+                try:
+                    answers.write("ok\n")
+                    answers.flush()
+                except OSError:
+                    return  # it is being replaced
+        finally:
+            for pipe in (letters, answers):
+                with suppress(OSError):  # an answer in it that nobody is there to take
+                    pipe.close()
+
+
+def for_letters_only(pipe: int, log_to: int) -> IO[str]:
+    """The pipe to the agent; whatever libraries print to it from now on is logged instead."""
+    lines = os.fdopen(os.dup(pipe), "w", encoding="utf-8")
+    os.dup2(log_to, pipe)
+    return lines
 
 
 def serve(broker_url: str, node: NodeId, lines: IO[str], answers: IO[str]) -> None:

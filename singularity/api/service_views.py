@@ -112,15 +112,18 @@ def served_view(found: Served) -> Json:
     return {**counts, "failed": found.failed, "shed": found.shed, **quantiles}
 
 
-def loan_view(job: Job, loan: Loan, now_s: float) -> Json:
+def loan_view(job: Job, loan: Loan, now_s: float, *, named: bool) -> Json:
     """One that is not over. `of_asked` is what it comes to of what the job asked for within the
-    hour: by so much less of it was given."""
+    hour: by so much less of it was given. Unless `named` nothing else is said of the job, which is
+    of a project that the caller does not see."""
+    found = {**_loan(job.id, loan, now_s), "until_s": None}
+    if not named:
+        return found
     given = share(job, now_s)
     lent_s = loan.devices * min(now_s - loan.since_s, SLICE_S * KEPT)
     return {
-        **_loan(job.id, loan, now_s),
+        **found,
         "name": job.spec.name,
-        "until_s": None,
         "of_asked": lent_s / given.asked_s if given.asked_s else None,
         "share": share_view(given, job.tier),
     }

@@ -11,6 +11,7 @@ import yaml
 from singularity.primitives.errors import InvalidSpec
 
 from .client import Json
+from .session import Session
 
 
 def read(name: str) -> Json:
@@ -25,3 +26,12 @@ def read(name: str) -> Json:
     if not isinstance(found, dict):
         raise InvalidSpec(f"{name} must be a mapping of keys, as in `run: python train.py`")
     return found
+
+
+def at_home(document: Json, session: Session, workdir: str | None = None) -> Json:
+    """With the directory in which its processes start: `workdir`, the document's own, else the one
+    where the command was typed. Only on the server's machine does a path mean the same to both."""
+    asked = workdir or document.get("workdir") or ""
+    if session.local and isinstance(asked, str):
+        asked = str(Path.cwd() / asked)
+    return {**document, "workdir": asked} if asked else document

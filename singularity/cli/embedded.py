@@ -12,7 +12,7 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -31,6 +31,7 @@ from .nodes import (
     remove_cgroups,
     remove_scratch,
     scratch_directory,
+    search_path,
 )
 from .processes import Child, Command, Supervisor, wait_until
 from .routers import RouterPlace, admit
@@ -127,8 +128,9 @@ class Planet:
 
     # -- life ------------------------------------------------------------------------------------
 
-    def start(self) -> None:
+    def start(self, say: Callable[[str], None] = lambda _: None) -> None:
         """Returns when the API answers, every node has joined and routers know what there is.
+        What is waited for meanwhile is told to `say`.
 
         Raises PlanetBusy if `data` is in use, Unavailable if something does not come up.
         """
@@ -136,13 +138,17 @@ class Planet:
         try:
             self._recall()
             self._reap()
+            say("starting the stores")
             database_url, broker_url = self._start_stores()
             env = self._control_environment(database_url, broker_url)
             for place in self.nodes:  # they examine the machine while the schema is made
                 self._start_agent(place)
+            say("bringing the schema up to date")
             self._migrate(env)
+            say("starting the control plane; nodes examine the machine and join")
             self._start_control(env)
             self._wait_ready()
+            say("starting routers")
             self._start_routers()
         except BaseException:
             self.stop()
@@ -350,6 +356,7 @@ class Planet:
         scratch = self._scratch / place.name if self._scratch else None
         return {
             **self._base_environment(),
+            "PATH": search_path(os.environ),
             "SINGULARITY_API_URL": self.url,
             "SINGULARITY_JOIN_TOKEN": self._kept.join_token,
             "SINGULARITY_NODE": place.name,

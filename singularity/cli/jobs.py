@@ -152,6 +152,8 @@ def why(ctx: typer.Context, job: JobName, output: Output = Format.TABLE) -> None
         put("smallest changes: " + " · ".join(c.text for c in view.changes) + "\n")
     if view.eta is not None:
         put(f"wait → {_eta(view)}\n")
+    if view.state == "failed":
+        say(f"what its ranks printed: singularity logs {job} --rank N")
 
 
 def _eta(view: WhyView) -> str:

@@ -1,4 +1,5 @@
-"""What is left on this machine of a node whose agent is gone: sandboxes, cgroups, the bridge.
+"""What nodes find on this machine, and what is left there of one whose agent is gone: sandboxes,
+cgroups, the bridge.
 
 Ranks outlive their agent on purpose. Whoever takes a planet down, or plays the loss of a node,
 has to end them too; the sandboxes' own records say what to kill.
@@ -11,7 +12,8 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,15 @@ from .processes import Known, wait_until
 _NOTICE_S: Final = 2.0
 _DIE_S: Final = 20.0  # for the kernel to take a sandbox down; a rank in a device driver is slow
 _SCRATCH_LEAST_BYTES: Final = 2 << 30
+
+
+def search_path(environ: Mapping[str, str]) -> str:
+    """Where ranks look for programs: `python` is the one that runs this, whose environment has
+    torch, unless the shell has activated an environment of its own."""
+    path = environ.get("PATH", os.defpath)
+    if environ.get("VIRTUAL_ENV") or environ.get("CONDA_PREFIX"):
+        return path
+    return os.pathsep.join((str(Path(sys.executable).parent), path))
 
 
 def kill_sandboxes(node_dirs: Sequence[Path]) -> int:

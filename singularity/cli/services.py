@@ -11,7 +11,7 @@ import typer
 from singularity.primitives.clock import SystemClock
 
 from .client import Client, Json
-from .documents import read
+from .documents import at_home, read
 from .frame import CONTEXT, Commands, server
 from .output import (
     Column,
@@ -198,12 +198,13 @@ def update(
     output: Output = Format.TABLE,
 ) -> None:
     """Let a service be as a file says; what its replicas run is a new revision."""
-    document = read(file)
+    client = server(ctx)
+    document = at_home(read(file), client.session)
     wishes = {"share": canary, "requests": requests, "within": within}
     tried = {k: v for k, v in wishes.items() if v is not None}
     body: Json = {"service": document, **({"canary": tried} if tried else {})}
     path = path_of(str(document.get("name", "")), "updates")
-    show_one(server(ctx).post(path, body), SERVICES, output)
+    show_one(client.post(path, body), SERVICES, output)
 
 
 @service.command("stop")

@@ -17,6 +17,7 @@ EVICTIONS = Sheet(
     (
         Column[EvictionView]("AGO", lambda e: duration(SystemClock().now_s() - e.at_s)),
         Column("JOB", lambda e: e.name or e.job),
+        Column("FOR", lambda e: e.whom.name if e.whom else "-"),
         Column("REASON", lambda e: e.reason),
     ),
     lambda e: e.job,

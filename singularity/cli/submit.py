@@ -15,7 +15,7 @@ from singularity.primitives.errors import Unavailable
 
 from . import services
 from .client import PATIENCE_S, Client, Json, path_of
-from .documents import read
+from .documents import at_home, read
 from .frame import server
 from .jobs import JOBS, TERMINAL, follow_logs
 from .output import ExitCode, Format, Output, duration, say, show_list, show_one
@@ -61,11 +61,8 @@ def run(
     key = key or str(uuid.uuid4())
     if command:
         spec["name"] = _name_of(what, key)
-    if client.session.local and (command or workdir):
-        # Only here does a path mean the same to the server as to whoever types it.
-        workdir = str(Path(workdir or ".").resolve())
+    spec = at_home(spec, client.session, workdir)
     plain = {"name": name, "project": project, "tier": tier, "kind": kind, "devices": devices}
-    plain |= {"workdir": workdir}
     spec |= {k: v for k, v in plain.items() if v is not None}
     if ranks is not None:
         spec["ranks"] = ranks

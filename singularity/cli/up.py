@@ -11,6 +11,7 @@ from typing import Final
 
 from .embedded import Planet
 from .fleet import load_fleet
+from .output import say
 from .servers import port_is_free
 from .session import Session, save
 
@@ -29,7 +30,7 @@ def main_up(fleet: Path | None, data: Path, port: int | None) -> int:
     restore = {number: signal.signal(number, _interrupt) for number in _ENDINGS}
     try:
         began_s = time.monotonic()
-        planet.start()
+        planet.start(say)
         for number in _ENDINGS:
             signal.signal(number, lambda *_: ending.set())
         took_s = time.monotonic() - began_s

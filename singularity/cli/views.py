@@ -372,11 +372,17 @@ class SlaView(View):
     promised: float | None = None
 
 
+class WhomView(View):
+    name: str
+    project: str = ""
+
+
 class EvictionView(View):
     job: str
     name: str = ""
     at_s: float
     reason: str = ""
+    whom: WhomView | None = Field(default=None, alias="for")
 
 
 class VerifyView(View):

@@ -170,7 +170,7 @@ def consume(broker_url: str, node: NodeId, deliver: Callable[[Sealed], None]) ->
     app.task(name=_TASK)(execute)
     app.worker_main(
         [
-            *("worker", "--pool", "solo", "--loglevel", "WARNING"),
+            *("--quiet", "worker", "--pool", "solo", "--loglevel", "WARNING"),
             *("--hostname", f"agent@{node}", "--queues", queue_of(node)),
             *("--without-gossip", "--without-mingle", "--without-heartbeat"),
         ]

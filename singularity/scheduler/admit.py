@@ -15,7 +15,7 @@ from .explain import lacking
 from .lines import queues
 from .offers import footing_of
 from .placement import alike, at_home, find, meet, sizes
-from .plan import Action, Reason, Verb
+from .plan import Action, Reason, Verb, called
 from .policy import Policy
 from .queueing import Rank, meant_for, not_yet, promised, ranks
 from .quota import UNBOUND
@@ -159,7 +159,8 @@ def _admit(draft: Draft, job: Job, waiting: Waiting, policy: Policy) -> Told:
         draft.explain(job, reasons)
         return ()
     kind = _kind(draft, job, waiting, policy)
-    if told := draft.findings.told.get(kind):  # one like it has just been found to wait
+    if known := draft.findings.told.get(kind):  # one like it has just been found to wait
+        told = _behind(known, job) if isinstance(known, Job) else known
         draft.explain(job, told)
         if not draft.quota.governs:  # else the one like it stands for all
             waiting.jobs.append(job)
@@ -173,8 +174,7 @@ def _admit(draft: Draft, job: Job, waiting: Waiting, policy: Policy) -> Told:
     if ahead is None and _start(draft, job, least, most):
         return ()
     if ahead is not None:
-        detail = f"{ahead.spec.name} ({ahead.tier.name.lower()}) is before it and waits too"
-        told = (Reason("order", detail),)
+        told = _behind(ahead, job)
     else:
         lacks, (wide, narrow) = lacking(draft, job), _attempts(draft, job, least)
         made = reclaim(draft, job, wide, policy)
@@ -186,9 +186,14 @@ def _admit(draft: Draft, job: Job, waiting: Waiting, policy: Policy) -> Told:
     draft.explain(job, told)
     waiting.add(draft, job)
     if ahead is not None or not made.comes:
-        draft.findings.told[kind] = told
+        draft.findings.told[kind] = ahead or told
         return told
     return ()
+
+
+def _behind(ahead: Job, job: Job) -> Told:
+    detail = f"{called(ahead, job)} ({ahead.tier.name.lower()}) is before it and waits too"
+    return (Reason("order", detail),)
 
 
 def _kind(draft: Draft, job: Job, waiting: Waiting, policy: Policy) -> Hashable:

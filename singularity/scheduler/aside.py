@@ -26,7 +26,7 @@ from singularity.primitives.model import (
 from .draft import Draft
 from .explain import lacking
 from .placement import feasible, find, sizes
-from .plan import Action, Reason, Verb
+from .plan import Action, Reason, Verb, called
 from .policy import Policy
 from .queueing import not_yet, queue
 from .snapshot import Ints
@@ -52,7 +52,7 @@ def give_way(draft: Draft, policy: Policy) -> None:
         if snapshot.draining[rows].any():
             _end(draft, job, "its node is drained")
         elif other := next((j for j in waiting if feasible(snapshot, j)[rows].any()), None):
-            _end(draft, job, f"its devices are wanted by {other.spec.name}")
+            _end(draft, job, f"its devices are wanted by {called(other, job)}")
 
 
 def place(draft: Draft, blocked: Sequence[Job], policy: Policy) -> Mapping[JobId, int]:

@@ -33,7 +33,7 @@ class Findings:
     may    nodes that a job may use      full  the fewest units that fit nowhere
     meet   of two, do they share some?
     lacks  what such a job lacks         vain  devices, and who stood how when nobody made room
-    told   why one waits, and then all that are like it
+    told   why one waits, or who is before it, and then all that are like it
     footing  of a job, as in queueing
     near   as in sla.near_promise
     ranks  as placement.ranks, of jobs that have no home
@@ -48,7 +48,7 @@ class Findings:
     lacks: dict[Hashable, tuple[Reason, ...]] = field(default_factory=dict)
     vain: dict[Hashable, tuple[int, Footing]] = field(default_factory=dict)
     footing: dict[JobId, Footing] = field(default_factory=dict)
-    told: dict[Hashable, tuple[Reason, ...]] = field(default_factory=dict)
+    told: dict[Hashable, tuple[Reason, ...] | Job] = field(default_factory=dict)
     near: dict[JobId, bool] = field(default_factory=dict)
     ranks: dict[Hashable, Ranks] = field(default_factory=dict)
     offers: dict[Hashable, object] = field(default_factory=dict)

@@ -227,8 +227,9 @@ def _taken(job: Job, now_s: float) -> tuple[Reason, ...]:
 
 
 def _lent(snapshot: Snapshot, job: Job) -> tuple[Reason, ...]:
-    """Which services have devices of it."""
-    names = {service.id: service.name for service in snapshot.traffic.services}
+    """Which services have devices of it; those of other projects by their ids, as jobs are."""
+    ours = [s for s in snapshot.traffic.services if s.spec.project == job.spec.project]
+    names = {service.id: service.name for service in ours}
     return tuple(
         Reason(
             "lent",

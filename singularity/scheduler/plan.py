@@ -80,6 +80,14 @@ class Reason:
     detail: str
 
 
+def called(other: Job, to: Job) -> str:
+    """What the owner of `to` may be told of `other`: of one of another project no name, for that is
+    none of its business, but the id, which only those who see both projects can look up."""
+    if other.spec.project == to.spec.project:
+        return other.spec.name
+    return f"{other.id} of another project"
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """`pending`: for every job that wants to run and is not placed by this plan, why not. `orders`

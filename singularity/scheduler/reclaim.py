@@ -22,7 +22,7 @@ from .offers import (
     total,
 )
 from .placement import alike, find, may
-from .plan import Action, Verb
+from .plan import Action, Verb, called
 from .policy import Policy
 from .price import of_leaving, of_moving, spoken
 from .sharing import narrowed
@@ -241,7 +241,7 @@ def _rest(policy: Policy) -> str:
 
 def _take(draft: Draft, blocked: Job, taken: Offer) -> None:
     job, now_s = taken.job, draft.snapshot.now_s
-    whom = f"{blocked.spec.name} ({blocked.tier.name.lower()})"
+    whom = f"{called(blocked, job)} ({blocked.tier.name.lower()})"
     if taken.moves:
         verb, reason = Verb.MIGRATE, f"makes room for {whom}"
     else:

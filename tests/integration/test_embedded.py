@@ -276,8 +276,10 @@ def test_up_says_where_it_is_and_ends_cleanly_when_asked(tmp_path: Path, standin
     fleet.write_text("regions: {here: {clusters: {a: {nodes: 1}}}}")
     env = {**os.environ, "XDG_STATE_HOME": str(tmp_path)}
     argv = [sys.executable, "-c", UP + UP_AND_STAY, data, STANDIN, fleet]
-    with killed_at_last(Popen(argv, stdout=subprocess.PIPE, text=True, env=env)) as up:
-        assert up.stdout is not None
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with killed_at_last(Popen(argv, text=True, env=env, **pipes)) as up:
+        assert up.stdout is not None and up.stderr is not None
+        assert up.stderr.readline() == "starting the stores\n"
         url = up.stdout.readline().strip()
         session = json.loads((tmp_path / "singularity" / "session.json").read_text())
         assert session == {"url": url, "token": (data / "admin.token").read_text().strip()}

@@ -20,6 +20,7 @@ import pytest
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.pool import NullPool
 
+from singularity.agent.letterbox import LetterboxProcess
 from singularity.api.applier import SqlLedger
 from singularity.api.lease import Lease
 from singularity.api.outbox import relay
@@ -233,6 +234,28 @@ def test_the_relay_delivers_to_a_consumer_and_outlives_the_broker(
         write_letter(ledger, 2)
         valkey.start()
         wait_for(lambda: 2 in seqs(taken, tmp_path))
+
+
+def test_nothing_but_letters_comes_out_of_a_letterbox(
+    engine: Engine,
+    ledger: SqlLedger,
+    valkey: Valkey,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    key, got = SigningKey.load_or_create(tmp_path / "key"), list[Sealed]()
+    register(ledger)
+    write_letter(ledger, 1)
+    assert relay(engine, Letterbox(valkey.url), key, 200.0) == 1
+    consumer = LetterboxProcess(NODE, got.append)
+    consumer.restart(valkey.url)
+    try:
+        wait_for(lambda: got)
+    finally:
+        consumer.stop()
+    wait_for(lambda: "letterbox" not in {thread.name for thread in threading.enumerate()})
+    assert [VerifyKey(key.public).open(letter, NODE).seq for letter in got] == [1]
+    assert "letterbox.garbled" not in caplog.text
 
 
 @contextmanager

@@ -124,7 +124,7 @@ def test_training_lends_and_gets_back(api: Api, fleet: list[Agent]) -> None:
     router = api.token("router")
     east = [a for a in fleet if a.register["region"] == "us-east"]
     train = {"name": "train", "run": "python train.py", "devices": "cpu:4"}
-    train |= {"elastic": {"min": 1, "max": 4}, "place": {"regions": "us-east"}}
+    train |= {"elastic": {"min": 1, "max": 4}, "place": {"regions": "us-east"}, "project": "lab"}
     jobs = [api.ok("POST", "/v1/jobs", {**train, "name": f"train-{n}"})["id"] for n in range(2)]
     turn(api, east)
     place = {"regions": "us-east"}
@@ -134,11 +134,15 @@ def test_training_lends_and_gets_back(api: Api, fleet: list[Agent]) -> None:
     assert api.ok("GET", "/v1/services/cnn")["replicas"]["ready"] == 1
     (loan,) = api.ok("GET", "/v1/loans")["items"]
     assert loan["devices"] == 1 and loan["job"] in jobs and loan["until_s"] is None
-    assert loan["share"]["asked_s"] >= 0.0
+    assert loan["share"]["asked_s"] >= 0.0 and loan["name"].startswith("train-")
+    ours = api.token("viewer", "default")
+    (seen,) = api.ok("GET", "/v1/loans?service=cnn", token=ours)["items"]
+    assert seen["job"] == loan["job"] and not {"name", "share"} & set(seen)
     borrowed = api.ok("GET", "/v1/services/cnn")["borrowed"]
     assert borrowed == {"devices": 1, "from": [{"job": loan["job"], "devices": 1}]}
     why = api.ok("GET", f"/v1/jobs/{loan['job']}/why")["reasons"]
-    assert any(r["kind"] == "lent" and "service cnn" in r["detail"] for r in why)
+    lent = [r["detail"] for r in why if r["kind"] == "lent"]
+    assert len(lent) == 1 and made["id"] in lent[0] and "cnn" not in str(why)
 
     api.ok("POST", f"/v1/jobs/{loan['job']}/cancel")
     for _ in range(3):

@@ -179,6 +179,12 @@ def test_why_lists_every_reason_and_the_smallest_changes() -> None:
     ]
 
 
+def test_why_of_a_job_that_failed_says_where_its_output_is() -> None:
+    body = {"state": "failed", "reasons": [{"kind": "ended", "detail": "exited with code 2"}]}
+    planet = Planet({"GET /v1/jobs/a/why": httpx.Response(200, json=body)})
+    assert "singularity logs a " in planet.run("why", "a").stderr
+
+
 def test_a_damaged_checkpoint_fails_the_command_and_names_the_fault() -> None:
     damaged = {"ok": False, "chunks": 9, "bytes": 5, "faults": ["chunk ab12 is missing"]}
     planet = Planet(

@@ -60,13 +60,15 @@ def test_undoing_a_drain_that_is_not_there_says_which_are() -> None:
 
 def test_an_operator_sees_who_was_evicted_and_says_that_it_is_right() -> None:
     told = {"job": "job-1", "name": "digits", "at_s": 0.0, "reason": "gives 4 devices to x"}
+    told |= {"for": {"job": "x", "name": "urgent", "project": "theirs"}}
     planet = Planet(
         {
             "GET /v1/evictions": items(told),
             "POST /v1/evictions/acknowledgements": httpx.Response(201, json={"items": []}),
         }
     )
-    assert "digits" in planet.run("evictions").stdout
+    listed = planet.run("evictions").stdout
+    assert "digits" in listed and "urgent" in listed
     assert planet.run("evictions", "--acknowledge").exit_code == 0
     assert planet.asked[-1].method == "POST"
 

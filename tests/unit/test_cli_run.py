@@ -70,6 +70,21 @@ def test_a_command_keeps_its_own_options_and_starts_where_it_was_typed_if_local(
     assert planet.body() == {"run": command, "name": "n", "workdir": str(Path.cwd())}
 
 
+@pytest.mark.parametrize(
+    ("said", "workdir"), [("", "{cwd}"), ("workdir: src", "{cwd}/src"), ("workdir: /w", "/w")]
+)
+def test_a_file_starts_where_it_was_typed_too_unless_it_says_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, workdir: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("job.yaml").write_text(f"{SPEC}{said}\n")
+    planet = Planet({"POST /v1/jobs": [accepted(), accepted()]})
+    assert planet.run("run", "job.yaml", url="http://127.0.0.1:8080").exit_code == 0
+    assert planet.body()["workdir"] == workdir.format(cwd=tmp_path)
+    assert planet.run("run", "job.yaml").exit_code == 0
+    assert planet.body().get("workdir", "") == said.removeprefix("workdir: ")
+
+
 NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 
 

@@ -105,6 +105,15 @@ def test_an_update_sends_the_file_and_how_to_try_it(tmp_path: Path) -> None:
     assert planet.body()["canary"] == {"share": 0.2, "requests": 500, "within": "10m"}
 
 
+def test_an_update_starts_where_it_was_typed_as_the_first_revision_did(tmp_path: Path) -> None:
+    file = tmp_path / "service.yaml"
+    file.write_text(SPEC)
+    planet = Planet({"POST /v1/services/cnn/updates": answer(202)})
+    here = "http://127.0.0.1:8080"
+    assert planet.run("service", "update", str(file), url=here).exit_code == 0
+    assert planet.body()["service"]["workdir"] == str(Path.cwd())
+
+
 def test_stopping_and_events() -> None:
     event = {"seq": 1, "at_s": 0.0, "event": "scaled", "reason": "1 to 2 replicas"}
     planet = Planet(

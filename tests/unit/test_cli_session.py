@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
+from singularity.cli.nodes import search_path
 from singularity.cli.session import Session, current, save, session_path
 from singularity.primitives.errors import Unauthenticated
 
@@ -67,3 +69,10 @@ def test_without_a_session_the_way_to_one_is_said(content: str | None) -> None:
 )
 def test_a_server_is_local_only_by_a_loopback_name(url: str, local: bool) -> None:
     assert Session(url=url, token="t").local is local
+
+
+def test_python_is_the_one_of_this_environment_unless_another_is_activated() -> None:
+    ours = str(Path(sys.executable).parent)
+    assert search_path({"PATH": "/usr/bin"}) == f"{ours}:/usr/bin"
+    for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):
+        assert search_path({"PATH": "/theirs:/usr/bin", name: "/t"}) == "/theirs:/usr/bin"

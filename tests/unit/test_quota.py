@@ -142,6 +142,19 @@ def test_behind_a_limit_only_those_that_it_is_for_wait() -> None:
     assert kinds(planet, "mine") == {"order": "wide (premium) is before it and waits too"}
 
 
+@pytest.mark.parametrize("governed", [False, True])
+def test_who_is_before_a_job_is_named_to_its_own_project_only(governed: bool) -> None:
+    planet = Planet(nodes=1, devices=8, regions=("us",))
+    if governed:
+        planet.project("a", 2)
+    planet.run(planet.submit("first", 8, project="a", tier=Tier.PREMIUM))
+    planet.submit("wide", 8, project="a", tier=Tier.PREMIUM)
+    for project in "ab":
+        planet.submit(f"of-{project}", 1, project=project, tier=Tier.BASIC)
+    assert kinds(planet, "of-a")["order"].startswith("wide (premium) is before it")
+    assert kinds(planet, "of-b")["order"].startswith("wide of another project (premium) is before")
+
+
 # ---------------------------------------------------------------- who gives back
 def lent() -> Planet:
     """A full cluster of 8: of 6 that are `owner`'s it has none, and `guests` have all."""
@@ -156,7 +169,7 @@ def test_a_lender_takes_back_from_who_is_as_urgent_or_more() -> None:
     planet.submit("mine", 4, project="owner", tier=Tier.BASIC)
     plan = planet.tick()
     assert list(verbs(plan).values()) == ["suspend"]
-    assert "gives 4 devices to mine (basic) for" in plan.actions[0].reason
+    assert "gives 4 devices to mine of another project (basic) for" in plan.actions[0].reason
     planet.obey()
     planet.run(JobId("mine"))
     assert planet.job(JobId("mine")).state is JobState.RUNNING

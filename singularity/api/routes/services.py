@@ -136,7 +136,7 @@ def loans(
     for lender in serving.offered.lenders() if page.cursor is None else ():
         if wanted.get("job", lender.id) == lender.id:
             items += [
-                loan_view(lender, loan, now_s)
+                loan_view(lender, loan, now_s, named=who.sees(lender.spec.project))
                 for loan in lender.loans
                 if wanted.get("service", loan.service) == loan.service
             ]

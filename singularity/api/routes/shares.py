@@ -6,6 +6,7 @@ from fastapi import APIRouter
 
 from singularity.api.services import Operator, Overseer, Services, Serving, Viewer
 from singularity.api.views import Json, share_view
+from singularity.primitives.model import Job, JobId
 from singularity.primitives.sla import attainment
 from singularity.scheduler.plan import recently_evicted
 
@@ -48,7 +49,11 @@ def acknowledge(who: Operator, serving: Serving) -> Json:
 def _told(serving: Services) -> Json:
     snapshot = serving.ledger.snapshot(serving.clock.now_s())
     items = [
-        {"job": j.id, "name": j.spec.name, "at_s": j.taken.evicted_at_s, "reason": j.taken.reason}
+        {
+            **{"job": j.id, "name": j.spec.name},
+            **{"at_s": j.taken.evicted_at_s, "reason": j.taken.reason},
+            "for": _named(snapshot.by_id.get(JobId(j.taken.whom))),
+        }
         for j in recently_evicted(snapshot)
         if j.taken is not None
     ]
@@ -58,3 +63,10 @@ def _told(serving: Services) -> Json:
         "most": serving.settings.policy().evictions_per_minute_max,
         "acknowledged_at_s": snapshot.acknowledged_s or None,
     }
+
+
+def _named(job: Job | None) -> Json | None:
+    """In full, for whoever asks here sees all projects; None of one that is gone."""
+    if job is None:
+        return None
+    return {"job": job.id, "name": job.spec.name, "project": job.spec.project}
