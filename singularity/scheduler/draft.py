@@ -95,7 +95,7 @@ class Draft:
                 self._groups.setdefault(_group(job), []).append(job)
             passing = job.state in (JobState.SUSPENDING, JobState.STOPPING)
             if passing or job.resizing or replicas.evicted(job):
-                self._expect(job, job.target)
+                self._expect(job, job.placement, job.target)
 
     def touched(self, job: Job) -> bool:
         return job.id in self._actions
@@ -157,7 +157,7 @@ class Draft:
         if action.price is not None:
             self.preemptions += 1
             self.evictions += evicts(job, action)
-        for shard in job.placement:
+        for shard in (*job.placement, *action.placement):  # also where it finds shares to be had
             self._stir(self.snapshot.row[shard.node])
         for node, devices in self._needed(job, action.placement).items():
             self._give(node, devices)
@@ -166,7 +166,8 @@ class Draft:
         leaves = action.verb not in (Verb.RESUME, Verb.CHECKPOINT, Verb.WAKE, Verb.REST)
         known = replicas.evicted(job)  # its devices are expected already
         if leaves and not known and job.state in (JobState.STARTING, JobState.RUNNING):
-            self._expect(job, action.placement)
+            before = job.target if job.resizing else job.placement  # so are those it shrinks by
+            self._expect(job, before, action.placement)
 
     def promise(self, job: Job, placement: Placement) -> None:
         """Keep what is free there, and what will be, for a job that waits for the rest of it. Of
@@ -235,7 +236,6 @@ class Draft:
     def _give(self, node: NodeId, devices: int) -> None:
         row = self.snapshot.row[node]
         self.free[row] -= devices
-        self._stir(row)
         kind = self.snapshot.nodes[row].device
         if kind in self._idle and self.snapshot.ready[row]:
             self._idle[kind] -= devices
@@ -260,16 +260,17 @@ class Draft:
             return opened
         return _devices(placement) - holdings(job)
 
-    def _expect(self, job: Job, target: Placement) -> None:
-        """The job leaves its devices but for those of `target`."""
+    def _expect(self, job: Job, before: Placement, target: Placement) -> None:
+        """The job leaves the devices of `before` but for those of `target`."""
         if job.spec.share is not None:
             freed = self.parts.leave(job, target)
         else:
-            freed = _devices(job.placement) - _devices(target)
+            freed = _devices(before) - _devices(target)
         for node, devices in freed.items():
             self.coming[self.snapshot.row[node]] += devices
             self._stir(self.snapshot.row[node])
-        self.quota.expect(job, max(0, job.held - sum(s.devices for s in target)))
+        held, kept = (sum(s.devices for s in shards) for shards in (before, target))
+        self.quota.expect(job, max(0, held - kept))
 
 
 def _devices(placement: Placement) -> Counter[NodeId]:

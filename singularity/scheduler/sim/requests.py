@@ -26,6 +26,7 @@ from singularity.primitives.model import (
 from singularity.primitives.replicas import ready
 from singularity.primitives.routing import BUCKETS, LoadNote, Loads, bucket
 from singularity.primitives.serving import ServiceId, Serving
+from singularity.scheduler.lines import queues
 from singularity.scheduler.placement import allowed
 from singularity.scheduler.services import (
     Amended,
@@ -127,6 +128,7 @@ class Requests:
             canary = Canary(0.3, 50, 600.0) if what == "try" else None
             return updated(now, wanted, canary, self._ids, now_s)
 
+        self._laws()  # by what was allowed until now
         self._world.change_service(name, what, change)
 
     # -- routers ---------------------------------------------------------------------------------
@@ -194,7 +196,8 @@ class Requests:
 
     def _has_its_least(self, name: ServiceId) -> None:
         """Nothing went wrong for a while, so it has what it always has, unless others as urgent
-        hold all that it could use, or its program fails, and is tried again now and then."""
+        hold all that it could use, somebody more urgent waits, whom it must not pass, or its
+        program fails, and is tried again now and then."""
         world = self._world
         service = next((s for s in world.ledger.services() if s.id == name), None)
         if service is None or service.idle_after_s is not None:
@@ -203,7 +206,8 @@ class Requests:
         mine = [j for j in snapshot.jobs if j.spec.serving and j.spec.serving.service == name]
         free = int((snapshot.free * (allowed(snapshot, service.spec) & snapshot.ready)).sum())
         have, fails = sum(map(ready, mine)), any(j.retry_at_s > world.now_s for j in mine)
-        assert have >= service.least or free == 0 or fails, (
+        ahead = any(j.tier < service.spec.tier and queues(j) for j in snapshot.jobs)
+        assert have >= service.least or free == 0 or ahead or fails, (
             f"{name} has {have} of {service.least} replicas, and {free} devices are free"
         )
 

@@ -207,7 +207,7 @@ def _fault(world: World, what: str) -> None:
         case "crash":
             world.crash(node, seconds)
         case "restart":
-            world.restart(node, seconds / 25)
+            world.restart(node, seconds / 4)
         case "verify":
             asides.ask(world)
         case "cut off":
