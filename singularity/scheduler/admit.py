@@ -158,8 +158,8 @@ def _admit(draft: Draft, job: Job, waiting: Waiting, policy: Policy) -> Told:
     if reasons := not_yet(draft.snapshot, job):
         draft.explain(job, reasons)
         return ()
-    kind = _kind(draft, job, waiting, policy)
-    if told := draft.findings.told.get(kind):  # one like it has just been found to wait
+    known = draft.findings.told  # of those that have just been found to wait
+    if known and (told := known.get(_kind(draft, job, waiting, policy))):
         draft.explain(job, told)
         if not draft.quota.governs:  # else the one like it stands for all
             waiting.jobs.append(job)
@@ -186,7 +186,7 @@ def _admit(draft: Draft, job: Job, waiting: Waiting, policy: Policy) -> Told:
     draft.explain(job, told)
     waiting.add(draft, job)
     if ahead is not None or not made.comes:
-        draft.findings.told[kind] = told
+        known[_kind(draft, job, waiting, policy)] = told
         return told
     return ()
 
