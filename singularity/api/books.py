@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Select, Text, cast, select, up
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from singularity.primitives import asides, lending
-from singularity.primitives.holdings import concerned, holdings, rebooked, spots
+from singularity.primitives.holdings import concerned, rebooked
 from singularity.primitives.messages import Envelope, Report
 from singularity.primitives.model import Job, JobId
 from singularity.primitives.nodes import Node, NodeId
@@ -114,6 +114,7 @@ class Books:
         self.jobs, self.nodes = dict(jobs), dict(nodes)
         self._before: dict[JobId, Job] = {}
         self._touched: set[NodeId] = set()
+        self._moved: set[JobId] = set()  # who holds something else than before
         self._new: list[Job] = []
         self._letters: list[Envelope] = []
         self._events: list[Json] = []
@@ -201,7 +202,7 @@ class Books:
         if self._used:
             projects.charge(self._db, writes, self._used, self._due_s, self._governed)
         writes.send()
-        self._before, self._touched, self._new = {}, set(), []
+        self._before, self._touched, self._moved, self._new = {}, set(), set(), []
         self._letters, self._events, self._loans = [], [], []
         self._used = Counter()
 
@@ -221,6 +222,7 @@ class Books:
     def _hold(self, before: Job, after: Job) -> None:
         for node in concerned(before, after):
             self.put(rebooked(self.nodes[node], before, after))
+            self._moved.add(after.id)
 
     def _note(self, job: JobId, line: Happening, now_s: float, node: NodeId | None) -> None:
         row = {
@@ -254,8 +256,8 @@ class Books:
     def _write_jobs(self, changed: list[tuple[Job, Job]], counts: Counter[str]) -> None:
         rows = [state_row(after, counts[after.id]) for _, after in changed]
         self._writes.update(t.job_state, ("id",), rows, counter="events")
-        moved = [(before, after) for before, after in changed if concerned(before, after)]
-        left = [{"job": b.id} for b, _ in moved if holdings(b) or spots(b)]
+        moved = [(before, after) for before, after in changed if after.id in self._moved]
+        left = [{"job": before.id} for before, _ in moved if before.placement or before.target]
         self._writes.run(_LEFT, t.shard, left)
         self._writes.insert(t.shard, [row for _, after in moved for row in held_rows(after)])
 

@@ -7,7 +7,7 @@ rows a second, on both sides. What must hold of one row holds of each; all are w
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import Any, Final, NamedTuple
 
@@ -39,6 +39,8 @@ class Raw(str):
 
 
 _DIALECT: Final = postgresql.dialect()  # type: ignore[no-untyped-call]
+_BETWEEN: Final = "\x1e"  # in hardly any text
+_dumped: Final = json.JSONEncoder(separators=(",", ":")).encode  # dumps() makes one for each value
 
 
 class Writes:
@@ -196,20 +198,26 @@ def _arrays(
     table: Table, names: Sequence[str], rows: Sequence[Mapping[str, Any]]
 ) -> tuple[str, ...]:
     """As Postgres writes arrays. The driver's own way is ten times as long."""
-    found = []
-    for name in names:
-        write = _writer(table.c[name])
-        values = [row[name] for row in rows]
-        found.append("{" + ",".join(["NULL" if v is None else write(v) for v in values]) + "}")
-    return tuple(found)
+    return tuple([_array_of(table.c[name], [row[name] for row in rows]) for name in names])
 
 
-def _writer(column: Column[Any]) -> Callable[[Any], str]:
+def _array_of(column: Column[Any], values: Sequence[Any]) -> str:
     if isinstance(column.type, JSONB):
-        return _json
+        return _quoted_all([v if v is None or isinstance(v, Raw) else _dumped(v) for v in values])
     if isinstance(column.type, ARRAY):
-        return _array
-    return _text if isinstance(column.type, Text) else str
+        return _quoted_all([None if v is None else _array(v) for v in values])
+    if isinstance(column.type, Text):
+        return _quoted_all(values)
+    return "{" + ",".join(["NULL" if v is None else str(v) for v in values]) + "}"
+
+
+def _quoted_all(texts: Sequence[str | None]) -> str:
+    """At once, where nothing is in the way: a call for each is three times as long."""
+    known = [text for text in texts if text is not None]
+    whole = _BETWEEN.join(known)
+    if len(known) < len(texts) or whole.count(_BETWEEN) != len(texts) - 1:
+        return "{" + ",".join(["NULL" if t is None else _text(t) for t in texts]) + "}"
+    return "{" + _text(whole).replace(_BETWEEN, '","') + "}"
 
 
 def array_of(ids: Collection[str]) -> str:
@@ -221,9 +229,5 @@ def _text(value: str) -> str:
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _json(value: Any) -> str:
-    return _text(value if isinstance(value, Raw) else json.dumps(value, separators=(",", ":")))
-
-
 def _array(numbers: Sequence[int]) -> str:
-    return '"{' + ",".join(map(str, numbers)) + '}"'
+    return "{" + ",".join(map(str, numbers)) + "}"

@@ -103,7 +103,7 @@ def job_row(job: Job, submission: Submission) -> Json:
 
 def letter_row(letter: Envelope) -> Json:
     place = {"node": letter.node, "epoch": letter.epoch, "seq": letter.seq}
-    return {**place, "body": Raw(letter.model_dump_json())}
+    return {**place, "body": Raw(letter.model_dump_json(exclude_none=True))}
 
 
 def checkpoint_row(job: JobId, made: Checkpoint) -> Json:

@@ -187,8 +187,8 @@ job_state = Table(
 shard = Table(
     "shard",
     metadata,
-    Column("job", ForeignKey("job.id"), primary_key=True),
-    Column("node", ForeignKey("node.id"), primary_key=True),
+    Column("job", Text, primary_key=True),
+    Column("node", Text, primary_key=True),
     int_("devices"),
     Column("shares", ARRAY(Integer), nullable=False),  # which devices, where it shares them
     Index(None, "node"),
@@ -198,7 +198,7 @@ shard = Table(
 incarnation = Table(
     "incarnation",
     metadata,
-    Column("job", ForeignKey("job.id"), primary_key=True),
+    Column("job", Text, primary_key=True),
     Column("incarnation", Integer, primary_key=True),
     text_("region"),
     text_("cluster"),
@@ -238,7 +238,7 @@ event = Table(
     "event",
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
-    Column("job", ForeignKey("job.id"), nullable=False),
+    text_("job"),
     int_("seq"),
     time_("at_s"),
     text_("event"),
@@ -254,7 +254,7 @@ event = Table(
 node_log = Table(
     "node_log",
     metadata,
-    Column("node", ForeignKey("node.id"), primary_key=True),
+    Column("node", Text, primary_key=True),
     Column("epoch", Integer, primary_key=True),
     Column("seq", Integer, primary_key=True),
     Column("body", JSONB, nullable=False),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from .errors import Conflict
 from .messages import Register
@@ -75,28 +75,31 @@ def spots(job: Job) -> dict[NodeId, frozenset[int]]:
 
 def concerned(before: Job, after: Job) -> list[NodeId]:
     """Nodes on whose books the change of a job shows, in id order."""
-    was, now = ((holdings(job), spots(job)) for job in (before, after))
-    nodes = {*was[0], *was[1], *now[0], *now[1]}
-    return sorted(n for n in nodes if was[0][n] != now[0][n] or was[1].get(n) != now[1].get(n))
+    found = holdings if after.spec.share is None else spots
+    was: Mapping[NodeId, object] = found(before)
+    now: Mapping[NodeId, object] = found(after)
+    return sorted(n for n in {*was, *now} if was.get(n) != now.get(n))
 
 
 def rebooked(node: Node, before: Job, after: Job) -> Node:
     """The node's books when one of its jobs has changed."""
-    whole = holdings(after)[node.id] - holdings(before)[node.id]
-    old, new = (spots(job).get(node.id, frozenset()) for job in (before, after))
     parts, share = node.parts, after.spec.share
-    if share is not None:
-        parts = changed(changed(parts, old - new, share, -1), new - old, share, 1)
-    return replace(node, used=node.used + whole + len(parts) - len(node.parts), parts=parts)
+    if share is None:
+        more = holdings(after)[node.id] - holdings(before)[node.id]
+        return replace(node, used=node.used + more)
+    old, new = (spots(job).get(node.id, frozenset()) for job in (before, after))
+    parts = changed(changed(parts, old - new, share, -1), new - old, share, 1)
+    return replace(node, used=node.used + len(parts) - len(node.parts), parts=parts)
 
 
 def claimed(node: Node, job: Job, shard: Shard) -> Node:
     """The node's books if the job held `shard` beside what it holds already."""
-    share, held = job.spec.share, holdings(job)[node.id]
+    share = job.spec.share
     if share is None:
-        return replace(node, used=node.used + max(0, shard.devices - held))
-    more = frozenset(shard.indices) - spots(job).get(node.id, frozenset())
-    parts = changed(node.parts, more, share, 1)
+        more = max(0, shard.devices - holdings(job)[node.id])
+        return replace(node, used=node.used + more)
+    fresh = frozenset(shard.indices) - spots(job).get(node.id, frozenset())
+    parts = changed(node.parts, fresh, share, 1)
     return replace(node, used=node.used + len(parts) - len(node.parts), parts=parts)
 
 

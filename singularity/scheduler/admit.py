@@ -158,9 +158,9 @@ def _admit(draft: Draft, job: Job, waiting: Waiting, policy: Policy) -> Told:
     if reasons := not_yet(draft.snapshot, job):
         draft.explain(job, reasons)
         return ()
-    kind = _kind(draft, job, waiting, policy)
-    if known := draft.findings.told.get(kind):  # one like it has just been found to wait
-        told = _behind(known, job) if isinstance(known, Job) else known
+    known = draft.findings.told  # of those that have just been found to wait
+    if known and (found := known.get(_kind(draft, job, waiting, policy))):
+        told = _behind(found, job) if isinstance(found, Job) else found
         draft.explain(job, told)
         if not draft.quota.governs:  # else the one like it stands for all
             waiting.jobs.append(job)
@@ -186,7 +186,7 @@ def _admit(draft: Draft, job: Job, waiting: Waiting, policy: Policy) -> Told:
     draft.explain(job, told)
     waiting.add(draft, job)
     if ahead is not None or not made.comes:
-        draft.findings.told[kind] = ahead or told
+        known[_kind(draft, job, waiting, policy)] = ahead or told
         return told
     return ()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -180,7 +180,7 @@ class Draft:
             self._stir(row)
             if self.quota.governs:  # it may wait for its quota alone: others take what is spare
                 spare = self.free[row] + self.coming[row] - self.promised[row]
-                devices = min(devices, max(0, int(self.fleet.free[row]) - max(0, int(spare))))
+                devices = min(devices, max(0, self.fleet.room(row) - max(0, int(spare))))
             self._hide(row, devices)
         self.quota.promise(job, sum(s.devices for s in placement) - claim(job))
 
@@ -249,16 +249,18 @@ class Draft:
         """From the fleet, where whole devices are found; what was promised is not in it any more,
         and no node that is not ready or has nothing but shares ever was."""
         if self.snapshot.ready[row] and self.snapshot.whole[row]:
-            self.fleet.take([(row, min(devices, int(self.fleet.free[row])))])
+            self.fleet.take([(row, min(devices, self.fleet.room(row)))])
 
-    def _needed(self, job: Job, placement: Placement) -> Counter[NodeId]:
+    def _needed(self, job: Job, placement: Placement) -> Mapping[NodeId, int]:
         """Devices that are not the job's yet, and are free as a whole until now."""
         if job.spec.share is not None:
             opened, kept = self.parts.take(job, placement)
             for node, devices in kept.items():
                 self.coming[self.snapshot.row[node]] -= devices
             return opened
-        return _devices(placement) - holdings(job)
+        if held := holdings(job):
+            return _devices(placement) - held
+        return {shard.node: shard.devices for shard in placement}  # most, and much quicker
 
     def _expect(self, job: Job, before: Placement, target: Placement) -> None:
         """The job leaves the devices of `before` but for those of `target`."""

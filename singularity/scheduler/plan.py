@@ -134,7 +134,7 @@ def perform(job: Job, action: Action, now_s: float) -> Step:
             given = job.held - sum(s.devices for s in action.placement)
             loan = Loan(action.lent_to, given, now_s, action.price)
             changes["loans"] = (*job.loans, loan)
-    return replace(step, job=replace(step.job, **changes))
+    return Step(replace(step.job, **changes), step.commands)
 
 
 def _dispatch(job: Job, action: Action, now_s: float) -> Step:

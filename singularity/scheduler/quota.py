@@ -56,6 +56,7 @@ class Quota:
         self.promised: Counter[_Key] = Counter()
         self._less_urgent: Counter[tuple[str, str, int]] = Counter()
         self._lineage: dict[str, tuple[str, ...]] = {}
+        self._keys: dict[_Key, tuple[_Key, ...]] = {}
         self._own: dict[_Key, int] = {}
         self._limits: dict[_Key, tuple[tuple[_Key, Allotment], ...]] = {}
         self._parts: dict[str, list[str]] = {}
@@ -273,9 +274,12 @@ class Quota:
             self._lineage[name] = lineage(self._projects, name)
         return self._lineage[name]
 
-    def keys(self, job: Job) -> list[_Key]:
+    def keys(self, job: Job) -> tuple[_Key, ...]:
         """Of everything that counts its devices."""
-        return [(project, job.spec.device) for project in self._path(job)]
+        of = job.spec.project, job.spec.device
+        if (found := self._keys.get(of)) is None:
+            found = self._keys[of] = tuple((project, of[1]) for project in self._path(job))
+        return found
 
     def _limits_of(self, job: Job) -> tuple[tuple[_Key, Allotment], ...]:
         """What may have no more than so many, from its project upwards."""

@@ -69,10 +69,9 @@ def admissible(job: Job, action: Action, nodes: Mapping[NodeId, Node]) -> str:
         return f"the job has {job.state}"
     if action.verb in CUTS and (job.dumping or job.resizing or job.exited):
         return "a checkpoint or a resize is in flight, or ranks have ended"
-    held = {*holdings(job), *spots(job)}
     for shard in action.placement:
         node = nodes[shard.node]
-        if not node.ready and shard.node not in held:
+        if not node.ready and shard.node not in {*holdings(job), *spots(job)}:
             return f"{node.id} takes nothing new"
         if node.lost:
             return f"{node.id} is lost"

@@ -65,6 +65,10 @@ class Fleet:
         found: Ints = self.index.free[self.layout.position]
         return found
 
+    def room(self, row: int) -> int:
+        """Free devices of one."""
+        return int(self.index.free[self.layout.position[row]])
+
     @property
     def most(self) -> int:
         """Free devices of the cluster that has most of them."""
@@ -90,16 +94,18 @@ class Fleet:
 
         allowed  uint8[D] by domain: 0 for not at all, else how far away it is; 1 is near.
         """
-        changed = self._as_seen(gang)
+        if not (changed := self._as_seen(gang)):
+            return self._rows(self._find(gang, allowed))
         rows = np.array(sorted(changed), dtype=np.int64)
         before = self.index.free[self.layout.position[rows]]
-        if len(rows):
-            self.put(rows, np.array([changed[int(r)] for r in rows], dtype=np.int64))
+        self.put(rows, np.array([changed[int(r)] for r in rows], dtype=np.int64))
         try:
-            positions, devices = self._find(gang, allowed)
+            return self._rows(self._find(gang, allowed))
         finally:
-            if len(rows):
-                self.put(rows, before)
+            self.put(rows, before)
+
+    def _rows(self, picks: Picks) -> Rows:
+        positions, devices = picks
         found = zip(self.layout.order[positions].tolist(), devices.tolist(), strict=True)
         return tuple(sorted(found))
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
 from functools import cache
 from importlib import import_module
+from itertools import pairwise
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ from .layout import Codes, Ints, Layout
 from .reference import Picks, Ranks, Want
 
 Words = npt.NDArray[np.uint64]
+Tally = tuple[list[int], list[int]]  # how many free devices nodes have, rising; and how many nodes
 
 _NONE: Final = np.iinfo(np.int64).max  # more than any node has free
 COMPILED_FROM: Final = 4096  # nodes; with fewer, NumPy is done before numba is imported
@@ -59,14 +61,14 @@ class Plain:
 
     def find(self, index: Index, allowed: Ranks, want: Want) -> Picks:
         best: tuple[int, int, int, int, int] | None = None
-        tallies = index.tally[want.low : want.high].tolist()
-        rooms = index.room[want.low : want.high].tolist()
-        ranks = allowed[want.low : want.high].tolist()
-        least = want.units * want.unit
-        for at, (rank, room) in enumerate(zip(ranks, rooms, strict=True)):
-            if rank == 0 or room < least or (best is not None and rank > best[0]):
+        ranks, rooms = allowed[want.low : want.high], index.room[want.low : want.high]
+        may = np.flatnonzero((ranks > 0) & (rooms >= want.units * want.unit))
+        tallies = _tallies(index.tally[want.low + may])
+        kept = zip(may.tolist(), ranks[may].tolist(), rooms[may].tolist(), tallies, strict=True)
+        for at, rank, room, tally in kept:
+            if best is not None and rank > best[0]:
                 continue
-            nodes, waste = measure(tallies[at], want)
+            nodes, waste = measure(tally, want)
             key = (rank, nodes, waste, room, want.low + at)
             if nodes and (best is None or key < best):
                 best = key
@@ -82,13 +84,14 @@ class Plain:
 
     def put_all(self, index: Index, positions: Ints, free: Ints) -> None:
         for position, now in zip(positions.tolist(), free.tolist(), strict=True):
-            was = int(index.free[position])
+            was, word, bit = int(index.free[position]), position >> 6, 1 << (position & 63)
             index.free[position] = now
-            for level, more in ((was, False), (now, True)):
-                _mark(index.words[level], position, more)
-                _mark(index.tops[level], position >> 6, bool(index.words[level, position >> 6]))
-                index.tally[index.of[:, position], level] += 1 if more else -1
-            index.room[index.of[:, position]] += now - was
+            _write(index, was, word, int(index.words[was, word]) & ~bit)
+            _write(index, now, word, int(index.words[now, word]) | bit)
+            for domain in index.of[:, position].tolist():  # three: too few to do at once
+                index.tally[domain, was] -= 1
+                index.tally[domain, now] += 1
+                index.room[domain] += now - was
 
     def place_all(
         self, index: Index, allowed: Ranks, units: Ints, want: Want
@@ -105,32 +108,44 @@ class Plain:
         return np.array(ends, dtype=np.int64), picks
 
 
-def measure(tally: Sequence[int], want: Want) -> tuple[int, int]:
-    """Nodes that the gang takes in a domain with `tally[f]` nodes of f free devices, and what is
-    left over on the last of them; (0, 0) if it does not fit. As reference.fit."""
-    nodes, left, unit, levels = 0, want.units, want.unit, len(tally)
-    for rooms in range((levels - 1) // unit, 0, -1):
+def _tallies(tally: Ints) -> list[Tally]:
+    """Of int64[K, L], each row."""
+    rows, levels = tally.nonzero()
+    ends = rows.searchsorted(np.arange(len(tally) + 1)).tolist()
+    pairs = levels.tolist(), tally[rows, levels].tolist()
+    return [(pairs[0][start:end], pairs[1][start:end]) for start, end in pairwise(ends)]
+
+
+def measure(tally: Tally, want: Want) -> tuple[int, int]:
+    """Nodes that the gang takes in a domain, and what is left over on the last of them; (0, 0) if
+    it does not fit. As reference.fit."""
+    levels, counts = tally
+    nodes, left, unit, at = 0, want.units, want.unit, len(levels)
+    while at > 0 and (rooms := levels[at - 1] // unit) > 0:
         if want.single and rooms < left:
             return 0, 0
-        low = rooms * unit
-        have = sum(tally[low : low + unit])
+        have = 0
+        while at > 0 and levels[at - 1] // unit == rooms:
+            at -= 1
+            have += counts[at]
         whole = min(have, left // rooms)
         nodes, left = nodes + whole, left - whole * rooms
         if left == 0:
             return nodes, 0
         if whole < have:  # the rest goes where least is left over, whole nodes apart
-            for level in range(left * unit, low):
-                if tally[level]:
-                    return nodes + 1, level - left * unit
-            while whole >= tally[low]:
-                whole, low = whole - tally[low], low + 1
-            return nodes + 1, low - left * unit
+            tight = bisect_left(levels, left * unit, 0, at)
+            if tight == at:
+                while whole >= counts[tight]:
+                    whole, tight = whole - counts[tight], tight + 1
+            return nodes + 1, levels[tight] - left * unit
     return 0, 0
 
 
-def _mark(words: Words, bit: int, to: bool) -> None:
-    mask = np.uint64(1 << (bit & 63))
-    words[bit >> 6] = words[bit >> 6] | mask if to else words[bit >> 6] & ~mask
+def _write(index: Index, level: int, word: int, bits: int) -> None:
+    top, mark = word >> 6, 1 << (word & 63)
+    index.words[level, word] = bits
+    tops = int(index.tops[level, top])
+    index.tops[level, top] = tops | mark if bits else tops & ~mark
 
 
 def build(layout: Layout, free: Ints, most: int) -> Index:
