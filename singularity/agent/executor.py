@@ -120,6 +120,11 @@ class Executor:
         """Ranks here that have shares of devices."""
         return [sharer for hands in self._alive() for sharer in hands.sharers()]
 
+    def logs(self) -> list[Path]:
+        """Where the ranks here print to."""
+        starts = [hands.start_command for hands in self._alive()]
+        return [self._tools.layout.log(start.job, rank) for start in starts for rank in start.ranks]
+
     def _kill(self, kill: Kill) -> None:
         hands = self._hands.get(kill.job)
         known = hands is not None and hands.start_command.incarnation == kill.incarnation

@@ -34,6 +34,7 @@ from .layout import Layout, environment
 from .leads import Leads
 from .letterbox import LetterboxProcess
 from .pacing import Pacemaker
+from .printed import LogKeeper
 from .programs import program
 from .proof import find_criu, probe
 from .recent import Recent
@@ -112,6 +113,9 @@ def open_node(settings: AgentSettings) -> Iterator[tuple[Agent, Executor]]:
         agent = Agent(register, control, journal, lease, refresh, look_at)
         tools = make_tools(settings, layout, leads, handovers, sharing)
         executor = Executor(tools, agent.done)
+        keeper = LogKeeper(executor.logs, settings.log_bytes)
+        keeper.start()
+        stack.callback(keeper.stop)
         if isinstance(sharing, GpuSharing):
             pacemaker = Pacemaker(sharing.pace)
             pacemaker.start()

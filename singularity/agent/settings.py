@@ -45,6 +45,7 @@ class AgentSettings(BaseSettings):
     # each block runs once all the same. Of kernels that exist as PTX; measured on no GPU yet.
     share_yield: bool = False
     host: str = "127.0.0.1"  # where peers reach this agent, and routers the replicas
+    log_bytes: int = Field(default=64 << 20, ge=1 << 20)  # of what a rank prints, most
     scratch: Path | None = None  # for images on their way; default: memory, or node_dir/images
     cut_deadline_s: float = 60.0  # then a cut is given up and the job goes on
     restore_deadline_s: float = 120.0

@@ -78,7 +78,7 @@ async def follow_log(
         done = await run_in_threadpool(ended)
         size = await run_in_threadpool(_size, path)
         offset = min(offset, size)
-        block = await run_in_threadpool(logs.read_from, path, offset, _BLOCK)
+        offset, block = await run_in_threadpool(logs.read_from, path, offset, _BLOCK)
         final = done and offset + len(block) >= size
         if block and not final:
             block = block[: logs.whole(block)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -22,6 +23,7 @@ _BACKOFF_FIRST_S: Final = 0.1
 _BACKOFF_MOST_S: Final = 5.0
 _STEADY_S: Final = 10.0  # after this long a death is news, not one more in a row
 _POLL_S: Final = 0.02
+_LOG_EVERY_S: Final = 5.0
 _STATE, _START = 0, 19  # fields of /proc/<pid>/stat, counted after the command's name
 
 
@@ -134,6 +136,22 @@ class Child:
             text = {"pid": self._process.pid, "started_ticks": ticks, "boot": boot()}
             self._pid_file.write_text(json.dumps(text))
 
+    def bound_log(self, most_bytes: int) -> None:
+        """Once its log is longer than that, it begins anew; the end of what was there is kept
+        beside it until the next time, and what is not kept at all is told in the first line."""
+        older = self.log.with_name(f"{self.log.name}.1")
+        with suppress(FileNotFoundError):
+            if (size := self.log.stat().st_size) <= most_bytes:
+                return
+            dropped = size - most_bytes + (older.stat().st_size if older.exists() else 0)
+            with suppress(OSError), self.log.open("rb") as log, older.open("wb") as kept:
+                log.seek(size - most_bytes)  # where the disk is full, nothing is kept
+                shutil.copyfileobj(log, kept)
+            os.truncate(self.log, 0)  # whoever has it open writes at its end, wherever that is
+            told = {"event": "log.rotated", "before": older.name, "dropped_bytes": dropped}
+            with suppress(OSError), self.log.open("a") as log_anew:
+                log_anew.write(json.dumps(told) + "\n")
+
     def kill(self) -> None:
         """SIGKILL to it alone, as the kernel's out-of-memory killer would."""
         if self.pid is not None:
@@ -181,9 +199,11 @@ class Child:
 
 
 class Supervisor:
-    """Restarts children that die, each with a delay that doubles while it keeps dying."""
+    """Restarts children that die, each with a delay that doubles while it keeps dying, and keeps
+    their logs within a size."""
 
-    def __init__(self) -> None:
+    def __init__(self, log_most_bytes: int = 8 << 20) -> None:
+        self._log_most_bytes, self._looked_s = log_most_bytes, 0.0
         self._lock = threading.RLock()
         self._children: dict[str, Child] = {}
         self._down: set[str] = set()  # held down on purpose
@@ -253,6 +273,13 @@ class Supervisor:
                 for child in self._children.values():
                     if child.name not in self._down and child.pid is None:
                         self._revive(child)
+                self._bound_logs()
+
+    def _bound_logs(self) -> None:
+        if time.monotonic() - self._looked_s >= _LOG_EVERY_S:
+            self._looked_s = time.monotonic()
+            for child in self._children.values():
+                child.bound_log(self._log_most_bytes)
 
     def _revive(self, child: Child) -> None:
         now_s = time.monotonic()

@@ -26,7 +26,7 @@ import redis
 from singularity.cli import embedded
 from singularity.cli.embedded import Planet
 from singularity.cli.fleet import Cluster, Fleet, Region
-from singularity.cli.processes import Known, started_ticks, wait_until
+from singularity.cli.processes import Child, Command, Known, started_ticks, wait_until
 from singularity.cli.servers import Postgres, Valkey
 from singularity.primitives.errors import PlanetBusy, Unavailable
 
@@ -147,6 +147,28 @@ def test_a_server_that_a_killed_supervisor_left_running_is_replaced(tmp_path: Pa
 
 
 # -- the planet ----------------------------------------------------------------------------------
+
+
+def test_a_log_begins_anew_while_it_is_written_and_says_what_was_dropped(tmp_path: Path) -> None:
+    more = "import sys; print('x' * 99, flush=True); [print(*[line.strip()] * 9, flush=True)"
+    argv = [sys.executable, "-c", f"{more} for line in open(sys.argv[1])]", tmp_path / "pipe"]
+    os.mkfifo(tmp_path / "pipe")
+    child = Child("talker", Command([str(word) for word in argv]), tmp_path)
+    child.start()
+    with (tmp_path / "pipe").open("w") as pipe:
+        assert wait_until(lambda: child.log.stat().st_size == 100, SOON_S)
+        child.bound_log(100)
+        assert child.log.stat().st_size == 100, "as long as it may be"
+        child.bound_log(60)
+        told = {"event": "log.rotated", "before": "talker.log.1", "dropped_bytes": 40}
+        assert json.loads(child.log.read_text()) == told
+        assert (tmp_path / "logs" / "talker.log.1").read_text() == "x" * 59 + "\n"
+        pipe.write("later\n")
+        pipe.flush()
+        assert wait_until(lambda: child.log.read_text().endswith("later later\n"), SOON_S)
+    child.bound_log(60)
+    assert json.loads(child.log.read_text())["dropped_bytes"] > 60
+    child.stop()
 
 
 def test_everything_that_is_killed_comes_back_where_it_was(planet: Planet) -> None:
