@@ -65,6 +65,9 @@ class Fleet:
         found: Ints = self.index.free[self.layout.position]
         return found
 
+    def free_on(self, row: int) -> int:
+        return int(self.index.free[self.layout.position[row]])
+
     @property
     def most(self) -> int:
         """Free devices of the cluster that has most of them."""
