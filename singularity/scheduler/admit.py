@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heapreplace
 
-from singularity.primitives.model import Job, JobId, JobState, Tier
+from singularity.primitives.model import Job, JobId, Tier
 from singularity.primitives.projects import claim
 from singularity.primitives.sla import PROMISED
 
@@ -241,7 +241,7 @@ def _start(draft: Draft, job: Job, least: int, most: int) -> bool:
 def _claim(draft: Draft, tier: Tier, waiting: Waiting, policy: Policy, *, guaranteed: bool) -> None:
     """Whoever runs on less than its tier promises is given the rest, before less urgent jobs are
     placed and, where nothing is idle, at their cost; unless somebody waits for the same nodes."""
-    for job in draft.untouched(JobState.RUNNING):
+    for job in draft.astir():
         lacks = job.tier is tier and job.held < promised(job)
         ready = lacks and elastic.short(draft, job, policy, owed=True)
         if not ready or job.id in waiting.within:

@@ -36,12 +36,8 @@ _LOOKED_AT: Final = 50  # of those that wait; behind so many, nobody is kept wai
 
 def give_way(draft: Draft, policy: Policy) -> None:
     """End verifications on nodes that are drained, or where a job could be placed instead."""
-    running = [
-        job
-        for state in (JobState.STARTING, JobState.RUNNING)
-        for job in draft.untouched(state)
-        if job.spec.aside is not None
-    ]
+    there = (*draft.untouched(JobState.STARTING), *draft.astir())
+    running = [job for job in there if job.spec.aside is not None]
     if not running:
         return
     snapshot = draft.snapshot
@@ -59,7 +55,7 @@ def place(draft: Draft, blocked: Sequence[Job], policy: Policy) -> Mapping[JobId
     """Restore aside what can be; returns the jobs of which a cut must be taken for that, with the
     number of mini-batches that shall be compared."""
     snapshot, cuts = draft.snapshot, dict[JobId, int]()
-    for job in snapshot.loose:
+    for job in snapshot.astir:
         aside = job.spec.aside
         if aside is None or job.state not in WAITING or draft.touched(job):
             continue

@@ -50,7 +50,7 @@ def overdue(draft: Draft, policy: Policy) -> None:
             if now_s - job.since_s > limit_s:
                 reason = f"{state} for more than {limit_s:.0f} s"
                 draft.take(Action(Verb.STOP, job.id, job.version, reason))
-    for job in draft.untouched(JobState.RUNNING):
+    for job in draft.astir():
         if job.dumping and now_s - job.cut_at_s > policy.suspend_deadline_s:
             reason = f"checkpoint {job.cut} unanswered for {policy.suspend_deadline_s:.0f} s"
             draft.take(Action(Verb.STOP, job.id, job.version, reason))
@@ -61,7 +61,7 @@ def overdue(draft: Draft, policy: Policy) -> None:
 
 def obey(draft: Draft) -> None:
     """Make true what owners have asked for."""
-    for job in draft.snapshot.loose:
+    for job in draft.snapshot.astir:
         if job.intent is Intent.RUN and job.confine is None:
             continue  # most; nothing more than to run
         if job.state in TERMINAL or draft.touched(job):
@@ -98,7 +98,7 @@ def _move(draft: Draft, job: Job) -> None:
 
 def expire(draft: Draft) -> None:
     now_s = draft.snapshot.now_s
-    for job in draft.untouched(JobState.RUNNING):
+    for job in draft.astir():
         limit_s = job.spec.max_duration_s
         if limit_s and job.started_at_s is not None and now_s - job.started_at_s > limit_s:
             reason = f"ran longer than its max_duration of {limit_s:.0f} s"
@@ -119,7 +119,7 @@ def let_go(draft: Draft, policy: Policy) -> None:
 def checkpoint(draft: Draft, compared: Mapping[JobId, int], policy: Policy) -> None:
     """Take the checkpoints that are due or asked for; `compared` by whom it is verified."""
     snapshot = draft.snapshot
-    for job in draft.untouched(JobState.RUNNING):
+    for job in _may_be_due(draft, compared, policy):
         never = job.spec.checkpoint_every_s == 0.0 and not job.checkpoint_wanted
         if (never and job.id not in compared) or not draft.can_cut(job):
             continue
@@ -131,6 +131,17 @@ def checkpoint(draft: Draft, compared: Mapping[JobId, int], policy: Policy) -> N
             asked = "it is to be verified" if steps else "its owner asked for one"
             reason = _how_often(draft, job, policy) if due else asked
             draft.take(Action(Verb.CHECKPOINT, job.id, job.version, reason, note_after=steps))
+
+
+def _may_be_due(draft: Draft, compared: Mapping[JobId, int], policy: Policy) -> list[Job]:
+    """All that run, in id order, but for steady ones of which no checkpoint is due."""
+    snapshot, known = draft.snapshot, draft.snapshot.steady
+    if known is None or known.of is not snapshot.jobs:
+        return draft.untouched(JobState.RUNNING)
+    due = known.due(snapshot.failures, snapshot.known_s, snapshot.now_s, policy)
+    asked = (snapshot.by_id[job] for job in sorted(compared))
+    found = {job.id: job for job in (*draft.astir(), *due, *asked)}
+    return [found[job] for job in sorted(found)]
 
 
 def _how_often(draft: Draft, job: Job, policy: Policy) -> str:

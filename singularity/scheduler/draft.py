@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -89,7 +90,7 @@ class Draft:
         self._of_kind: dict[str, Flags] = {}
         self._idle: dict[str, int] = {}
         self._bounds: dict[tuple[str, str], Bound | None] = {}
-        for job in snapshot.loose:
+        for job in snapshot.astir:
             self._in.setdefault(job.state, []).append(job)
             if job.spec.topology.apart:
                 self._groups.setdefault(_group(job), []).append(job)
@@ -108,7 +109,16 @@ class Draft:
     def untouched(self, state: JobState) -> list[Job]:
         """Jobs in `state` without an action yet, in id order; of those that wait, none that is only
         one of a line (lines.stands)."""
-        return [j for j in self._in.get(state, ()) if j.id not in self._actions]
+        jobs = self._running if state is JobState.RUNNING else self._in.get(state, ())
+        return [j for j in jobs if j.id not in self._actions]
+
+    def astir(self) -> list[Job]:
+        """Jobs that run, as `untouched`, but for the steady ones (steady.py)."""
+        return [j for j in self._in.get(JobState.RUNNING, ()) if j.id not in self._actions]
+
+    @cached_property
+    def _running(self) -> list[Job]:
+        return [j for j in self.snapshot.loose if j.state is JobState.RUNNING]
 
     def can_cut(self, job: Job) -> bool:
         """May a checkpoint of the job begin now? One at a time, and of whole gangs only."""

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 import numpy as np
 
 from singularity.primitives import engines
-from singularity.primitives.model import Job, JobId, JobState, Tier
+from singularity.primitives.model import Job, JobId, Tier
 
 from .draft import Draft
 from .offers import offer
@@ -23,7 +23,7 @@ from .ways import fewer, per_cluster
 
 def shrink_to_wish(draft: Draft) -> None:
     """The owner wants fewer devices than the job holds."""
-    for job in draft.untouched(JobState.RUNNING):
+    for job in draft.astir():
         if job.held <= job.devices or not draft.can_cut(job):
             continue
         if target := resized(draft, job, job.devices):
@@ -40,7 +40,7 @@ def fit(draft: Draft, blocked: Sequence[Job], policy: Policy) -> None:
         wanted |= may(draft, other)
     waits = _even(draft, wanted, policy)
     small: dict[tuple[Tier, str], list[Job]] = {}
-    for job in draft.untouched(JobState.RUNNING):
+    for job in draft.astir():
         if job.id in waits or not short(draft, job, policy) or (may(draft, job) & wanted).any():
             continue
         small.setdefault((job.tier, job.spec.device), []).append(job)
@@ -53,8 +53,7 @@ def _even(draft: Draft, wanted: Flags, policy: Policy) -> set[JobId]:
     """Make jobs narrower for equals on the same nodes, of the same project where quotas govern.
     Returns those that wait for what is so coming: less than all of it would be a stall in vain."""
     groups, waits = dict[Hashable, list[Runs]](), set[JobId]()
-    running = draft.untouched(JobState.RUNNING)
-    asking = {(job.tier, job.spec.device) for job in running if job.held < job.devices}
+    asking = {(job.tier, job.spec.device) for job in draft.astir() if job.held < job.devices}
     for each in roster(draft).jobs if asking else ():  # mostly nobody, and there may be many jobs
         job, spec = each.job, each.job.spec
         if spec.devices_min >= job.devices or (job.tier, spec.device) not in asking:
@@ -122,7 +121,7 @@ def lent(draft: Draft, job: Job, policy: Policy) -> int:
         return UNBOUND
     others = (
         other
-        for other in draft.untouched(JobState.RUNNING)
+        for other in draft.astir()
         if other.held < other.devices
         and (other.spec.device, other.spec.project != job.spec.project) == (kind, True)
         and short(draft, other, policy)

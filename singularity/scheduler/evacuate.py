@@ -23,7 +23,8 @@ from .policy import Policy
 def failover(draft: Draft) -> None:
     """A gang that lost a node stops whole; one that lost only a reservation lets go of it."""
     snapshot = draft.snapshot
-    for job in snapshot.loose if snapshot.lost.any() else ():
+    there = (snapshot.lost & (snapshot.free < snapshot.total)).any()
+    for job in snapshot.loose if there else ():
         if job.state not in ACTIVE:
             continue
         lost = frozenset(n for n in hosts(job) if snapshot.lost[snapshot.row[n]])
@@ -49,10 +50,11 @@ class Fate:
 
 def drain(draft: Draft, policy: Policy) -> None:
     """Let running jobs leave draining nodes, the most urgent first, a bounded number at a time."""
-    if not draft.snapshot.draining.any():
+    snapshot = draft.snapshot
+    if not (snapshot.draining & (snapshot.free < snapshot.total)).any():
         return
-    moving = [j for j in draft.snapshot.loose if j.state is JobState.SUSPENDING and j.target]
-    paced = {d.id: d for d in draft.snapshot.drains}
+    moving = [j for j in snapshot.astir if j.state is JobState.SUSPENDING and j.target]
+    paced = {d.id: d for d in snapshot.drains}
     for job in sorted(draft.untouched(JobState.RUNNING), key=lambda j: (j.tier, j.id)):
         leaving = draining(draft, job)
         if not leaving or job.spec.serving is not None:  # replicas are replaced, see serve.py
@@ -68,7 +70,7 @@ def drain(draft: Draft, policy: Policy) -> None:
                 action = Action(Verb.MIGRATE, job.id, job.version, found.reason, found.target)
                 if order is not None and (share_s := pace_s(order, job, policy)):
                     action = replace(action, drain=order.id, pace_s=share_s)
-                    paced[order.id] = booked(order, share_s, draft.snapshot.now_s)
+                    paced[order.id] = booked(order, share_s, snapshot.now_s)
                 draft.take(action)
                 moving.append(job)
             case How.SUSPEND:

@@ -61,10 +61,14 @@ def interval_s(job: Job, nodes: Iterable[Node], now_s: float, policy: Policy) ->
     return best_s(_cost_s(job, policy), mtbf_s(nodes, now_s, policy), policy)
 
 
+def last_s(job: Job) -> float:
+    """Since when its work is not kept."""
+    return max(job.running_at_s or 0.0, job.cut_ended_s) - job.carried_s
+
+
 def is_due(job: Job, nodes: Iterable[Node], now_s: float, policy: Policy) -> bool:
     """Has the interval passed since the last? `nodes` are looked at only if it may have."""
-    last_s = max(job.running_at_s or 0.0, job.cut_ended_s) - job.carried_s
-    waited_s = now_s - last_s
+    waited_s = now_s - last_s(job)
     if job.spec.checkpoint_every_s is None and waited_s < policy.checkpoint_least_s:
         return False
     every_s = interval_s(job, nodes, now_s, policy)

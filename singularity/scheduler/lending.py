@@ -41,5 +41,5 @@ def shrinking(draft: Draft, blocked: Job) -> bool:
         and (job.tier > blocked.tier or shrinks_for(job, blocked))
         and sum(s.devices for s in job.target) > job.spec.devices_min
         and any(there[draft.snapshot.row[n]] for n in job.nodes)
-        for job in draft.untouched(JobState.RUNNING)
+        for job in draft.astir()
     )

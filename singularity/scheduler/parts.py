@@ -47,7 +47,7 @@ class Parts:
         self._on: dict[int, dict[int, dict[JobId, DeviceShare]]] = {}
         self._going: set[tuple[int, int, JobId]] = set()
         self._rated: dict[tuple[_State, int, DeviceShare], tuple[int, int]] = {}
-        for job in snapshot.loose:
+        for job in snapshot.astir:
             if job.spec.share is not None:
                 for node, indices in spots(job).items():
                     self._put(node, indices, job)

@@ -103,7 +103,7 @@ def recently_evicted(snapshot: Snapshot) -> list[Job]:
     """Jobs that had to leave their devices for others within the last minute, if no operator has
     acknowledged that."""
     since_s = max(snapshot.now_s - MINUTE_S, snapshot.acknowledged_s)
-    return [j for j in snapshot.loose if j.taken and (j.taken.evicted_at_s or 0.0) > since_s]
+    return [j for j in snapshot.astir if j.taken and (j.taken.evicted_at_s or 0.0) > since_s]
 
 
 def grows(job: Job, action: Action) -> int:

@@ -54,7 +54,7 @@ def meant_for(snapshot: Snapshot, policy: Policy) -> frozenset[JobId]:
         left = job.state is JobState.SUSPENDED and job.since_s > lately_s
         return at_s > lately_s or (at_s > begun_s and (leaves or left))
 
-    takings = ((job, job.taken) for job in snapshot.loose if job.taken)
+    takings = ((job, job.taken) for job in snapshot.astir if job.taken)
     return frozenset(JobId(taken.whom) for job, taken in takings if fresh(job, taken.at_s))
 
 

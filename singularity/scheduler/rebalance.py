@@ -122,7 +122,7 @@ def _leaves(job: Job, node: Node) -> bool:
 
 
 def _moving(draft: Draft) -> list[Job]:
-    return [j for j in draft.snapshot.loose if j.state is JobState.SUSPENDING and j.target]
+    return [j for j in draft.snapshot.astir if j.state is JobState.SUSPENDING and j.target]
 
 
 def _cleared(

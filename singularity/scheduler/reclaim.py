@@ -142,7 +142,7 @@ def _out_of_the_way(draft: Draft, blocked: Job, devices: int, policy: Policy) ->
     movers: dict[int, list[Job]] = {}
     could = np.zeros_like(room)
     for job in draft.untouched(JobState.RUNNING):
-        if job.tier >= blocked.tier and may_move(draft, job, policy):
+        if job.id != blocked.id and job.tier >= blocked.tier and may_move(draft, job, policy):
             for shard in job.placement:
                 row = snapshot.row[shard.node]
                 if there[row]:

@@ -19,6 +19,7 @@ from singularity.primitives.nodes import Node, NodeId
 
 from .lines import Lines
 from .snapshot import Flags, Ints, Snapshot, frozen
+from .steady import Steadies
 
 
 class Resident:
@@ -31,7 +32,7 @@ class Resident:
         self._named: Counter[JobId] = Counter()
         self._ended: set[JobId] = set()
         self._nodes: dict[NodeId, Node] = {}
-        self._held, self._lines = Tally(), Lines()
+        self._held, self._lines, self._steadies = Tally(), Lines(), Steadies()
         self._last: Snapshot | None = None
         self._fresh: set[NodeId] = set()  # nodes that are not in the last snapshot as they are
         self._moved = True  # jobs, the same
@@ -69,14 +70,14 @@ class Resident:
         if last is None or any(self._is_new(last, node) for node in self._fresh):
             nodes, jobs = self._nodes.values(), self._jobs.values()
             built = Snapshot.build(nodes, jobs, now_s, drains, acknowledged_s)
-            self._last = replace(built, lined=self._lines.of(built.jobs))
+            self._last = self._known(built)
         else:
             told = tuple(sorted(drains, key=lambda d: d.id))
             last = replace(last, now_s=now_s, drains=told, acknowledged_s=acknowledged_s)
             if self._moved:
                 by_id = dict(self._jobs)
                 todo = tuple(self._todo)
-                last = replace(last, jobs=todo, by_id=by_id, lined=self._lines.of(todo))
+                last = self._known(replace(last, jobs=todo, by_id=by_id))
             self._last = self._renewed(last) if self._fresh else last
         self._fresh, self._moved = set(), False
         return self._last
@@ -100,6 +101,7 @@ class Resident:
         """Add or take away what the job holds and whom it names."""
         self._fresh |= self._held.add(job, sign)  # their books are compared again
         self._lines.count(job, sign)
+        self._steadies.count(job, sign)
         if job.state in TERMINAL:
             (self._ended.add if sign > 0 else self._ended.discard)(job.id)
             return
@@ -107,6 +109,11 @@ class Resident:
             self._named[other] += sign
             if not self._named[other]:
                 del self._named[other]
+
+    def _known(self, seen: Snapshot) -> Snapshot:
+        """With what is known of its jobs."""
+        lined = self._lines.of(seen.jobs)
+        return replace(seen, lined=lined, steady=self._steadies.picture(seen.jobs, seen.row))
 
     def _forget(self) -> None:
         """Let go of jobs that have ended and that nobody names."""
@@ -135,6 +142,9 @@ class Resident:
         free = last.free.copy()
         free[rows] = [n.devices - n.used for n in changed]
         ready = _with(last.ready, rows, [n.ready for n in changed])
+        failures, known_s = last.failures.copy(), last.known_s.copy()
+        failures[rows] = [n.failures for n in changed]
+        known_s[rows] = [n.known_s for n in changed]
         fleet = last.fleet.copy()
         fleet.put(rows, np.where((ready & last.whole)[rows], free[rows], 0))
         return replace(
@@ -145,6 +155,8 @@ class Resident:
             lost=_with(last.lost, rows, [n.lost for n in changed]),
             draining=_with(last.draining, rows, [n.draining for n in changed]),
             ailing=_with(last.ailing, rows, [n.health != WELL for n in changed]),
+            failures=frozen(failures),
+            known_s=frozen(known_s),
             fleet=fleet,
         )
 

@@ -53,11 +53,11 @@ def scale(draft: Draft, policy: Policy) -> None:
     snapshot = draft.snapshot
     services = snapshot.traffic.services
     jobs: dict[ServiceId, list[Job]] = {service.id: [] for service in services}
-    for job in snapshot.loose if services else ():
+    for job in snapshot.astir if services else ():
         serving = job.spec.serving
         if serving is not None and serving.service in jobs and job.state not in TERMINAL:
             jobs[serving.service].append(job)
-    short = _short(snapshot.loose) if services else Counter[NodeId]()
+    short = _short(snapshot.astir) if services else Counter[NodeId]()
     for service in services:
         mine = tuple(jobs[service.id])
         held = sum(j.intent is Intent.RUN or j.state in ACTIVE for j in mine)

@@ -10,13 +10,15 @@ rack             int32[N]   dense codes into `rack_names`, which are of one clus
 ready            bool[N]    new work may be placed there
 lost, draining   bool[N]
 ailing           bool[N]    something went wrong there lately
+failures         int64[N]   how often each was lost since
+known_s          float64[N] when it was first heard of
 fleet            `free` of the nodes that are ready and give out whole devices, indexed by domain;
                  copy it to change it
 
 `traffic` is what services there are and how they are loaded.
 `acknowledged_s` is when an operator last approved of the evictions until then. Whoever builds one
 adds the `projects` that there are, by id, and the `tariffs`. `lined` are those that wait, where
-somebody keeps them in lines.
+somebody keeps them in lines, and `steady` those that run as they should, where somebody does.
 """
 
 from __future__ import annotations
@@ -41,10 +43,12 @@ from singularity.primitives.tariffs import Tariff
 from .fleet.gangs import Fleet
 from .fleet.layout import lay_out
 from .lines import Lined, loose_of
+from .steady import Steady
 from .traffic import Traffic
 
 Ints = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 T = TypeVar("T", bound=np.generic)
 
@@ -71,6 +75,8 @@ class Snapshot:
     lost: Flags
     draining: Flags
     ailing: Flags
+    failures: Ints
+    known_s: Floats
     fleet: Fleet
     jobs: tuple[Job, ...]
     by_id: Mapping[JobId, Job]
@@ -82,6 +88,7 @@ class Snapshot:
     projects: tuple[Project, ...] = ()
     tariffs: tuple[Tariff, ...] = ()
     lined: Lined | None = None
+    steady: Steady | None = None
 
     @classmethod
     def build(
@@ -130,6 +137,8 @@ class Snapshot:
             lost=frozen(np.array([n.lost for n in rows], dtype=np.bool_)),
             draining=frozen(np.array([n.draining for n in rows], dtype=np.bool_)),
             ailing=frozen(np.array([n.health != WELL for n in rows], dtype=np.bool_)),
+            failures=frozen(np.array([n.failures for n in rows], dtype=np.int64)),
+            known_s=frozen(np.array([n.known_s for n in rows], dtype=np.float64)),
             fleet=Fleet.build(layout, open_to, int(total.max(initial=0))),
             jobs=todo,
             by_id={j.id: j for j in todo},
@@ -162,6 +171,13 @@ class Snapshot:
         """The jobs without those that never had a device and wait for nothing but devices, where
         somebody knows which those are: who looks for anything else need not look at them."""
         return loose_of(self.jobs, self.lined)
+
+    @property
+    def astir(self) -> tuple[Job, ...]:
+        """The loose jobs without those that run as they should, where somebody knows which those
+        are: who looks for nothing but what stirs need not look at them."""
+        known = self.steady
+        return known.astir if known is not None and known.of is self.jobs else self.loose
 
     def inside(self, scope: Scope) -> Flags:
         """bool[N]: nodes that are in `scope`."""

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from singularity.primitives.errors import Conflict
 from singularity.primitives.model import TERMINAL, Intent, JobId
 from singularity.primitives.nodes import Duty, NodeId, Scope, ScopeKind
+from singularity.scheduler.decide import decide
 from singularity.scheduler.resident import Resident
 from singularity.scheduler.snapshot import Snapshot
-from tests.unit.fleets import Planet, share
+from tests.unit.fleets import POLICY, Planet, share
 
 HAPPENINGS = (
     "submit", "tick", "tick", "run", "end", "cancel", "lose", "drain", "ready",
@@ -62,6 +63,8 @@ def assert_same(one: Snapshot, other: Snapshot) -> None:
         if name == "fleet":
             for part, that in zip(here.index, there.index, strict=True):
                 assert np.array_equal(part, that)
+        elif name == "steady":
+            assert (here.of, here.astir) == (there.of, there.astir)
         elif isinstance(here, np.ndarray):
             assert np.array_equal(here, there), name
         else:
@@ -88,6 +91,8 @@ def test_following_is_reading_everything(story: list[tuple[str, int]]) -> None:
         jobs, nodes = now, there
         seen = replace(resident.snapshot(planet.now_s), projects=tuple(planet.ledger.projects()))
         assert_same(seen, planet.ledger.snapshot(planet.now_s))
+        later = replace(seen, now_s=planet.now_s + 200.0 * which)
+        assert decide(later, POLICY) == decide(replace(later, lined=None, steady=None), POLICY)
 
 
 def test_the_snapshot_before_stays_as_it_was() -> None:

@@ -178,3 +178,21 @@ def test_nobody_shrinks_by_more_than_is_wanted_with_what_others_give() -> None:
     assert verbs(plan) == dict.fromkeys((first, second), "scale")
     given = [planet.job(a.job).held - sum(s.devices for s in a.placement) for a in plan.actions]
     assert sum(given) == 8, given
+
+
+def test_a_job_that_runs_on_too_little_does_not_move_out_of_its_own_way() -> None:
+    """What it holds is its own already: it would win nothing, and be moved again and again."""
+    planet = Planet(regions=())
+    planet.join("us-0", "us")
+    planet.submit("urgent", 2, tier=Tier.PREMIUM)
+    planet.tick()
+    short = planet.submit("short", 4, devices_min=1)
+    planet.tick()
+    planet.join("us-1", "us")
+    planet.submit("rigid", 4, same_node=True)
+    planet.tick()
+    planet.obey()
+    assert planet.job(short).held == 2
+    planet.join("eu-0", "eu", 2)
+    planet.join("eu-1", "eu", 4, whole=False)
+    assert verbs(planet.tick(1_000.0)) == {}
