@@ -127,7 +127,7 @@ def test_a_rank_has_its_memory_and_no_more_and_sees_its_device_only(
     assert node.report().phase == "running"
     log = node.layout.log(JOB, 0)
     soon(lambda: "up 0" in log.read_text(), "it has its memory")
-    assert log.read_text().startswith("Alloc_v2 0 2 400000 1000000"), "the second is refused"
+    assert log.read_text().startswith("MemAlloc_v2 0 2 400000 1000000"), "the second is refused"
     (told,) = notes(node).values()
     assert (told.used_bytes, told.cap_bytes, told.complaint) == (600_000, 1_000_000, "")
     (sharer,) = node.executor.sharers()

@@ -151,11 +151,14 @@ def test_a_real_time_process_that_dies_leaves_nobody_frozen(shared: Shared) -> N
 
 def test_memory_over_the_cap_is_refused_as_the_driver_would(shared: Shared) -> None:
     client = shared.start(0, Class.BE, "dlsym", "memory", cap_bytes=1_000_000)
-    for kind in ("Alloc_v2", "AllocManaged", "AllocAsync", "Create"):
-        assert client.line() == [kind, "0", "2", "400000", "1000000"]
-    assert client.line() == ["up", "0"]
+    memory = ("Alloc_v2", "AllocManaged", "AllocPitch_v2", "AllocAsync", "AllocFromPoolAsync")
+    arrays = ("ArrayCreate_v2", "Array3DCreate_v2", "MipmappedArrayCreate")
+    for kind in (*(f"Mem{name}" for name in memory), "MemCreate", *arrays):
+        left = 1_000_000 - (1024 * 585 if "Pitch" in kind else 600_000)
+        assert client.line() == [kind, "0", "2", str(left), "1000000"]
+    assert client.line() == ["up", "0", "0", "0", "0", "1000000"]
     slot = shared.page.slot(0)
-    assert (slot.used_bytes, slot.denied) == (600_000, 4)
+    assert (slot.used_bytes, slot.denied) == (600_000, 9)
     with pytest.raises(InvalidSpec, match="600000"):
         shared.page.cap(0, 500_000)
     shared.page.cap(0, 600_000)

@@ -120,27 +120,45 @@ def answer(how: str, kernels: int, wave_us: int) -> None:
 
 
 def memory(how: str) -> None:
-    """Say the codes of two allocations of 600,000 bytes, for one kind of memory after another."""
+    """Say the codes of two allocations of 600,000 bytes, for one kind of memory after another, and
+    what is left; then what is free again when the device is reset."""
     Stream(how)
     found, size, zero = ctypes.c_uint64(), ctypes.c_size_t(600_000), ctypes.c_ulonglong(0)
-    left, total = ctypes.c_size_t(), ctypes.c_size_t()
+    left, total, whole = ctypes.c_size_t(), ctypes.c_size_t(), ctypes.c_size_t()
+    one, pitch = ctypes.c_uint(1), ctypes.c_size_t()
+    rows = (ctypes.byref(pitch), ctypes.c_size_t(1000), ctypes.c_size_t(585), one)  # of 1,024
+    flat, deep = shape(6000, 100), shape(600, 100, 10)
     kinds = {
-        "Alloc_v2": ((), "Free_v2"),
-        "AllocManaged": ((ctypes.c_uint(1),), "Free_v2"),
-        "AllocAsync": ((None,), "FreeAsync"),
-        "Create": ((None, zero), "Release"),
+        "MemAlloc_v2": ((size,), "MemFree_v2"),
+        "MemAllocManaged": ((size, one), "MemFree_v2"),
+        "MemAllocPitch_v2": (rows, "MemFree_v2"),
+        "MemAllocAsync": ((size, None), "MemFreeAsync"),
+        "MemAllocFromPoolAsync": ((size, ctypes.byref(size), None), "MemFreeAsync"),
+        "MemCreate": ((size, None, zero), "MemRelease"),
+        "ArrayCreate_v2": ((flat,), "ArrayDestroy"),
+        "Array3DCreate_v2": ((deep,), "ArrayDestroy"),
+        "MipmappedArrayCreate": ((deep, one), "MipmappedArrayDestroy"),
     }
     for kind, (more, free) in kinds.items():
-        take = getattr(DRIVER, f"cuMem{kind}")
-        codes = [take(ctypes.byref(found), size, *more)]
+        take = getattr(DRIVER, f"cu{kind}")
+        codes = [take(ctypes.byref(found), *more)]
         first = ctypes.c_uint64(found.value)
-        codes.append(take(ctypes.byref(found), size, *more))
+        codes.append(take(ctypes.byref(found), *more))
         ok(DRIVER.cuMemGetInfo_v2(ctypes.byref(left), ctypes.byref(total)))
         print(kind, *codes, left.value, total.value, flush=True)
-        ok(getattr(DRIVER, f"cuMem{free}")(first, *((None,) if free == "FreeAsync" else ())))
-    codes = [DRIVER.cuMemAlloc_v2(ctypes.byref(found), size)]
-    print("up", *codes, flush=True)
+        ok(getattr(DRIVER, f"cu{free}")(first, *((None,) if free == "MemFreeAsync" else ())))
+    ok(DRIVER.cuDeviceTotalMem_v2(ctypes.byref(whole), 0))
+    codes = [DRIVER.cuMemAlloc_v2(ctypes.byref(found), size), DRIVER.cuDevicePrimaryCtxReset_v2(0)]
+    codes.append(DRIVER.cuMemAlloc_v2(ctypes.byref(found), size))
+    host = (ctypes.c_int * 4)(1, 0, 2, 0)  # pinned, on the host
+    codes.append(DRIVER.cuMemCreate(ctypes.byref(found), size, host, zero))
+    print("up", *codes, whole.value, flush=True)
     sys.stdin.readline()
+
+
+def shape(*size: int) -> ctypes.Array[ctypes.c_size_t]:
+    """Of an array of bytes with one channel."""
+    return (ctypes.c_size_t * (len(size) + 2))(*size, 1 | 1 << 32)
 
 
 def hold(how: str, count_bytes: int) -> None:

@@ -63,7 +63,8 @@ static void pass_until(uint64_t until) {
             struct timespec most = {0, (long)(until - now - 60000)};
             nanosleep(&most, 0);
         }
-}static void pass_us(uint32_t us) { pass_until(now_ns() + us * 1000ull); }
+}
+static void pass_us(uint32_t us) { pass_until(now_ns() + us * 1000ull); }
 
 static void run_wave(struct op *op, uint32_t first) {
     struct ptx_block *block[64] = {0};
@@ -212,6 +213,25 @@ Result cuMemFreeAsync(Ptr at, void *handle) { return of(handle) ? cuMemFree_v2(a
 Result cuMemCreate(Ptr *found, size_t bytes, const void *kind, unsigned long long flags) {
     return (void)kind, flags ? INVALID : cuMemAlloc_v2(found, bytes);
 }
+Result cuMemAllocFromPoolAsync(Ptr *found, size_t bytes, void *pool, void *handle) {
+    return pool ? cuMemAllocAsync(found, bytes, handle) : INVALID;
+}
+Result cuMemAllocPitch_v2(Ptr *found, size_t *pitch, size_t width, size_t height, unsigned unit) {
+    return (*pitch = (width + 511) / 512 * 512), unit ? cuMemAlloc_v2(found, *pitch * height) : INVALID;
+}
+/* Arrays are of bytes here. */
+Result cuArrayCreate_v2(void **found, const size_t *shape) {
+    return cuMemAlloc_v2((Ptr *)found, shape[0] * (shape[1] ? shape[1] : 1));
+}
+Result cuArray3DCreate_v2(void **found, const size_t *shape) {
+    return cuMemAlloc_v2((Ptr *)found, shape[0] * shape[1] * shape[2]);
+}
+Result cuMipmappedArrayCreate(void **found, const size_t *shape, unsigned levels) {
+    return levels ? cuArray3DCreate_v2(found, shape) : INVALID;
+}
+Result cuMipmappedArrayDestroy(void *array) { return cuMemFree_v2((Ptr)(uintptr_t)array); }
+Result cuArrayDestroy(void *array) { return cuMemFree_v2((Ptr)(uintptr_t)array); }
+Result cuDevicePrimaryCtxReset_v2(int number) { return (used_bytes = 0), number ? INVALID : OK; }
 Result cuMemRelease(Ptr at) { return cuMemFree_v2(at); }
 Result cuMemGetInfo_v2(size_t *left, size_t *total) {
     return (*total = memory_bytes), (*left = memory_bytes - used_bytes), OK;

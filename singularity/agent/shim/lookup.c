@@ -53,10 +53,13 @@ static const struct { const char *name; void *ours; int launch; } hooks[] = {
     LAUNCH(cuLaunchKernel), LAUNCH(cuLaunchKernelEx), LAUNCH(cuLaunchCooperativeKernel),
     LAUNCH(cuGraphLaunch), CALL(cuStreamSynchronize), CALL(cuStreamSynchronize_ptsz),
     CALL(cuCtxSynchronize), ALSO(cuStreamDestroy), CALL(cuModuleLoadData), CALL(cuModuleLoadDataEx),
-    CALL(cuModuleGetFunction), CALL(cuModuleUnload), CALL(cuFuncSetAttribute), ALSO(cuMemAlloc), CALL(cuMemAllocManaged), ALSO(cuMemAllocPitch),
-    CALL(cuMemAllocAsync), CALL(cuMemAllocAsync_ptsz), CALL(cuMemCreate), ALSO(cuArrayCreate),
+    CALL(cuModuleGetFunction), CALL(cuModuleUnload), CALL(cuFuncSetAttribute), ALSO(cuMemAlloc),
+    CALL(cuMemAllocManaged), ALSO(cuMemAllocPitch), CALL(cuMemAllocAsync),
+    CALL(cuMemAllocAsync_ptsz), CALL(cuMemAllocFromPoolAsync), CALL(cuMemAllocFromPoolAsync_ptsz),
+    CALL(cuMemCreate), ALSO(cuArrayCreate), ALSO(cuArray3DCreate), CALL(cuMipmappedArrayCreate),
     ALSO(cuMemFree), CALL(cuMemFreeAsync), CALL(cuMemFreeAsync_ptsz), CALL(cuMemRelease),
-    CALL(cuArrayDestroy), ALSO(cuMemGetInfo), CALL(cuGetProcAddress_v2), CALL(cuGetProcAddress),
+    CALL(cuArrayDestroy), CALL(cuMipmappedArrayDestroy), ALSO(cuDevicePrimaryCtxReset),
+    ALSO(cuMemGetInfo), ALSO(cuDeviceTotalMem), CALL(cuGetProcAddress_v2), CALL(cuGetProcAddress),
 };
 
 static void *ours(const char *name) {

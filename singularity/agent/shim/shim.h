@@ -121,6 +121,7 @@ Result plain_launch(const struct call *call);
     API Result cuGraphLaunch##suffix(void *graph, void *st);                               \
     API Result cuStreamSynchronize##suffix(void *st);                                      \
     API Result cuMemAllocAsync##suffix(Ptr *found, size_t bytes, void *st);                \
+    API Result cuMemAllocFromPoolAsync##suffix(Ptr *found, size_t bytes, void *pool, void *st); \
     API Result cuMemFreeAsync##suffix(Ptr key, void *st);
 ON_STREAM()
 ON_STREAM(_ptsz)
@@ -136,10 +137,15 @@ API Result cuMemAllocManaged(Ptr *found, size_t bytes, unsigned flags);
 API Result cuMemAllocPitch_v2(Ptr *found, size_t *pitch, size_t width, size_t height, unsigned unit);
 API Result cuMemCreate(Ptr *handle, size_t bytes, const void *kind, unsigned long long flags);
 API Result cuArrayCreate_v2(void **array, const void *shape);
+API Result cuArray3DCreate_v2(void **array, const void *shape);
+API Result cuMipmappedArrayCreate(void **array, const void *shape, unsigned levels);
 API Result cuMemFree_v2(Ptr key);
 API Result cuMemRelease(Ptr key);
 API Result cuArrayDestroy(void *key);
+API Result cuMipmappedArrayDestroy(void *key);
+API Result cuDevicePrimaryCtxReset_v2(int device);
 API Result cuMemGetInfo_v2(size_t *left, size_t *total);
+API Result cuDeviceTotalMem_v2(size_t *bytes, int device);
 API Result cuGetProcAddress_v2(const char *name, void **found, int version, uint64_t flags, int *how);
 API Result cuGetProcAddress(const char *name, void **found, int version, uint64_t flags);
 
