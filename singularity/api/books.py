@@ -35,6 +35,7 @@ from .rows import (
     letter_row,
     node_of,
     node_row,
+    place_of,
     state_row,
 )
 from .story import Happening, tell
@@ -254,7 +255,7 @@ class Books:
     # -- writing ---------------------------------------------------------------------------------
 
     def _write_jobs(self, changed: list[tuple[Job, Job]], counts: Counter[str]) -> None:
-        rows = [state_row(after, counts[after.id]) for _, after in changed]
+        rows = (state_row(after, counts[after.id]) for _, after in changed)
         self._writes.update(t.job_state, ("id",), rows, counter="events")
         moved = [(before, after) for before, after in changed if after.id in self._moved]
         left = [{"job": before.id} for before, _ in moved if before.placement or before.target]
@@ -262,11 +263,9 @@ class Books:
         self._writes.insert(t.shard, [row for _, after in moved for row in held_rows(after)])
 
     def _write_letters(self) -> None:
-        rows = [letter_row(letter) for letter in self._letters]
-        self._writes.insert(t.node_log, rows)
         due = {"due_at_s": self._due_s, "attempts": 0}
-        names = ("node", "epoch", "seq")
-        self._writes.insert(t.outbox, [{n: row[n] for n in names} | due for row in rows])
+        self._writes.insert(t.node_log, (letter_row(letter) for letter in self._letters))
+        self._writes.insert(t.outbox, ({**place_of(each), **due} for each in self._letters))
         self._writes.notify(LETTERS)
 
 

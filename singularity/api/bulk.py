@@ -7,8 +7,8 @@ rows a second, on both sides. What must hold of one row holds of each; all are w
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cache, partial
 from typing import Any, Final, NamedTuple
 
 import psycopg
@@ -27,6 +27,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.exc import DBAPIError
 
 Json = dict[str, Any]
+Rows = Iterable[Mapping[str, Any]]  # of those that are made as they are taken there is one at least
 
 
 UNSYNCED: Final = "SET LOCAL synchronous_commit TO off"
@@ -44,46 +45,36 @@ _dumped: Final = json.JSONEncoder(separators=(",", ":")).encode  # dumps() makes
 
 
 class Writes:
-    """Statements that are sent together, and answered together: one way there and back."""
+    """Statements that are sent together, and answered together: one way there and back. Rows are
+    taken, and written as arrays, only then: while the database carries out one statement, the next
+    is being put together."""
 
     def __init__(self, db: Connection) -> None:
         self._db = db
-        self._todo: list[tuple[str, tuple[Any, ...]]] = []
+        self._todo: list[Callable[[], tuple[str, tuple[str, ...]]]] = []
 
-    def insert(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    def insert(self, table: Table, rows: Rows) -> None:
         """Rows that all have the same columns."""
-        if rows:
-            names = tuple(rows[0])
-            self._todo.append((_insert(table, names), _arrays(table, names, rows)))
+        self._add(table, rows, partial(_insert, table))
 
     def update(
-        self,
-        table: Table,
-        keys: Collection[str],
-        rows: Sequence[Mapping[str, Any]],
-        counter: str | None = None,
+        self, table: Table, keys: Collection[str], rows: Rows, counter: str | None = None
     ) -> None:
         """Set the other columns of the rows that have these `keys`, each of which comes once. A
         `counter` grows by what is given."""
-        if rows:
-            names = tuple(rows[0])
-            statement = _update(table, tuple(keys), names, counter)
-            self._todo.append((statement, _arrays(table, names, rows)))
+        self._add(table, rows, partial(_update, table, tuple(keys), counter))
 
-    def run(self, statement: str, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    def run(self, statement: str, table: Table, rows: Rows) -> None:
         """One of its own over `rows`, which it calls `{new}`."""
-        if rows:
-            names = tuple(rows[0])
-            found = statement.format(new=_unnested(table, names))
-            self._todo.append((found, _arrays(table, names, rows)))
+        self._add(table, rows, partial(_of_its_own, statement, table))
 
     def notify(self, channel: str) -> None:
         """Heard when the transaction commits."""
-        self._todo.append((f"NOTIFY {channel}", ()))
+        self._todo.append(lambda: (f"NOTIFY {channel}", ()))
 
     def unsynced(self) -> None:
         """See database.unsynced."""
-        self._todo.append((UNSYNCED, ()))
+        self._todo.append(lambda: (UNSYNCED, ()))
 
     def send(self) -> None:
         """Raises as any statement does; then nothing of the transaction can be kept."""
@@ -94,10 +85,19 @@ class Writes:
         assert isinstance(raw, psycopg.Connection)
         try:
             with raw.pipeline(), raw.cursor() as cursor:
-                for statement, given in todo:
-                    cursor.execute(statement, given)
+                for made in todo:
+                    cursor.execute(*made())
         except psycopg.Error as error:
             raise _known(error) from error
+
+    def _add(self, table: Table, rows: Rows, statement: Callable[[tuple[str, ...]], str]) -> None:
+        def made() -> tuple[str, tuple[str, ...]]:
+            taken = list(rows)
+            names = tuple(taken[0])
+            return statement(names), _arrays(table, names, taken)
+
+        if rows:
+            self._todo.append(made)
 
 
 class Question(NamedTuple):
@@ -160,7 +160,7 @@ def _insert(table: Table, names: tuple[str, ...]) -> str:
 
 @cache
 def _update(
-    table: Table, keys: tuple[str, ...], names: tuple[str, ...], counter: str | None = None
+    table: Table, keys: tuple[str, ...], counter: str | None, names: tuple[str, ...]
 ) -> str:
     def value(name: str) -> str:
         more = f"old.{_quoted(name)} + " if name == counter else ""
@@ -169,6 +169,10 @@ def _update(
     sets = ", ".join(value(n) for n in names if n not in keys)
     same = " AND ".join(f"old.{_quoted(k)} = new.{_quoted(k)}" for k in keys)
     return f"UPDATE {table.name} AS old SET {sets} FROM {_unnested(table, names)} WHERE {same}"
+
+
+def _of_its_own(statement: str, table: Table, names: tuple[str, ...]) -> str:
+    return statement.format(new=_unnested(table, names))
 
 
 def _unnested(table: Table, names: Sequence[str]) -> str:

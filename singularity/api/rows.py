@@ -101,9 +101,12 @@ def job_row(job: Job, submission: Submission) -> Json:
     }
 
 
+def place_of(letter: Envelope) -> Json:
+    return {"node": letter.node, "epoch": letter.epoch, "seq": letter.seq}
+
+
 def letter_row(letter: Envelope) -> Json:
-    place = {"node": letter.node, "epoch": letter.epoch, "seq": letter.seq}
-    return {**place, "body": Raw(letter.model_dump_json(exclude_none=True))}
+    return {**place_of(letter), "body": Raw(letter.model_dump_json(exclude_none=True))}
 
 
 def checkpoint_row(job: JobId, made: Checkpoint) -> Json:
