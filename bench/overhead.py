@@ -8,6 +8,9 @@ most 1 %.
 
 `--apart N` compares N pairs of gangs of jobs/steps.py too, one plain and one interposed: nothing is
 shared by both ways then but the machine, and the interval is as much wider.
+
+`--calls TURNS` counts instead what the interposer does (jobs/calls.py): microseconds a collective
+and a step, which are the same on a busy machine.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from singularity.agent.interposer.inject import prepare
 from singularity.agent.interposer.page import Page
 
 RANKS = 2
-TURNABOUT = Path(__file__).resolve().parent / "jobs" / "turnabout.py"
+JOBS = Path(__file__).resolve().parent / "jobs"
 BUILT = ("0110", "1001")
 Turn = tuple[float, float]
 MOST_PAIRS = 99  # a port each
@@ -35,7 +38,14 @@ MOST_PAIRS = 99  # a port each
 def together(scratch: Path, number: int, args: argparse.Namespace, inject: Path) -> list[Turn]:
     """One gang: (wall, processor's) seconds of a step of it plain, and the ratios interposed to
     plain."""
-    argv = ["setarch", "-R", sys.executable, str(TURNABOUT), "--hidden", str(args.hidden)]
+    argv = [
+        "setarch",
+        "-R",
+        sys.executable,
+        str(JOBS / "turnabout.py"),
+        "--hidden",
+        str(args.hidden),
+    ]
     argv += ["--turns", str(args.turns), "--built", BUILT[number % 2]]
     ranks = []
     for rank in range(RANKS):
@@ -94,9 +104,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gangs", type=int, default=12, help="2 or more")
     parser.add_argument("--apart", type=int, default=0, help=f"pairs, at most {MOST_PAIRS}")
+    parser.add_argument("--calls", type=int, default=0, help="turns of a thousand; nothing else")
     parser.add_argument("--turns", type=int, default=40, help="of each of four networks")
     parser.add_argument("--hidden", type=int, default=2048)
     args = parser.parse_args()
+    if args.calls:
+        argv = [sys.executable, str(JOBS / "calls.py"), "--turns", str(args.calls)]
+        raise SystemExit(subprocess.run(argv, check=False).returncode)
     with tempfile.TemporaryDirectory() as directory:
         scratch = Path(directory)
         inject = prepare(scratch / "inject")
