@@ -4,7 +4,7 @@ each, for what holds of that holds of all behind it. Lines are kept as jobs come
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 
@@ -82,7 +82,7 @@ class Lines:
     def __init__(self, jobs: Iterable[Job] = ()) -> None:
         self._order: dict[Hashable, _Order] = {}
         self._known: dict[Hashable, Line] = {}
-        self._loose, self._loose_ids = dict[JobId, Job](), list[JobId]()
+        self._loose, self._loose_ids = list[Job](), list[JobId]()  # side by side
         for job in jobs:
             self.count(job, 1)
 
@@ -107,11 +107,12 @@ class Lines:
             del self._order[kind]
 
     def _count_loose(self, job: Job, sign: int) -> None:
+        at = bisect_left(self._loose_ids, job.id)
         if sign > 0:
-            self._loose[job.id] = job
-            insort(self._loose_ids, job.id)
+            self._loose.insert(at, job)
+            self._loose_ids.insert(at, job.id)
         else:
-            del self._loose[job.id], self._loose_ids[bisect_left(self._loose_ids, job.id)]
+            del self._loose[at], self._loose_ids[at]
 
     def all(self) -> tuple[Line, ...]:
         """By the id of their first; each that has not changed is the same as it was."""
@@ -122,7 +123,7 @@ class Lines:
 
     def of(self, jobs: tuple[Job, ...]) -> Lined:
         """Of the jobs that were counted, which are these."""
-        return Lined(jobs, self.all(), tuple([self._loose[job] for job in self._loose_ids]))
+        return Lined(jobs, self.all(), tuple(self._loose))
 
 
 def _kind(job: Job) -> Hashable:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from itertools import filterfalse
+from itertools import chain, filterfalse
 
 from singularity.primitives.holdings import claimed, holdings, overfull, spots
 from singularity.primitives.model import TERMINAL, WAITING, Intent, Job
 from singularity.primitives.nodes import Node, NodeId
 from singularity.primitives.serving import ServiceId
 
+from .lines import lines_of
 from .plan import CUTS, Action, Plan, Verb, grows
 from .quota import Quota
 from .snapshot import Snapshot
@@ -45,7 +46,9 @@ def check(snapshot: Snapshot, plan: Plan) -> list[str]:
 
 def _unexplained(snapshot: Snapshot, plan: Plan) -> list[str]:
     told, acted = plan.pending, {a.job for a in plan.actions}
-    silent = [i for i in filterfalse(told.__contains__, snapshot.by_id) if i not in acted]
+    lines = (line.ids for line in lines_of(snapshot.jobs, snapshot.lined))
+    may_wait = chain((job.id for job in snapshot.astir), *lines)  # who runs steadily does not
+    silent = {i for i in filterfalse(told.__contains__, may_wait) if i not in acted}
     jobs = (snapshot.by_id[job] for job in sorted(silent))
     wanting = (j for j in jobs if j.state in WAITING and j.intent is Intent.RUN)
     return [f"{job.id}: waits without a reason" for job in wanting]

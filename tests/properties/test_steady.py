@@ -18,6 +18,7 @@ from singularity.primitives.service import Taken
 from singularity.scheduler.decide import decide
 from singularity.scheduler.interval import is_due
 from singularity.scheduler.lines import Lines, stands
+from singularity.scheduler.plan import Plan
 from singularity.scheduler.policy import Policy
 from singularity.scheduler.snapshot import Snapshot
 from singularity.scheduler.standing import check
@@ -105,7 +106,8 @@ def test_a_plan_is_the_same_where_it_is_known_who_is_steady(
     built = replace(built, projects=projects if governed else ())
     plan = decide(known(built), Policy())
     assert plan == decide(built, Policy())
-    assert check(built, plan) == []
+    assert check(known(built), plan) == check(built, plan) == []
+    assert check(known(built), Plan()) == check(built, Plan())
 
 
 @given(FLEETS, WEAK, st.data())

@@ -26,8 +26,10 @@ from singularity.primitives.model import (
 from singularity.primitives.replicas import ready
 from singularity.primitives.routing import BUCKETS, LoadNote, Loads, bucket
 from singularity.primitives.serving import ServiceId, Serving
+from singularity.scheduler.decide import decide
 from singularity.scheduler.lines import queues
 from singularity.scheduler.placement import allowed
+from singularity.scheduler.plan import Verb
 from singularity.scheduler.services import (
     Amended,
     Canary,
@@ -197,7 +199,8 @@ class Requests:
     def _has_its_least(self, name: ServiceId) -> None:
         """Nothing went wrong for a while, so it has what it always has, unless others as urgent
         hold all that it could use, somebody more urgent waits, whom it must not pass, or its
-        program fails, and is tried again now and then."""
+        program fails, and is tried again now and then. What has just come free is given by the
+        next round."""
         world = self._world
         service = next((s for s in world.ledger.services() if s.id == name), None)
         if service is None or service.idle_after_s is not None:
@@ -205,7 +208,9 @@ class Requests:
         snapshot = world.ledger.snapshot(world.now_s)
         mine = [j for j in snapshot.jobs if j.spec.serving and j.spec.serving.service == name]
         free = int((snapshot.free * (allowed(snapshot, service.spec) & snapshot.ready)).sum())
-        have, fails = sum(map(ready, mine)), any(j.retry_at_s > world.now_s for j in mine)
+        begun = {a.job for a in decide(snapshot, world.policy).actions if a.verb is Verb.RESUME}
+        have = sum(ready(j) or j.id in begun for j in mine)
+        fails = any(j.retry_at_s > world.now_s for j in mine)
         ahead = any(j.tier < service.spec.tier and queues(j) for j in snapshot.jobs)
         assert have >= service.least or free == 0 or ahead or fails, (
             f"{name} has {have} of {service.least} replicas, and {free} devices are free"
