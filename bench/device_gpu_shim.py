@@ -26,8 +26,11 @@ from typing import Any
 
 from device_model import quantile
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from singularity.agent.shim.build import built
 from singularity.agent.shim.page import Class, ControlPage, Mode, complaint
+from tests.standin.ptx_kernels import WORK
 
 RT_US, DEPTH, LINE_S = 50, 16, 120.0
 YIELD, YIELD_MOST_US = "gate, blocks yield", 25
@@ -57,35 +60,6 @@ $again:
 	ld.param.u64 %d5, [counter];
 	red.global.add.u64 [%d5], 1;
 $end:
-	ret;
-}
-"""
-
-
-# x = 5 x + step, in place, after so many nanoseconds: a block that runs twice, or not, shows for
-# ever.
-LEARN = """
-.version 7.0
-.target sm_70
-.address_size 64
-.visible .entry learn(.param .u64 learn_x, .param .u32 learn_step, .param .u32 learn_ns)
-{
-	.reg .b32 %r<8>;
-	.reg .b64 %d<4>;
-	mov.u32 %r0, %ctaid.x;
-	mov.u32 %r1, %ntid.x;
-	mov.u32 %r2, %tid.x;
-	mad.lo.u32 %r0, %r0, %r1, %r2;
-	mul.wide.u32 %d1, %r0, 4;
-	ld.param.u64 %d0, [learn_x];
-	ld.param.u32 %r3, [learn_step];
-	ld.param.u32 %r4, [learn_ns];
-	add.u64 %d2, %d0, %d1;
-	ld.global.u32 %r5, [%d2];
-	nanosleep.u32 %r4;
-	bar.sync 0;
-	mad.lo.u32 %r5, %r5, 5, %r3;
-	st.global.u32 [%d2], %r5;
 	ret;
 }
 """
@@ -136,8 +110,8 @@ class Program:
         """On the same stream."""
         module, learn, numbers = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_uint64()
         size = ctypes.c_size_t(4 * blocks * threads)
-        self._do("cuModuleLoadData", ctypes.byref(module), LEARN.encode())
-        self._do("cuModuleGetFunction", ctypes.byref(learn), module, b"learn")
+        self._do("cuModuleLoadData", ctypes.byref(module), WORK.encode())
+        self._do("cuModuleGetFunction", ctypes.byref(learn), module, b"work")
         self._do("cuMemAlloc_v2", ctypes.byref(numbers), size)
         self._do("cuMemsetD8Async", numbers, 0, size, self._stream)
         return Learner(self, learn, numbers, blocks, threads)

@@ -257,6 +257,13 @@ class Books:
     def _write_jobs(self, changed: list[tuple[Job, Job]], counts: Counter[str]) -> None:
         rows = (state_row(after, counts[after.id]) for _, after in changed)
         self._writes.update(t.job_state, ("id",), rows, counter="events")
+        lent = [
+            (after.id, bool(after.loans))
+            for b, after in changed
+            if bool(b.loans) != bool(after.loans)
+        ]
+        self._writes.insert(st.lender, [{"job": job} for job, lends in lent if lends])
+        self._writes.run(_REPAID, st.lender, [{"job": job} for job, lends in lent if not lends])
         moved = [(before, after) for before, after in changed if after.id in self._moved]
         left = [{"job": before.id} for before, _ in moved if before.placement or before.target]
         self._writes.run(_LEFT, t.shard, left)
@@ -270,6 +277,7 @@ class Books:
 
 
 _LEFT: Final = "DELETE FROM shard USING {new} WHERE shard.job = new.job"
+_REPAID: Final = "DELETE FROM lender USING {new} WHERE lender.job = new.job"
 # Numbers are counted with the job's row, which knows already how many these are.
 _EVENTS: Final = """
 INSERT INTO event (job, seq, at_s, event, before, after, reason, incarnation, node, facts)

@@ -41,6 +41,7 @@ ORDER BY id LIMIT :most FOR UPDATE SKIP LOCKED
 """)
 _OF_A_JOB: Final = (
     *(t.event.c.job, t.incarnation.c.job, t.checkpoint.c.job, t.estimate.c.job, st.loan.c.job),
+    st.lender.c.job,
     *(t.shard.c.job, t.job_state.c.id, t.job.c.id),
 )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Engine, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, insert, select, text, update
 
 from singularity.primitives import replicas
 from singularity.primitives.errors import NotFound
@@ -24,7 +24,7 @@ from . import service_tables as st
 from . import tables as t
 from .auth import Caller
 from .books import load_jobs
-from .bulk import Json, literally
+from .bulk import Json, among, literally
 from .store import Page, listing
 from .traffic import living, repaid_of, served, service_of, traffic
 
@@ -50,6 +50,7 @@ class ServiceStore:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._reading = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._known: tuple[tuple[object, ...], Table] | None = None
 
     def find(self, caller: Caller, name: str) -> Service:
         """The one of that id or name that has not ended, or else the last that has, among those
@@ -110,7 +111,7 @@ class ServiceStore:
     def lenders(self) -> list[Job]:
         """The jobs that lend devices now."""
         with self._reading.connect() as db:
-            return load_jobs(db, _ALIVE & (_LENDS > 0))
+            return _lenders(db)
 
     def repaid(self, wanted: dict[str, str], page: Page) -> list[tuple[int, JobId, Repaid]]:
         """Loans that are over, newest first, of one service or of one job; one more than the limit
@@ -126,7 +127,16 @@ class ServiceStore:
     # -- routers ---------------------------------------------------------------------------------
 
     def table(self) -> Table:
-        """What routers go by now. Its version grows whenever what is in it changes."""
+        """What routers go by now. Its version grows whenever what is in it changes. They ask ten
+        times a second, so it is made anew only when something has changed that it is made of."""
+        with self._reading.connect() as db:
+            marks = tuple(db.execute(_MARKS).one())
+        known = self._known
+        if known is None or known[0] != marks:
+            self._known = known = marks, self._table()  # of that moment, or of a later one
+        return known[1]
+
+    def _table(self) -> Table:
         with self._reading.connect() as db:
             routes = _routes(db)
             known = db.execute(select(st.routing)).first()
@@ -145,9 +155,23 @@ class ServiceStore:
             return Table(version=version, routes=routes)
 
 
-_LENDS = func.jsonb_array_length(
-    func.coalesce(t.job_state.c.body["loans"], func.jsonb_build_array())
-)
+# By this it is told whether any row has changed that routes are made of, and no row is read whole.
+_MARKS: Final = text("""
+SELECT (SELECT md5(string_agg(concat_ws(' ', id, version), ',' ORDER BY id))
+        FROM service WHERE ended_at_s IS NULL),
+       (SELECT md5(string_agg(concat_ws(' ', s.id, s.version, n.id, n.region, n.lost), ','
+                              ORDER BY s.id, n.id))
+        FROM job JOIN job_state s ON s.id = job.id
+        JOIN shard ON shard.job = s.id JOIN node n ON n.id = shard.node
+        WHERE job.kind = 'serve' AND s.state = 'running'),
+       (SELECT version FROM routing)""")
+
+
+def _lenders(db: Connection) -> list[Job]:
+    """Asked for by their ids: of a table that is empty most of the time, a join expects too much,
+    and begins with all jobs."""
+    ids = db.execute(select(st.lender.c.job)).scalars().all()
+    return load_jobs(db, _ALIVE & among(t.job_state.c.id, ids)) if ids else []
 
 
 def _routes(db: Connection) -> tuple[Route, ...]:
@@ -207,7 +231,7 @@ def _by_service(jobs: Sequence[Job]) -> dict[ServiceId, list[Job]]:
 
 def _lent(db: Connection) -> dict[ServiceId, dict[JobId, int]]:
     found: dict[ServiceId, Counter[JobId]] = {}
-    for job in load_jobs(db, _ALIVE & (_LENDS > 0)):
+    for job in _lenders(db):
         for loan in job.loans:
             found.setdefault(loan.service, Counter())[job.id] += loan.devices
     return {service: dict(counts) for service, counts in found.items()}

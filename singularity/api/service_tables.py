@@ -101,6 +101,9 @@ routing = Table(
 )
 
 # Loans that are over, or parts of such; what is lent now is with the job that lent it.
+# Jobs that lend devices now; what they lend is in their rows.
+lender = Table("lender", metadata, Column("job", ForeignKey("job.id"), primary_key=True))
+
 loan = Table(
     "loan",
     metadata,

@@ -180,6 +180,11 @@ job_state = Table(
     int_("events"),
     Column("body", JSONB, nullable=False),
     Index(None, "state", postgresql_where="state NOT IN ('succeeded', 'failed', 'cancelled')"),
+    Index(
+        "ix_job_state_ended",
+        "state",
+        postgresql_where="state IN ('succeeded', 'failed', 'cancelled')",
+    ),
     CheckConstraint("version >= 0 AND incarnation >= 0", "counters"),
     postgresql_with={"fillfactor": 60},
 )

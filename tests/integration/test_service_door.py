@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 from api_client import ADMIN, Agent, Api, Json, bearer
 
+from singularity.api.service_store import ServiceStore
 from singularity.primitives.messages import Report, Reslot, Start, Stop
 from singularity.primitives.routing import BUCKETS, Table
 
@@ -120,7 +122,29 @@ def test_how_uneven_requests_come_is_told_and_need_not_be(api: Api, fleet: list[
     assert status == 422 and "jumps" in str(answer)
 
 
-def test_training_lends_and_gets_back(api: Api, fleet: list[Agent]) -> None:
+def test_a_table_is_made_anew_only_when_something_in_it_changed(
+    api: Api, fleet: list[Agent], database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, real = list[Table](), ServiceStore._table
+
+    def make(store: ServiceStore) -> Table:
+        made.append(real(store))
+        return made[-1]
+
+    monkeypatch.setattr(ServiceStore, "_table", make)
+    router = api.token("router")
+    api.ok("POST", "/v1/services", SPEC)
+    for _ in range(2):
+        turn(api, fleet)
+    (endpoint,) = [table(api, router), table(api, router)][-1].routes[0].endpoints
+    before = len(made)
+    assert [table(api, router) for _ in range(5)] == [made[-1]] * 5 and len(made) == before
+    with psycopg.connect(database, autocommit=True) as db:
+        db.execute("UPDATE node SET lost = true WHERE region = %s", (endpoint.region,))
+    assert table(api, router).routes[0].endpoints == () and len(made) > before
+
+
+def test_training_lends_and_gets_back(api: Api, fleet: list[Agent], database: str) -> None:
     router = api.token("router")
     east = [a for a in fleet if a.register["region"] == "us-east"]
     train = {"name": "train", "run": "python train.py", "devices": "cpu:4"}
@@ -143,6 +167,8 @@ def test_training_lends_and_gets_back(api: Api, fleet: list[Agent]) -> None:
     why = api.ok("GET", f"/v1/jobs/{loan['job']}/why")["reasons"]
     lent = [r["detail"] for r in why if r["kind"] == "lent"]
     assert len(lent) == 1 and made["id"] in lent[0] and "cnn" not in str(why)
+    with psycopg.connect(database) as db:
+        assert db.execute("SELECT job FROM lender").fetchall() == [(loan["job"],)]
 
     api.ok("POST", f"/v1/jobs/{loan['job']}/cancel")
     for _ in range(3):
@@ -150,6 +176,8 @@ def test_training_lends_and_gets_back(api: Api, fleet: list[Agent]) -> None:
     (over,) = api.ok("GET", f"/v1/loans?service={made['id']}")["items"]
     assert over["until_s"] is not None and over["device_s"] > 0
     assert api.ok("GET", f"/v1/loans?job={loan['job']}")["items"] == [over]
+    with psycopg.connect(database) as db:
+        assert db.execute("SELECT job FROM lender").fetchall() == []
     tell(api, router)
 
 
