@@ -165,6 +165,10 @@ Result cuInit(unsigned flags) {
     }
     return flags ? INVALID : OK;
 }
+/* What NVIDIA's libraries ask of each other; they do without. */
+Result cuGetExportTable(const void **table, const void *id) {
+    return (*table = 0), id ? NOT_FOUND : INVALID;
+}
 Result cuDriverGetVersion(int *version) { return (*version = 13000), OK; }
 Result cuDeviceGetCount(int *count) { return (*count = 1), OK; }
 Result cuDeviceGet(int *found, int number) { return (*found = number), number ? INVALID : OK; }

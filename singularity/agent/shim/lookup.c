@@ -38,6 +38,10 @@ void set_up(void) {
     if (me->status == ABSENT) me->status = LOADED;
 }
 
+void *plain_symbol(void *library, const char *name) {
+    return real_dlsym(library, name);
+}
+
 void *driver_symbol(const char *name) {
     static void *library;
     if (!library) library = dlopen("libcuda.so.1", RTLD_NOW);
@@ -95,7 +99,9 @@ API Result cuGetProcAddress(const char *name, void **found, int version, uint64_
  * the address that it will return to. */
 API void *dlsym(void *handle, const char *name) {
     pthread_once(&once, set_up);
-    if (name[0] != 'c' || name[1] != 'u') return real_dlsym(handle, name);
-    void *found = real_dlsym(handle, name), *hook = found ? ours(name) : 0;
+    int of_nvrtc = !strcmp(name, "nvrtcGetCUBIN");
+    if (!of_nvrtc && (name[0] != 'c' || name[1] != 'u')) return real_dlsym(handle, name);
+    void *found = real_dlsym(handle, name), *hook = 0;
+    if (found) hook = of_nvrtc ? in_place_of_nvrtc(found) : ours(name);
     return hook ? hook : found;
 }

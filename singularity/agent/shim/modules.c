@@ -1,7 +1,8 @@
 /* Which kernels can yield. A module that comes as PTX text is loaded twice: as it is, which is what
  * the program gets, and with the prologue (inject.c), which runs where a launch gets a ticket. So what
  * has no ticket (graphs, cooperative launches) is exactly what the program asked for. A kernel that was
- * compiled with the prologue already (Triton's) says so by a variable beside it. */
+ * compiled with the prologue already (Triton's) says so by a variable beside it. Of machine code that NVRTC
+ * made here, the PTX is known (nvrtc.c); any other runs through, behind the gate, and is counted. */
 #include "shim.h"
 #include "prologue.h"
 
@@ -22,7 +23,7 @@ const struct kernel *kernel_of(void *function) {
     return k;
 }
 
-static int yielding(void) {
+int yielding(void) {
     pthread_once(&once, set_up);
     return page && me->class == BE && (page->mode & YIELD);
 }
@@ -71,7 +72,9 @@ static int is_text(const char *image) {
 }
 
 static void load_twin(void *module, const char *image) {
-    char *text = yielding() && is_text(image) ? with_prologue(image) : 0;
+    if (!yielding()) return;
+    char *made = is_text(image) ? 0 : text_of(image);
+    char *text = made || is_text(image) ? with_prologue(made ? made : image) : 0;
     struct module *m = text ? calloc(1, sizeof *m) : 0;
     if (m && REAL(cuModuleLoadData, Result(*)(void **, const void *))(&m->yielding, text) == OK) {
         m->handle = module;
@@ -82,7 +85,7 @@ static void load_twin(void *module, const char *image) {
         say("a module does not load with a prologue; its kernels run through");
         free(m);
     }
-    free(text);
+    free(text), free(made);
 }
 
 API Result cuModuleLoadData(void **module, const void *image) {
