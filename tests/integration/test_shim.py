@@ -262,6 +262,19 @@ def test_what_nvrtc_makes_yields_as_machine_code_too(
     assert slot.launched == 2 * launched
 
 
+@pytest.mark.parametrize("by_kernel", [0, 1])
+def test_kernels_of_libraries_yield_by_either_of_their_handles(
+    shared: Shared, by_kernel: int
+) -> None:
+    shared.page.rule(Mode.YIELD | Mode.STALL)
+    client = shared.start(0, Class.BE, "dlsym", "work_of_library", 4, 40, 1_000_000, by_kernel)
+    assert client.line() == ["up"]
+    until(lambda: torn_and_mended(shared.page))
+    client.tell()
+    launched, early, wrong = map(int, client.line())
+    assert (early, wrong, shared.page.slot(0).whole) == (0, 0, launched)
+
+
 def torn_and_mended(page: ControlPage) -> bool:
     page.close_gate()
     left = page.slot(0).left

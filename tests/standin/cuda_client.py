@@ -204,18 +204,30 @@ def made_by_nvrtc(arch: str) -> bytes:
 
 
 def work(how: str, depth: int, blocks: int, wave_ns: int, threads: int = 4) -> None:
-    toil(how, WORK.encode(), (depth, blocks, wave_ns, threads))
+    toil(how, kernel(WORK.encode(), b"work"), (depth, blocks, wave_ns, threads))
+
+
+def work_of_library(how: str, depth: int, blocks: int, wave_ns: int, by_kernel: int) -> None:
+    """As CUDA's own runtime has its kernels since version 12, or by their handle in a context."""
+    library, found, of_context = (ctypes.c_void_p() for _ in range(3))
+    image, none = WORK.encode(), ctypes.c_uint(0)
+    ok(DRIVER.cuLibraryLoadData(ctypes.byref(library), image, None, None, none, None, None, none))
+    ok(DRIVER.cuLibraryGetKernel(ctypes.byref(found), library, b"work"))
+    ok(DRIVER.cuKernelSetAttribute(8, 0, found, 0))
+    ok(DRIVER.cuKernelGetFunction(ctypes.byref(of_context), found))
+    toil(how, found if by_kernel else of_context, (depth, blocks, wave_ns, 4))
+    ok(DRIVER.cuLibraryUnload(library))
 
 
 def work_of_code(how: str, depth: int, blocks: int, wave_ns: int) -> None:
-    toil(how, made_by_nvrtc("sm_80"), (depth, blocks, wave_ns, 4))
+    toil(how, kernel(made_by_nvrtc("sm_80"), b"work"), (depth, blocks, wave_ns, 4))
 
 
 def work_of_text(how: str, depth: int, blocks: int, wave_ns: int) -> None:
-    toil(how, made_by_nvrtc("compute_80"), (depth, blocks, wave_ns, 4))
+    toil(how, kernel(made_by_nvrtc("compute_80"), b"work"), (depth, blocks, wave_ns, 4))
 
 
-def toil(how: str, image: bytes, shape: tuple[int, int, int, int]) -> None:
+def toil(how: str, working: ctypes.c_void_p, shape: tuple[int, int, int, int]) -> None:
     """Until a line comes, launch `depth` kernels that change numbers in place, each with one behind
     it that cannot yield and looks whether all of it has run; then say how many were launched, how
     many numbers that one found wrong, and how many are wrong in the end."""
@@ -226,7 +238,7 @@ def toil(how: str, image: bytes, shape: tuple[int, int, int, int]) -> None:
         ctypes.c_uint64(ctypes.addressof(numbers)),
         ctypes.c_uint64(ctypes.addressof(wrong)),
     )
-    working, checking = kernel(image, b"work"), kernel(CHECK.encode(), b"check")
+    checking = kernel(CHECK.encode(), b"check")
     print("up", flush=True)
     while not select.select([sys.stdin], [], [], 0)[0]:
         for _ in range(depth):

@@ -136,6 +136,12 @@ API Result cuModuleLoadData(void **module, const void *image);
 API Result cuModuleLoadDataEx(void **module, const void *image, unsigned count, void *options, void **values);
 API Result cuModuleGetFunction(void **function, void *module, const char *name);
 API Result cuModuleUnload(void *module);
+API Result cuLibraryLoadData(void **library, const void *image, void *options, void **values, unsigned count,
+                             void *more, void **their_values, unsigned how_many);
+API Result cuLibraryGetKernel(void **kernel, void *library, const char *name);
+API Result cuKernelGetFunction(void **function, void *kernel);
+API Result cuKernelSetAttribute(int which, int value, void *kernel, int device);
+API Result cuLibraryUnload(void *library);
 API Result cuFuncSetAttribute(void *function, int which, int value);
 API Result cuMemAlloc_v2(Ptr *found, size_t bytes);
 API Result cuMemAllocManaged(Ptr *found, size_t bytes, unsigned flags);
