@@ -29,6 +29,8 @@ def pairs(path: Path | None, rows: Rows, names: Sequence[str], of: str) -> None:
         axes.barh(at, [rows[title][number] for title in titles], thick, label=name)
     axes.set_yticks([place - 0.4 + thick / 2 for place in range(len(titles))], titles)
     axes.set(xscale="log", xlabel=of)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
     axes.legend(fontsize=7)
     save(figure, path)
 
