@@ -183,7 +183,10 @@ class GpuSharing(Unshared):
         guest.fare = fare.told()
         uses = any(True for _ in users(sharer.sandbox))
         told = complaint(seen) or self._gpu(sits.held.index).stiff(seen)
-        return noted(sharer, fare, seen.used_bytes, told if uses else "")
+        note = noted(sharer, fare, seen.used_bytes, told if uses else "")
+        if not self.yields or seen.kind is not Class.BE or not seen.launched:
+            return note
+        return note.model_copy(update={"unyielding": seen.whole / seen.launched})
 
     # -- small things ----------------------------------------------------------------------------
 

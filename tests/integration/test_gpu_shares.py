@@ -165,6 +165,10 @@ def test_best_effort_kernels_leave_block_by_block_where_the_operator_says_so(
         node.send(start(node, driver, DeviceShare(500, 1, RT), AWAITED, "dlsym some 1", "rt"))
         assert node.report().phase == "running"
         assert b"SINGULARITY_YIELD=1" not in environment(node)["rt"]
+        told = notes(node)
+        stiff = told[JOB].unyielding
+        assert stiff is not None and 0.4 < stiff < 0.6, "every other of its kernels only looks"
+        assert told["rt"].unyielding is None
 
 
 def environment(node: LocalNode) -> dict[str, list[bytes]]:
