@@ -10,6 +10,7 @@ STAMP := .venv/.stamp
 SEEDS ?= 50
 COUNT ?= 20
 SEED ?= 1
+PLOTS ?= build/plots
 FAST := tests/unit tests/properties tests/contract tests/golden
 PYTEST := $(BIN)/python -m pytest -q
 
@@ -98,9 +99,9 @@ bench-scheduler: $(STAMP)  ## what decisions and questions cost; with DATA=dir t
 	@test ! -d "$(DATA)/servegen" || $(BIN)/python bench/services.py --data "$(DATA)"
 	@test ! -d "$(DATA)/servegen" || test ! -d "$(DATA)/pollux" || $(BIN)/python bench/lending.py --data "$(DATA)"
 
-bench-device: $(STAMP)  ## preemption inside a device, modelled and real
+bench-device: $(STAMP)  ## preemption inside a device, modelled and real; PNGs in PLOTS=build/plots
 	@for figure in levels disb pace shim ptx cpu; do \
-	  echo "== bench/device.py $$figure"; $(BIN)/python bench/device.py $$figure || exit 1; done
+	  echo "== bench/device.py $$figure"; $(BIN)/python bench/device.py --plots $(PLOTS) $$figure || exit 1; done
 	@echo "== bench/device_share.py"; $(BIN)/python bench/device_share.py
 
 bench-router: $(STAMP)  ## what a router costs

@@ -5,7 +5,9 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import device_plot
 import device_programs
 from device_model import quantile
 
@@ -67,7 +69,7 @@ def run(policy: Policy, rate: float, seconds: float, *, training: bool, core: in
     return got
 
 
-def cpu(seconds: float, rounds: int, core: int) -> list[str]:
+def cpu(seconds: float, rounds: int, core: int, plot: Path | None = None) -> list[str]:
     """Print the table; return what does not hold. Each round runs every case once, so that what
     else the machine does meets all of them alike; p99 is the median of that of the
     rounds."""
@@ -85,6 +87,12 @@ def cpu(seconds: float, rounds: int, core: int) -> list[str]:
             got[case].preempt_ms += one.preempt_ms
             got[case].steps_per_s += one.steps_per_s / rounds
     print(f"training alone: {got['alone', 0].steps_per_s:.1f} steps/s")
+    ran = {case: one for case, one in got.items() if one.rt_ms}
+    rows = {
+        f"{title}, {rate}/s": (statistics.median(one.rt_ms), statistics.median(one.p99_ms))
+        for (title, rate), one in ran.items()
+    }
+    device_plot.pairs(plot, rows, ("p50", "p99"), "ms an inference, beside training")
     return [law for rate in RATES for law in _judge(got, rate)]
 
 

@@ -1,6 +1,7 @@
 """Preemption on a real GPU: how much longer a real-time kernel takes beside best-effort kernels, in
-one process under REEF's scheduler, and in two with the shim, by its gate and block by block;
-whether what is preempted computes the same; and whether the driver takes a process off the GPU.
+one process under REEF's scheduler, and in two with the shim, by its gate and block by block; what
+padding gives; whether what is preempted computes the same; and whether the driver takes a process
+off the GPU.
 
 The real-time kernel spins for 50 us on every processor; best-effort kernels spin for T us and fill
 the device once or eight times. Latency is from the call to the end as this process sees it, less
@@ -27,6 +28,8 @@ from singularity.agent.hal.nvml import open_nvml
 from singularity.primitives.errors import DeviceUnavailable
 
 RT_US, DEPTH = 50, 16
+HALF_US, TURN = 200, 20  # of kernels that are padded
+COMPILED_S = 30.0  # by then a pair is, or is none
 BLOCKS = 2  # of 1,024 threads, that fill a processor
 PRIORITY = "stream priority"
 CASES = {
@@ -99,7 +102,7 @@ def gpu(times: int, seconds: float, preemptions: int) -> list[str]:
         return []
     print(f"{names[0]}, driver {driver}, {device.caps.units} processors")
     try:
-        wrong = one_process(device, times)
+        wrong = one_process(device, times) + padded(device, times)
     finally:
         device.close()
     wrong += two_processes(times, seconds, preemptions)
@@ -136,6 +139,62 @@ def one_process(device: CudaDevice, times: int) -> list[str]:
             if p99["gate"] >= p99[PRIORITY]:
                 wrong.append(f"T {kernel_us}, {waves} waves: the gate is better than priority")
     return wrong
+
+
+def padded(device: CudaDevice, times: int) -> list[str]:
+    """A real-time kernel on half of the processors, again and again, and best-effort blocks beside;
+    the pair is compiled twice, the second time from what the driver has kept."""
+    wrong, count = list[str](), max(1, times // TURN)
+    device.load(SPIN.format(name="half"), "half", 256, [HALF_US])
+    device.load(SPIN.format(name="fill"), "fill", 256, [HALF_US // 4])
+    for title, policy in {
+        "one after the other": Policy(window=4, padding=False),
+        "padded": Policy(window=4),
+        "padded, the pair compiled before": Policy(window=4),
+    }.items():
+        took_us, blocks, known_s = _turns(device, policy, count)
+        line = f"a turn of {TURN} real-time kernels and as much beside, {title}:"
+        compiled = f"; the pair came within {known_s:.2f} s" if policy.padding else ""
+        p50, p99 = statistics.median(took_us), quantile(took_us, 0.99)
+        print(f"{line} p50 {p50:.0f}, p99 {p99:.0f} us, {blocks} blocks padded{compiled}")
+        if policy.padding and not blocks:
+            wrong.append(f"{title}: best-effort blocks run beside a kernel on half of the GPU")
+    return wrong
+
+
+def _turns(device: CudaDevice, policy: Policy, count: int) -> tuple[list[float], int, float]:
+    """What real-time tasks took, how many blocks were padded, and when the pair was there."""
+    took, ended = list[float](), 0
+
+    def report(what: events.Report) -> None:
+        nonlocal ended
+        if isinstance(what, events.Finished):
+            ended += 1
+            if what.queue == RT:
+                took.append((what.at_ns - what.submitted_ns) / 1e3)
+
+    units, slice_us = device.caps.units, HALF_US / 4
+    half = Kernel("half", blocks=max(1, units // 2), us=float(HALF_US))
+    fill = Kernel("fill", blocks=8 * units, us=4 * slice_us, wave_us=(1.2 * slice_us,))
+    driver = Driver(device, policy, report)
+    queue, began_s = driver.attach(), time.monotonic()
+
+    def turn() -> None:
+        goal = ended + 2
+        driver.submit(RT, [half] * TURN)
+        driver.submit(queue, [fill])
+        while ended < goal:
+            device.pump(0.0)
+
+    while policy.padding and not any(driver.state.pairs.values()):
+        turn()
+        if time.monotonic() - began_s > COMPILED_S:
+            break
+    known_s = time.monotonic() - began_s
+    took.clear()
+    for _ in range(count):
+        turn()
+    return took, driver.state.lanes[1].account.padded_blocks, known_s
 
 
 def polling_us(device: CudaDevice, times: int) -> float:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import device_plot
+
 from singularity.agent.device import events
 from singularity.agent.device.kernels import RT, Caps, Kernel, Level, QueueId
 from singularity.agent.device.reef import Policy, Sharing
@@ -66,13 +68,14 @@ def preempt_us(level: int, nominal: int, times: int) -> list[float]:
     return took
 
 
-def levels(times: int = 300) -> list[str]:
+def levels(times: int = 300, plot: Path | None = None) -> list[str]:
     """Print the curve; return what lies outside of what was published."""
-    wrong = []
+    wrong, rows = [], dict[str, tuple[float, ...]]()
     for level, row in PUBLISHED.items():
         for nominal, (p50, p99) in row.items():
             took = preempt_us(level, nominal, times)
             mine = quantile(took, 0.5)
+            rows[f"level {level}, {nominal} us"] = (mine, quantile(took, 0.99), p50, p99)
             print(
                 f"level {level}, kernels of {nominal:4d} us: p50 {mine:8.1f}, p99"
                 f" {quantile(took, 0.99):8.1f} us; published {p50:8.1f}, {p99:8.1f}"
@@ -81,6 +84,8 @@ def levels(times: int = 300) -> list[str]:
                 wrong.append(f"level {level} at {nominal} us: {mine / p50 - 1:+.0%} of published")
             if level == 3 and mine > 36:
                 wrong.append(f"level 3 at {nominal} us: {mine:.0f} us, more than 36")
+    names = ("p50", "p99", "p50 as published", "p99 as published")
+    device_plot.pairs(plot, rows, names, "us until the device is free")
     return wrong
 
 
@@ -253,7 +258,7 @@ def disb(seconds: float = 3.0, plot: Path | None = None) -> list[str]:
                 f" preempts in {row[2]:4.0f} us"
             )
     if plot is not None:
-        print(draw_disb(table, plot))
+        draw_disb(table, plot)
     return _judge(table)
 
 
@@ -280,12 +285,13 @@ def _total(table: Table, policy: str) -> float:
     return table["D", policy][1]
 
 
-def draw_disb(table: Table, path: Path) -> str:
+def draw_disb(table: Table, path: Path) -> None:
     """A PNG of both figures, where matplotlib is installed; says what it did."""
     try:
         from matplotlib import pyplot
     except ImportError:
-        return "no plot: matplotlib is not installed"
+        print(device_plot.NONE)
+        return
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4))
     for number, title in enumerate(POLICIES):
         at = [i + number / (len(POLICIES) + 2) for i in range(len(WORKLOADS))]
@@ -297,5 +303,4 @@ def draw_disb(table: Table, path: Path) -> str:
     for axis in axes:
         axis.set_xticks([i + 0.4 for i in range(len(WORKLOADS))], list(WORKLOADS))
     axes[0].legend(fontsize=7)
-    figure.savefig(path, dpi=120, bbox_inches="tight")
-    return f"plot: {path}"
+    device_plot.save(figure, path)

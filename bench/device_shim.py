@@ -3,7 +3,8 @@
 Kernels are of 3 waves of 400 us; a best-effort program launches 64 and waits for them, again and
 again. The gate is closed at some moment; the device is free when the last wave has ended. Then the
 same with kernels in PTX, of 20 waves, which the stand-in carries out, with a prologue and without:
-what counts is the time for which the device is the best-effort program's still, in waves.
+what counts is the time for which the device is the best-effort program's still, in waves. Last,
+memory over a cap, by each call that gives any.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import device_plot
 from device_model import quantile
 
 from singularity.agent.shim.build import built
 from singularity.agent.shim.page import Class, ControlPage, Mode
+from singularity.primitives.errors import InvalidSpec
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.standin.cuda import Client, compiler, stand_in
@@ -37,6 +40,7 @@ CASES = {
 }
 
 
+CAP_BYTES, OUT_OF_MEMORY = 1_000_000, "2"
 LONG_WAVES = 20  # of a kernel in PTX
 YIELDING = {
     "gate, 20 waves": Mode.STALL,
@@ -106,6 +110,28 @@ def repaired(directory: Path, seconds: float) -> list[str]:
     return [law for law, holds in laws.items() if not holds]
 
 
+def capped(directory: Path) -> list[str]:
+    """Two allocations of 600,000 bytes by each road there is, under a cap of 1,000,000."""
+    page = ControlPage.create(directory / "page", built(directory))
+    environment, wrong, refused = page.admit(0, Class.BE, CAP_BYTES), list[str](), list[str]()
+    client = Client(directory, "capped", ["dlsym", "memory"], environment)
+    try:
+        while (words := client.line())[0] != "up":
+            kind, first, second, left, total = words
+            if (first, second, total) != ("0", OUT_OF_MEMORY, str(CAP_BYTES)) or int(left) < 0:
+                wrong.append(f"cu{kind} keeps to the cap and refuses as the driver does")
+            refused.append(kind)
+        try:
+            page.cap(0, CAP_BYTES // 2)
+            wrong.append("no cap is set below what is held")
+        except InvalidSpec as error:
+            print(f"a cap of half as much: {error.detail}")
+    finally:
+        client.end()
+    print(f"over the cap, refused as out of memory: {', '.join(refused)}")
+    return wrong
+
+
 def shim(times: int, plot: Path | None = None) -> list[str]:
     if compiler() is None:
         print("left out: there is no C compiler here")
@@ -122,9 +148,11 @@ def shim(times: int, plot: Path | None = None) -> list[str]:
         for title, us in took.items():
             p50, p99 = statistics.median(us), quantile(us, 0.99)
             print(f"{title}: free after p50 {p50:.0f}, p99 {p99:.0f} us")
-        wrong = repaired(directory, times / 6)
-    if plot is not None:
-        print(draw_shim(took, plot))
+        wrong = repaired(directory, times / 6) + capped(directory)
+    rows = {
+        title: (statistics.median(us) / 1e3, quantile(us, 0.99) / 1e3) for title, us in took.items()
+    }
+    device_plot.pairs(plot, rows, ("p50", "p99"), "ms until the device is free, stand-in driver")
     p50_us = {title: statistics.median(us) for title, us in took.items()}
     curve = [p50_us[title] for title in ("window 16", "window 4", "window 2", "gate")]
     if curve != sorted(curve, reverse=True):
@@ -134,22 +162,3 @@ def shim(times: int, plot: Path | None = None) -> list[str]:
     if p50_us["gate and yield, 20 waves"] * 3 > p50_us["gate, 20 waves"]:
         wrong.append("kernels of 20 waves that yield free the device at least three times as soon")
     return wrong
-
-
-def draw_shim(took: dict[str, list[float]], path: Path) -> str:
-    """A PNG of all cases, where matplotlib is installed; says what it did."""
-    try:
-        from matplotlib import pyplot
-    except ImportError:
-        return "no plot: matplotlib is not installed"
-    figure, axes = pyplot.subplots(figsize=(8, 4))
-    titles = list(took)[::-1]
-    for quantile_, colour in ((0.99, "#c8d4e6"), (0.5, "#27496d")):
-        values = [quantile(took[title], quantile_) / 1e3 for title in titles]
-        axes.barh(titles, values, color=colour, label=f"p{quantile_ * 100:.0f}")
-    axes.set_xscale("log")
-    axes.set_xlabel("ms from the closed gate to a free device, stand-in driver")
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    return f"plot: {path}"

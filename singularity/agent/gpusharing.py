@@ -9,14 +9,15 @@ into how tightly best-effort work is held (device/pace.py) and how each rank far
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from singularity.primitives.errors import ImageUnfit, InvalidSpec, SandboxFailed
+from singularity.primitives.errors import DeviceUnavailable, ImageUnfit, InvalidSpec, SandboxFailed
 from singularity.primitives.messages import SharerNote, Start
 from singularity.primitives.model import JobId
 from singularity.primitives.sharing import Precedence
@@ -33,6 +34,9 @@ from .sharing import Sharer, Unshared, noted, seat_of
 from .shim.page import SLOTS, Class, ControlPage, complaint
 
 _CLASS: Final = {Precedence.REAL_TIME: Class.RT, Precedence.BEST_EFFORT: Class.BE}
+# What each process has on a GPU besides what it asks for: its context, code, stacks.
+_BESIDE_BYTES: Final = 1 << 30
+log = logging.getLogger(__name__)
 Key = tuple[JobId, int, int]  # job, incarnation, rank
 
 
@@ -70,6 +74,7 @@ class GpuSharing(Unshared):
         super().__init__("")
         shim.directory.mkdir(parents=True, exist_ok=True)
         self.memory_bytes = min(facts.memory_bytes for facts in devices.devices())
+        self._devices = devices
         self._shim, self._rank_page, self.yields = shim, rank_page, shim.yields
         self._bound = bound or Bound()
         self._gpus: dict[int, SharedGpu] = {}
@@ -137,8 +142,13 @@ class GpuSharing(Unshared):
                 gpu.look(now_ns())
 
     def look(self, sharers: Iterable[Sharer]) -> Mapping[int, Sequence[SharerNote]]:
-        """And clear the slots that nobody has: of ranks that an agent before this one started."""
+        """And clear the slots that nobody has: of ranks that an agent before this one started. Who
+        holds more than its cap got it past the shim, and takes it from others: it is ended."""
         found: defaultdict[int, list[SharerNote]] = defaultdict(list)
+        sharers = list(sharers)
+        for sharer in self._over(sharers):
+            log.warning("a rank of %s holds more of a GPU than its cap", sharer.start.job)
+            sharer.sandbox.end_overrun()
         with self._lock:
             for sharer in sharers:
                 self._recall(sharer)
@@ -152,6 +162,18 @@ class GpuSharing(Unshared):
                         page.clear(slot)
         return found
 
+    def _over(self, sharers: Sequence[Sharer]) -> Iterator[Sharer]:
+        """By what the driver tells, which is no less than what the shim counts."""
+        for index in {sharer.index for sharer in sharers}:
+            try:
+                held = self._devices.held(index)
+            except DeviceUnavailable:
+                continue  # the inventory says so
+            for sharer in (s for s in sharers if s.index == index) if held else ():
+                each = [held[pid] for pid in users(sharer.sandbox) if pid in held]
+                if sum(each) > sharer.share.memory_bytes + _BESIDE_BYTES * len(each):
+                    yield sharer
+
     def _note(self, sharer: Sharer) -> SharerNote:
         sits = self._ranks.get(_key(sharer))
         guest = self._gpu(sits.held.index).guests.get(sits.held.slot) if sits else None
@@ -161,7 +183,10 @@ class GpuSharing(Unshared):
         guest.fare = fare.told()
         uses = any(True for _ in users(sharer.sandbox))
         told = complaint(seen) or self._gpu(sits.held.index).stiff(seen)
-        return noted(sharer, fare, seen.used_bytes, told if uses else "")
+        note = noted(sharer, fare, seen.used_bytes, told if uses else "")
+        if not self.yields or seen.kind is not Class.BE or not seen.launched:
+            return note
+        return note.model_copy(update={"unyielding": seen.whole / seen.launched})
 
     # -- small things ----------------------------------------------------------------------------
 

@@ -108,6 +108,8 @@ def sharing_reasons(sharing: Sequence[Json]) -> list[Json]:
             told += f"it was kept waiting for others for {held_s:.0f} s"
             told += f", {one['lost_s']:.0f} s of them promised to it; "
         told += f"{used:.0f} of {cap:.0f} MiB in use"
+        if stiff := one.get("unyielding"):
+            told += f"; {stiff:.0%} of its launches cannot leave the device block by block"
         if one["complaint"]:
             told += f"; not enforced: {one['complaint']}"
         found.append({"kind": "sharing", "detail": told})

@@ -252,6 +252,7 @@ class SharerView(View):
     held_s: float = 0.0
     lost_s: float = 0.0
     complaint: str = ""
+    unyielding: float | None = None
 
     @property
     def who(self) -> str:

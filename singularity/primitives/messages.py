@@ -232,6 +232,8 @@ class SharerNote(Wire):
     held_s      of the device: how long its work was kept waiting for others, in its life so far
     lost_s      and what it lacks of what its share promises
     complaint   why its share is not enforced; "" while it is
+    unyielding  0 to 1, of its launches so far: what could not leave the device block by block; None
+                where nothing has to
     """
 
     job: JobId
@@ -246,6 +248,7 @@ class SharerNote(Wire):
     lost_s: float = Field(default=0.0, ge=0)
     incarnation: Natural = 0
     complaint: str = Field(default="", max_length=512)
+    unyielding: float | None = Field(default=None, ge=0)
 
 
 class DeviceNote(Wire):

@@ -156,6 +156,7 @@ def test_devices_are_found_with_all_that_they_tell(management: str) -> None:
     with open_nvml(management) as nvml:
         well, ill = nvml.devices()
         assert nvml.driver() == "580.1"
+        assert (nvml.held(0), nvml.held(1)) == ({4711: 5_000_000_000}, {})
     assert (well.uuid, well.memory_bytes, well.used_bytes) == ("GPU-1", 1000, 100)
     assert (well.utilisation, well.temperature_c, well.links) == (0.25, 61, (1,))
     assert not well.health and "7 uncorrected" in ill.health
@@ -167,6 +168,7 @@ def test_what_a_device_does_not_tell_is_not_guessed(
     monkeypatch.setenv("STANDIN_NVML", "old")
     with open_nvml(management) as nvml:
         first, _ = nvml.devices()
+        assert nvml.held(0) == {}
     assert (first.utilisation, first.temperature_c, first.health, first.links) == (
         None,
         None,

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from nodes import JOB, LocalNode, Planet, origin, planet
@@ -32,7 +33,7 @@ from singularity.primitives.errors import DeviceUnavailable
 from singularity.primitives.messages import Report, SharerNote, Start
 from singularity.primitives.model import JobId, Unable
 from singularity.primitives.nodes import NodeId
-from singularity.primitives.sharing import DeviceShare, Precedence
+from singularity.primitives.sharing import GIB, DeviceShare, Precedence
 from tests.integration.sandboxes import until
 from tests.standin.cuda import CLIENT, HERE, compiler, management, stand_in
 
@@ -48,6 +49,11 @@ class Gpus:
 
     def devices(self) -> tuple[DeviceFacts, ...]:
         return tuple(DeviceFacts(i, f"gpu-{i}", "H200", 8_000_000_000, 0) for i in range(2))
+
+    taken: ClassVar[dict[int, int]] = {}  # bytes, by process, on all of them
+
+    def held(self, index: int) -> dict[int, int]:
+        return self.taken
 
     def open(self, index: int) -> None:
         raise AssertionError("the agent opens no device")
@@ -159,6 +165,10 @@ def test_best_effort_kernels_leave_block_by_block_where_the_operator_says_so(
         node.send(start(node, driver, DeviceShare(500, 1, RT), AWAITED, "dlsym some 1", "rt"))
         assert node.report().phase == "running"
         assert b"SINGULARITY_YIELD=1" not in environment(node)["rt"]
+        told = notes(node)
+        stiff = told[JOB].unyielding
+        assert stiff is not None and 0.4 < stiff < 0.6, "every other of its kernels only looks"
+        assert told["rt"].unyielding is None
 
 
 def environment(node: LocalNode) -> dict[str, list[bytes]]:
@@ -173,6 +183,24 @@ def test_a_rank_whose_launches_nobody_sees_is_complained_of(node: LocalNode, dri
     assert node.report().phase == "running"
     soon(lambda: notes(node)[JOB].complaint, "somebody complains")
     assert "none of its launches is seen" in notes(node)[JOB].complaint
+
+
+def test_a_rank_that_got_memory_past_the_shim_is_ended(
+    node: LocalNode, driver: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What any process has on a GPU besides is not counted against it."""
+    node.send(start(node, driver, DeviceShare(500, GIB), AWAITED, "dlsym some 20"))
+    assert node.report().phase == "running"
+    soon(lambda: page(node).slot(0).status is Status.SEEING, "it has loaded the driver")
+    (sharer,) = node.executor.sharers()
+    (pid,) = gpu.users(sharer.sandbox)
+    monkeypatch.setattr(Gpus, "taken", {pid: 2 * GIB, 1: 1 << 40})
+    assert list(notes(node)) == [JOB], "all others are none of ours"
+    monkeypatch.setattr(Gpus, "taken", {pid: 2 * GIB + 1})
+    notes(node)
+    report = node.report()
+    assert (report.phase, report.exit_code) == ("exited", 137)
+    assert report.reason == "rank 0 took more memory than its 1 GiB, and was killed"
 
 
 def test_a_real_time_rank_that_is_killed_leaves_nobody_frozen(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ import pytest
 from singularity.agent.shim.build import built, home
 from singularity.agent.shim.page import Class, ControlPage, Mode, Status, complaint
 from singularity.primitives.errors import DeviceUnavailable, InvalidSpec
-from tests.standin.cuda import Client, compiler, stand_in
+from tests.standin.cuda import Client, compiler, compiling, stand_in
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C compiler here")
 LIMIT_S = 30.0
@@ -32,8 +33,15 @@ class Shared:
         self.page = ControlPage.create(root / "page", built(directory))
         self.clients: list[Client] = []
 
-    def start(self, slot: int, kind: Class, *arguments: object, cap_bytes: int = 0) -> Client:
-        environment = self.page.admit(slot, kind, cap_bytes)
+    def start(
+        self,
+        slot: int,
+        kind: Class,
+        *arguments: object,
+        cap_bytes: int = 0,
+        env: Mapping[str, str] | None = None,
+    ) -> Client:
+        environment = {**self.page.admit(slot, kind, cap_bytes), **(env or {})}
         client = Client(self._directory, f"slot{slot}", list(arguments), environment)
         self.clients.append(client)
         return client
@@ -215,6 +223,72 @@ def test_each_block_runs_once_however_often_its_grid_is_torn(
     assert launched > 0 and slot.left > 0
     assert early == 0, "nothing behind a torn grid has begun before it was whole"
     assert wrong == 0, "each block has run once"
+
+
+def nvrtc() -> Path | None:
+    """NVIDIA's own, which needs no GPU to compile; the package nvidia-cuda-nvrtc has it."""
+    spec = importlib.util.find_spec("nvidia")
+    for place in spec.submodule_search_locations or () if spec else ():
+        for path in Path(place).glob("**/libnvrtc.so.*"):
+            return path
+    return None
+
+
+needs_nvrtc = pytest.mark.skipif(
+    nvrtc() is None, reason="the package nvidia-cuda-nvrtc is not here"
+)
+
+
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("what", ["work_of_code", "work_of_text"])
+@pytest.mark.parametrize("real", [False, pytest.param(True, marks=needs_nvrtc)])
+def test_what_nvrtc_makes_yields_as_machine_code_too(
+    shared: Shared, tmp_path: Path, what: str, linked: bool, real: bool
+) -> None:
+    """The stand-in carries out PTX only: where numbers are right, what ran had the prologue."""
+    if linked and (real or what == "work_of_text"):
+        pytest.skip("who is linked differs only in how the code is asked for")
+    library, user = (nvrtc(), None) if real else compiling(tmp_path)
+    env = {"CLIENT_NVRTC": str(library), **({"CLIENT_LINKED": str(user)} if linked else {})}
+    shared.page.rule(Mode.YIELD | Mode.STALL)
+    client = shared.start(0, Class.BE, "dlsym", what, 4, 40, 1_000_000, env=env)
+    assert client.line() == ["up"]
+    until(lambda: torn_and_mended(shared.page))
+    client.tell()
+    launched, early, wrong = map(int, client.line())
+    slot = shared.page.slot(0)
+    assert (early, wrong) == (0, 0)
+    assert slot.whole == launched, "of each pair, the one that looks cannot yield"
+    assert slot.launched == 2 * launched
+
+
+@pytest.mark.parametrize("by_kernel", [0, 1])
+def test_kernels_of_libraries_yield_by_either_of_their_handles(
+    shared: Shared, by_kernel: int
+) -> None:
+    shared.page.rule(Mode.YIELD | Mode.STALL)
+    client = shared.start(0, Class.BE, "dlsym", "work_of_library", 4, 40, 1_000_000, by_kernel)
+    assert client.line() == ["up"]
+    until(lambda: torn_and_mended(shared.page))
+    client.tell()
+    launched, early, wrong = map(int, client.line())
+    assert (early, wrong, shared.page.slot(0).whole) == (0, 0, launched)
+
+
+def torn_and_mended(page: ControlPage) -> bool:
+    page.close_gate()
+    left = page.slot(0).left
+    time.sleep(0.003)
+    page.open_gate()
+    return left > 0 and page.slot(0).mended > 2
+
+
+def test_machine_code_of_which_nothing_is_known_runs_through_and_is_counted(shared: Shared) -> None:
+    shared.page.rule(Mode.YIELD | Mode.STALL)
+    client = shared.start(0, Class.BE, "dlsym", "some", 20)
+    assert client.line() == ["up"]
+    slot = shared.page.slot(0)
+    assert (slot.launched, slot.gated, slot.whole, slot.left) == (20, 20, 20, 0)
 
 
 def test_a_torn_grid_leaves_the_device_to_others_until_the_gate_opens(shared: Shared) -> None:

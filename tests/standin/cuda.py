@@ -41,6 +41,16 @@ def management(directory: Path) -> Path:
     return made
 
 
+def compiling(directory: Path) -> tuple[Path, Path]:
+    """The library that compiles programs as they run, and one that is linked with it."""
+    made, linked, found = directory / "libnvrtc.so.99", directory / "liblinked.so", compiler()
+    assert found is not None
+    argv = [found, "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", str(HERE / "libnvrtc.c")]
+    subprocess.run([*argv, "-Wl,-soname,libnvrtc.so.99", "-o", str(made)], check=True)
+    subprocess.run([*argv, "-DLINKED", "-o", str(linked), str(made)], check=True)
+    return made, linked
+
+
 class Client:
     """One program, and what its device has done."""
 

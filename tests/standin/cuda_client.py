@@ -10,6 +10,7 @@ below. It says `up` when it has begun, and then reads a line where it waits for 
 from __future__ import annotations
 
 import ctypes
+import os
 import select
 import subprocess
 import sys
@@ -173,17 +174,71 @@ def hold(how: str, count_bytes: int) -> None:
         time.sleep(0.01)
 
 
+# WORK, as a program for NVRTC: a block sleeps, then changes its numbers.
+SOURCE = """
+extern "C" __global__ void work(unsigned *numbers, unsigned number, unsigned ns) {
+    unsigned row = blockIdx.z * gridDim.y + blockIdx.y;
+    unsigned at = (row * gridDim.x + blockIdx.x) * blockDim.x + threadIdx.x;
+    __nanosleep(ns);
+    __syncthreads();
+    numbers[at] = 5 * numbers[at] + number;
+}
+"""
+
+
+def made_by_nvrtc(arch: str) -> bytes:
+    """SOURCE as $CLIENT_NVRTC compiles it: machine code for sm_80, PTX for compute_80. The stand-in
+    takes PTX for source. $CLIENT_LINKED is a library that asks for the code in our stead."""
+    nvrtc, made = ctypes.CDLL(os.environ["CLIENT_NVRTC"]), ctypes.c_void_p()
+    linked, size = os.environ.get("CLIENT_LINKED"), ctypes.c_size_t()
+    text = (WORK if "99" in os.environ["CLIENT_NVRTC"] else SOURCE).encode()
+    ok(nvrtc.nvrtcCreateProgram(ctypes.byref(made), text, b"work.cu", 0, None, None))
+    options = (ctypes.c_char_p * 1)(f"--gpu-architecture={arch}".encode())
+    ok(nvrtc.nvrtcCompileProgram(made, 1, options))
+    kind = "CUBIN" if arch.startswith("sm") else "PTX"
+    ok(getattr(nvrtc, f"nvrtcGet{kind}Size")(made, ctypes.byref(size)))
+    found = ctypes.create_string_buffer(size.value)
+    take = ctypes.CDLL(linked).linked if linked else getattr(nvrtc, f"nvrtcGet{kind}")
+    ok(take(made, found))
+    return found.raw
+
+
 def work(how: str, depth: int, blocks: int, wave_ns: int, threads: int = 4) -> None:
+    toil(how, kernel(WORK.encode(), b"work"), (depth, blocks, wave_ns, threads))
+
+
+def work_of_library(how: str, depth: int, blocks: int, wave_ns: int, by_kernel: int) -> None:
+    """As CUDA's own runtime has its kernels since version 12, or by their handle in a context."""
+    library, found, of_context = (ctypes.c_void_p() for _ in range(3))
+    image, none = WORK.encode(), ctypes.c_uint(0)
+    ok(DRIVER.cuLibraryLoadData(ctypes.byref(library), image, None, None, none, None, None, none))
+    ok(DRIVER.cuLibraryGetKernel(ctypes.byref(found), library, b"work"))
+    ok(DRIVER.cuKernelSetAttribute(8, 0, found, 0))
+    ok(DRIVER.cuKernelGetFunction(ctypes.byref(of_context), found))
+    toil(how, found if by_kernel else of_context, (depth, blocks, wave_ns, 4))
+    ok(DRIVER.cuLibraryUnload(library))
+
+
+def work_of_code(how: str, depth: int, blocks: int, wave_ns: int) -> None:
+    toil(how, kernel(made_by_nvrtc("sm_80"), b"work"), (depth, blocks, wave_ns, 4))
+
+
+def work_of_text(how: str, depth: int, blocks: int, wave_ns: int) -> None:
+    toil(how, kernel(made_by_nvrtc("compute_80"), b"work"), (depth, blocks, wave_ns, 4))
+
+
+def toil(how: str, working: ctypes.c_void_p, shape: tuple[int, int, int, int]) -> None:
     """Until a line comes, launch `depth` kernels that change numbers in place, each with one behind
     it that cannot yield and looks whether all of it has run; then say how many were launched, how
     many numbers that one found wrong, and how many are wrong in the end."""
+    depth, blocks, wave_ns, threads = shape
     stream, launched, grid = Stream(how), 0, (blocks // 2 or 1, 2, 1)
     numbers, wrong = (ctypes.c_uint32 * (grid[0] * 2 * threads))(), ctypes.c_uint32()
     at, sum_at = (
         ctypes.c_uint64(ctypes.addressof(numbers)),
         ctypes.c_uint64(ctypes.addressof(wrong)),
     )
-    working, checking = kernel(WORK.encode(), b"work"), kernel(CHECK.encode(), b"check")
+    checking = kernel(CHECK.encode(), b"check")
     print("up", flush=True)
     while not select.select([sys.stdin], [], [], 0)[0]:
         for _ in range(depth):

@@ -165,6 +165,10 @@ Result cuInit(unsigned flags) {
     }
     return flags ? INVALID : OK;
 }
+/* What NVIDIA's libraries ask of each other; they do without. */
+Result cuGetExportTable(const void **table, const void *id) {
+    return (*table = 0), id ? NOT_FOUND : INVALID;
+}
 Result cuDriverGetVersion(int *version) { return (*version = 13000), OK; }
 Result cuDeviceGetCount(int *count) { return (*count = 1), OK; }
 Result cuDeviceGet(int *found, int number) { return (*found = number), number ? INVALID : OK; }
@@ -317,6 +321,29 @@ Result cuFuncGetAttribute(int *value, int which, void *function) {
 Result cuFuncSetAttribute(void *function, int which, int value) {
     return function && which >= 0 && value >= 0 ? OK : INVALID;
 }
+/* A library is a module here, and its kernels have another handle in a context. */
+Result cuLibraryLoadData(void **found, const void *image, void *options, void **values, unsigned count,
+                         void *more, void **their_values, unsigned how_many) {
+    (void)options, (void)values, (void)more, (void)their_values;
+    return count || how_many ? INVALID : cuModuleLoadData(found, image);
+}
+Result cuLibraryGetKernel(void **found, void *library, const char *name) {
+    return cuModuleGetFunction(found, library, name);
+}
+Result cuLibraryGetGlobal(Ptr *found, size_t *bytes, void *library, const char *name) {
+    return cuModuleGetGlobal_v2(found, bytes, library, name);
+}
+Result cuKernelGetFunction(void **found, void *kernel) {
+    struct function *kept = malloc(sizeof *kept);
+    return (*kept = *(struct function *)kernel), (*found = kept), OK;
+}
+Result cuKernelGetParamInfo(void *kernel, size_t number, size_t *at, size_t *bytes) {
+    return cuFuncGetParamInfo(kernel, number, at, bytes);
+}
+Result cuKernelSetAttribute(int which, int value, void *kernel, int device) {
+    return device ? INVALID : cuFuncSetAttribute(kernel, which, value);
+}
+Result cuLibraryUnload(void *library) { return cuModuleUnload(library); }
 static void *packed(const struct ptx_kernel *k, void **params, void **more) {
     unsigned char *values = calloc(1, ptx_values_bytes(k) + 8);
     size_t at, bytes;

@@ -1,6 +1,6 @@
 /* A stand-in for NVIDIA's management library: two GPUs that reach each other, the second of which
  * has lost memory. With $STANDIN_NVML=old, a device that tells nothing but its memory. The driver's
- * version is $STANDIN_DRIVER. */
+ * version is $STANDIN_DRIVER. Process 4711 holds 5 GB of the first GPU, of another nobody tells. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,4 +41,10 @@ int nvmlDeviceGetTotalEccErrors(void *device, int kind, int since, unsigned long
 }
 int nvmlDeviceGetP2PStatus(void *one, void *other, int how, unsigned *status) {
     return (*status = 0), old() || how || one == other ? 3 : 0;
+}
+struct process { unsigned pid; unsigned long long used_bytes; unsigned instances[2]; };
+int nvmlDeviceGetComputeRunningProcesses_v3(void *device, unsigned *count, struct process *found) {
+    if (*count < 2 || old()) return 7;
+    found[0] = (struct process){4711, 5000000000, {0, 0}}, found[1] = (struct process){4712, ~0ull, {0, 0}};
+    return (*count = device == (void *)1 ? 2 : 0), 0;
 }

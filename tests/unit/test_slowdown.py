@@ -57,9 +57,12 @@ def test_why_tells_what_sharing_costs() -> None:
     told = [
         {**one, "slowdown": 1.5, "held_s": 60.4, "lost_s": 12.1, "complaint": ""},
         {**one, "slowdown": None, "complaint": "no shim"},
+        {**one, "slowdown": None, "complaint": "", "unyielding": 0.25},
     ]
     assert [reason["detail"] for reason in sharing_reasons(told)] == [
         "rank 0 on device 1 of n: its work takes 1.50 times as long as alone; it was kept "
         "waiting for others for 60 s, 12 s of them promised to it; 3 of 8 MiB in use",
         "rank 0 on device 1 of n: 3 of 8 MiB in use; not enforced: no shim",
+        "rank 0 on device 1 of n: 3 of 8 MiB in use; 25% of its launches cannot leave the device "
+        "block by block",
     ]

@@ -12,7 +12,7 @@ import ctypes
 import mmap
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -303,6 +303,10 @@ class CudaManager:
     def driver(self) -> str:
         with open_nvml() as nvml:
             return nvml.driver()
+
+    def held(self, index: int) -> Mapping[int, int]:
+        with open_nvml() as nvml:
+            return nvml.held(index)
 
     def open(self, index: int) -> CudaDevice:
         try:

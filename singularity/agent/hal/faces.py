@@ -4,6 +4,7 @@ process), `cuda`. One driver (driver.py) and one scheduler (agent/device) for al
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -110,5 +111,8 @@ class DeviceManager(Protocol):
 
     def driver(self) -> str:
         """The version of what drives them; "" where the kernel does."""
+
+    def held(self, index: int) -> Mapping[int, int]:
+        """Bytes of a device that each process has, by its id, as far as the driver tells."""
 
     def open(self, index: int) -> Device: ...

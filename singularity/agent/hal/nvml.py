@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -24,6 +24,8 @@ _SHARING_LEAST: Final = 525  # the first that lets any stream wait for a word of
 _YIELD_LEAST: Final = 550  # CUDA 12.4: cuFuncGetParamInfo
 _GPU_TEMPERATURE: Final = 0
 _UNCORRECTED, _SINCE_BOOT = 1, 0  # of memory errors
+_PROCESSES: Final = 256  # on one device, of whom it is asked
+_NOT_TOLD: Final = (1 << 64) - 1
 _READ: Final = 0  # of what one device may do with another's memory
 
 
@@ -57,6 +59,14 @@ class _Memory(ctypes.Structure):
     _fields_ = (*((n, ctypes.c_ulonglong) for n in ("total", "free", "used")),)
 
 
+class _Process(ctypes.Structure):
+    _fields_ = (
+        ("pid", ctypes.c_uint),
+        ("used_bytes", ctypes.c_ulonglong),
+        ("instances", ctypes.c_uint * 2),
+    )
+
+
 class _Utilisation(ctypes.Structure):
     _fields_ = (*((n, ctypes.c_uint) for n in ("gpu", "memory")),)
 
@@ -78,6 +88,15 @@ class Nvml:
         text = ctypes.create_string_buffer(_TEXT_BYTES)
         code = self._library.nvmlSystemGetDriverVersion(text, _TEXT_BYTES)
         return "" if code else text.value.decode(errors="replace")
+
+    def held(self, index: int) -> Mapping[int, int]:
+        """Bytes of a device that each process has, by its id; those of whom it is told."""
+        found, count = (_Process * _PROCESSES)(), ctypes.c_uint(_PROCESSES)
+        name = "GetComputeRunningProcesses_v3"
+        if self._call(name, self._handle(index), ctypes.byref(count), found):
+            return {}
+        told = (p for p in found[: count.value] if p.used_bytes != _NOT_TOLD)
+        return {p.pid: p.used_bytes for p in told}
 
     def _handle(self, index: int) -> ctypes.c_void_p:
         found = ctypes.c_void_p()

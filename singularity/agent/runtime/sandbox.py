@@ -35,6 +35,7 @@ from .processes import Identity, children, descendants, for_ranks, inner_pid
 
 _START_S: Final = 20.0  # for a supervisor to answer, on a machine that is very busy
 _DIE_S: Final = 20.0  # for the kernel to take a sandbox down; a rank in a device driver is slow
+_OVERRUN: Final = "overrun"  # a file in the sandbox's directory, where it was ended for that
 _FREEZE_ROUNDS: Final = 20  # to catch processes that are forked while others are being stopped
 
 
@@ -219,8 +220,15 @@ class Sandbox:
         return self._state.cgroup.usage() if self._state.cgroup else None
 
     def overran(self) -> bool:
-        """Did the kernel kill something in it because it took more memory than it may?"""
-        return self._state.cgroup is not None and self._state.cgroup.overran()
+        """Was something in it killed because it took more memory than it may, by the kernel or
+        by `end_overrun`?"""
+        by_kernel = self._state.cgroup is not None and self._state.cgroup.overran()
+        return by_kernel or (self.directory / _OVERRUN).exists()
+
+    def end_overrun(self) -> None:
+        """Kill it because it holds more memory than it may, of a kind that no group counts."""
+        (self.directory / _OVERRUN).touch()
+        self.kill()
 
     # -- acting ----------------------------------------------------------------------------------
 

@@ -242,6 +242,12 @@ struct config {
 
 typedef Result (*Go)(const struct call *);
 
+/* What was launched as it is, though it should yield. */
+static Result counted(struct stream *s, Result result) {
+    if (s && result == OK && me->class == BE && (page->mode & YIELD)) me->whole++;
+    return result;
+}
+
 static Result launch(const struct call *c, Go go, Go with_ticket) {
     struct stream *s = before(c->stream);
     struct ticket ticket;
@@ -249,7 +255,7 @@ static Result launch(const struct call *c, Go go, Go with_ticket) {
         Result code = with_ticket(&ticket.call);
         if (ticket_used(&ticket, code)) return after(s, code);
     }
-    return after(s, go(c));
+    return after(s, counted(s, go(c)));
 }
 
 #define LAUNCHES(suffix, own)                                                                       \
@@ -284,7 +290,7 @@ static Result launch(const struct call *c, Go go, Go with_ticket) {
     }                                                                                               \
     API Result cuGraphLaunch##suffix(void *graph, void *st) {                                       \
         struct stream *s = before(own(st));                                                         \
-        return after(s, REAL(cuGraphLaunch##suffix, WithEvent)(graph, st));                         \
+        return after(s, counted(s, REAL(cuGraphLaunch##suffix, WithEvent)(graph, st)));             \
     }                                                                                               \
     API Result cuStreamSynchronize##suffix(void *st) {                                              \
         covered();                                                                                  \

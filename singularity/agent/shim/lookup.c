@@ -38,6 +38,10 @@ void set_up(void) {
     if (me->status == ABSENT) me->status = LOADED;
 }
 
+void *plain_symbol(void *library, const char *name) {
+    return real_dlsym(library, name);
+}
+
 void *driver_symbol(const char *name) {
     static void *library;
     if (!library) library = dlopen("libcuda.so.1", RTLD_NOW);
@@ -53,7 +57,9 @@ static const struct { const char *name; void *ours; int launch; } hooks[] = {
     LAUNCH(cuLaunchKernel), LAUNCH(cuLaunchKernelEx), LAUNCH(cuLaunchCooperativeKernel),
     LAUNCH(cuGraphLaunch), CALL(cuStreamSynchronize), CALL(cuStreamSynchronize_ptsz),
     CALL(cuCtxSynchronize), ALSO(cuStreamDestroy), CALL(cuModuleLoadData), CALL(cuModuleLoadDataEx),
-    CALL(cuModuleGetFunction), CALL(cuModuleUnload), CALL(cuFuncSetAttribute), ALSO(cuMemAlloc),
+    CALL(cuModuleGetFunction), CALL(cuModuleUnload), CALL(cuFuncSetAttribute),
+    CALL(cuLibraryLoadData), CALL(cuLibraryGetKernel), CALL(cuKernelGetFunction),
+    CALL(cuKernelSetAttribute), CALL(cuLibraryUnload), ALSO(cuMemAlloc),
     CALL(cuMemAllocManaged), ALSO(cuMemAllocPitch), CALL(cuMemAllocAsync),
     CALL(cuMemAllocAsync_ptsz), CALL(cuMemAllocFromPoolAsync), CALL(cuMemAllocFromPoolAsync_ptsz),
     CALL(cuMemCreate), ALSO(cuArrayCreate), ALSO(cuArray3DCreate), CALL(cuMipmappedArrayCreate),
@@ -95,7 +101,9 @@ API Result cuGetProcAddress(const char *name, void **found, int version, uint64_
  * the address that it will return to. */
 API void *dlsym(void *handle, const char *name) {
     pthread_once(&once, set_up);
-    if (name[0] != 'c' || name[1] != 'u') return real_dlsym(handle, name);
-    void *found = real_dlsym(handle, name), *hook = found ? ours(name) : 0;
+    int of_nvrtc = !strcmp(name, "nvrtcGetCUBIN");
+    if (!of_nvrtc && (name[0] != 'c' || name[1] != 'u')) return real_dlsym(handle, name);
+    void *found = real_dlsym(handle, name), *hook = 0;
+    if (found) hook = of_nvrtc ? in_place_of_nvrtc(found) : ours(name);
     return hook ? hook : found;
 }

@@ -43,7 +43,7 @@ _CLASS, _PID, _STATUS = 0, 1, 2  # 4-byte words of a slot
 _LONGS: Final = (
     *("launched", "completed", "gated", "blocked_ns"),
     *("used_bytes", "cap_bytes", "denied", "raised"),
-    *("syncs", "handed", "busy_ns", "left", "repairs", "mended"),
+    *("whole", "handed", "busy_ns", "left", "repairs", "mended"),
 )
 _CAP: Final = 2 + _LONGS.index("cap_bytes")
 
@@ -88,7 +88,7 @@ class Slot:
     cap_bytes: int
     denied: int
     raised: int
-    syncs: int
+    whole: int  # launches that ran through where they should yield: machine code, graphs
     handed: int
     busy_ns: int
     left: int  # blocks that yielded

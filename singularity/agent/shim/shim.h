@@ -45,9 +45,9 @@ enum { ABSENT, LOADED, SEEING, BLIND };     /* status */
 enum { WAIT_EQ = 1, DEVICEMAP = 2, NO_TIMING = 2, PER_THREAD = 2 };
 
 struct slot { /* 128 bytes */
-    _Atomic uint32_t class, pid, status, driver;
+    _Atomic uint32_t class, pid, status, syncs;
     _Atomic uint64_t launched, completed, gated, blocked_ns, used_bytes, cap_bytes, denied, raised;
-    _Atomic uint64_t syncs, handed, busy_ns, left, repairs, mended;
+    _Atomic uint64_t whole, handed, busy_ns, left, repairs, mended;
 };
 struct page {
     _Atomic uint32_t magic, gate, mode, window, gate_every, hold_off_us;
@@ -73,6 +73,7 @@ extern pthread_once_t once;
 void set_up(void);
 void say(const char *what);
 void *driver_symbol(const char *name);
+void *plain_symbol(void *library, const char *name); /* as if we were not there */
 
 /* A function of the driver by name, looked up once. */
 #define REAL(name, type)                                                       \
@@ -105,7 +106,10 @@ struct kernel {
 
 struct arena;
 struct ticket { struct call call; struct arena *arena; uint32_t number; void *extra[5]; };
+int yielding(void); /* is this a process whose kernels are to yield? */
 char *with_prologue(const char *source);
+char *text_of(const char *code); /* the PTX of what NVRTC made, to be freed; null: it is not known */
+void *in_place_of_nvrtc(void *real);
 const struct kernel *kernel_of(void *function);
 int take_ticket(struct ticket *ticket, struct arena **of_stream, const struct call *call);
 int ticket_used(struct ticket *ticket, Result result);
@@ -125,12 +129,19 @@ Result plain_launch(const struct call *call);
     API Result cuMemFreeAsync##suffix(Ptr key, void *st);
 ON_STREAM()
 ON_STREAM(_ptsz)
+API int nvrtcGetCUBIN(void *program, void *code);
 API Result cuCtxSynchronize(void);
 API Result cuStreamDestroy_v2(void *st);
 API Result cuModuleLoadData(void **module, const void *image);
 API Result cuModuleLoadDataEx(void **module, const void *image, unsigned count, void *options, void **values);
 API Result cuModuleGetFunction(void **function, void *module, const char *name);
 API Result cuModuleUnload(void *module);
+API Result cuLibraryLoadData(void **library, const void *image, void *options, void **values, unsigned count,
+                             void *more, void **their_values, unsigned how_many);
+API Result cuLibraryGetKernel(void **kernel, void *library, const char *name);
+API Result cuKernelGetFunction(void **function, void *kernel);
+API Result cuKernelSetAttribute(int which, int value, void *kernel, int device);
+API Result cuLibraryUnload(void *library);
 API Result cuFuncSetAttribute(void *function, int which, int value);
 API Result cuMemAlloc_v2(Ptr *found, size_t bytes);
 API Result cuMemAllocManaged(Ptr *found, size_t bytes, unsigned flags);
