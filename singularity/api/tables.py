@@ -24,6 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.types import UserDefinedType
 
+_ENDED = "('succeeded', 'failed', 'cancelled')"
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -54,6 +55,10 @@ def int_(name: str) -> Column[int]:
 
 def time_(name: str, *, null: bool = False) -> Column[float]:
     return Column(name, Double, nullable=null)
+
+
+def number_() -> Column[int]:
+    return Column("id", BigInteger, Identity(always=True), primary_key=True)
 
 
 region = Table("region", metadata, Column("id", Text, primary_key=True))
@@ -179,12 +184,8 @@ job_state = Table(
     int_("incarnation"),
     int_("events"),
     Column("body", JSONB, nullable=False),
-    Index(None, "state", postgresql_where="state NOT IN ('succeeded', 'failed', 'cancelled')"),
-    Index(
-        "ix_job_state_ended",
-        "state",
-        postgresql_where="state IN ('succeeded', 'failed', 'cancelled')",
-    ),
+    Index(None, "state", postgresql_where=f"state NOT IN {_ENDED}"),
+    Index("ix_job_state_ended", "state", postgresql_where=f"state IN {_ENDED}"),
     CheckConstraint("version >= 0 AND incarnation >= 0", "counters"),
     postgresql_with={"fillfactor": 60},
 )
@@ -242,7 +243,7 @@ checkpoint = Table(
 event = Table(
     "event",
     metadata,
-    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    number_(),
     text_("job"),
     int_("seq"),
     time_("at_s"),
@@ -331,7 +332,7 @@ rebalancing = Table(
 operation = Table(
     "operation",
     metadata,
-    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    number_(),
     time_("at_s"),
     text_("actor"),
     text_("verb"),
@@ -343,13 +344,7 @@ operation = Table(
     Index(None, "target", "id"),
 )
 
-acknowledgement = Table(
-    "acknowledgement",
-    metadata,
-    Column("id", BigInteger, Identity(always=True), primary_key=True),
-    text_("actor"),
-    time_("at_s"),
-)
+acknowledgement = Table("acknowledgement", metadata, number_(), text_("actor"), time_("at_s"))
 
 # When a life of a job was expected to begin.
 estimate = Table(
