@@ -18,12 +18,13 @@ from __future__ import annotations
 import zlib
 from typing import Final, NamedTuple
 
-from .page import Page
+from .page import TABLE_WORDS, Page
 
 NOBODY: Final = 0xFFFF_FFFF  # the target of a collective
 ANYBODY: Final = 0xFFFF_FFFE  # the source of a message that is taken from whoever sends first
 _LOW: Final = 0xFFFF_FFFF
 _WORDS: Final = 3  # of 8 bytes an entry
+_MOST: Final = (TABLE_WORDS - 1) // _WORDS  # entries that a page has room for
 
 
 class Deal(NamedTuple):
@@ -45,7 +46,7 @@ Counts = tuple[tuple[Deal, int], ...]
 def untold(page: Page) -> str:
     """Why the counts of that rank do not say all; "" when they do."""
     if (found := counts(page)) is None:
-        return f"has more groups and partners than the {_most(page)} that can be counted"
+        return f"has more groups and partners than the {_MOST} that can be counted"
     if any(deal.source == ANYBODY for deal, _ in found):
         return "takes messages from whoever sends first"
     return ""
@@ -70,7 +71,7 @@ class Tally:
             self._begun.append(0)
             self._write(page, place, deal)
         self._begun[place] = begun = self._begun[place] + times
-        if place < _most(page):
+        if place < _MOST:
             page.table[1 + _WORDS * place + 2] = begun
 
     def publish(self, page: Page) -> None:
@@ -80,7 +81,7 @@ class Tally:
         page.table[0] = len(self._begun)
 
     def _write(self, page: Page, place: int, deal: Deal) -> None:
-        if place < _most(page):
+        if place < _MOST:
             at = 1 + _WORDS * place
             page.table[at] = deal.group & _LOW | (deal.tag & _LOW) << 32
             page.table[at + 1] = deal.source | deal.target << 32
@@ -91,7 +92,7 @@ class Tally:
 def counts(page: Page) -> Counts | None:
     """What the rank of `page` has begun; None where it could not count all."""
     entries = page.table[0]
-    if entries > _most(page):
+    if entries > _MOST:
         return None
     found = []
     for at in range(1, 1 + _WORDS * entries, _WORDS):
@@ -99,7 +100,3 @@ def counts(page: Page) -> Counts | None:
         deal = Deal(kind & _LOW, kind >> 32, ends & _LOW, ends >> 32)
         found.append((deal, begun))
     return tuple(found)
-
-
-def _most(page: Page) -> int:
-    return (len(page.table) - 1) // _WORDS

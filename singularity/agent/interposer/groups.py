@@ -272,7 +272,7 @@ class VirtualGroup(ProcessGroup):
     def _proxy(self, work: Work | None) -> ProxyWork | None:
         if work is None:
             return None
-        proxy = ProxyWork(work, self._links.turns)
+        proxy = ProxyWork.of(work, self._links.turns)
         self._links.works.add(proxy)
         return proxy
 

@@ -49,12 +49,13 @@ MAGIC: Final = 0x53474C34  # "SGL4": a new layout takes a new number
 
 _MAGIC, _COMMAND, _STATE, _SOCKETS = 0, 1, 2, 3  # 4-byte words
 _GENERATION, _SLOT, _LENGTH, _TURN = 10, 11, 12, 13
-_STEP, _STOP, _COMMIT, _CROSSINGS = 2, 3, 4, 7  # 8-byte words
+STEP, STOP, COMMIT, CROSSINGS = 2, 3, 4, 7  # 8-byte words
 _GROUPS, _CLOSED = 16, 17  # 4-byte words
-_HALT, _SETTLE = 9, 10  # 8-byte words
+HALT, SETTLE = 9, 10  # 8-byte words
 _TEXT: Final = 128  # in bytes
 _TABLE: Final = 2048  # in bytes
 _TEXT_MAX_BYTES: Final = _TABLE - _TEXT
+TABLE_WORDS: Final = (SIZE_BYTES - _TABLE) // 8
 
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _LIBC.mmap.restype = ctypes.c_void_p
@@ -190,7 +191,7 @@ class Page:
         self._bytes = memory
         self._words = self._bytes.cast("I")
         self._signed = self._bytes.cast("i")
-        self._longs = self._bytes.cast("Q")
+        self.longs = self._bytes.cast("Q")  # by STEP and its like; what a rank does all the time
         self.table = self._bytes[_TABLE:].cast("Q")
 
     # -- the agent's verbs -----------------------------------------------------------------------
@@ -253,51 +254,51 @@ class Page:
 
     @property
     def step(self) -> int:
-        return self._longs[_STEP]
+        return self.longs[STEP]
 
     @step.setter
     def step(self, value: int) -> None:
-        self._longs[_STEP] = value
+        self.longs[STEP] = value
 
     @property
     def crossings(self) -> int:
-        return self._longs[_CROSSINGS]
+        return self.longs[CROSSINGS]
 
     @crossings.setter
     def crossings(self, value: int) -> None:
-        self._longs[_CROSSINGS] = value
+        self.longs[CROSSINGS] = value
 
     @property
     def stop(self) -> int:
-        return self._longs[_STOP]
+        return self.longs[STOP]
 
     @stop.setter
     def stop(self, value: int) -> None:
-        self._longs[_STOP] = value
+        self.longs[STOP] = value
 
     @property
     def commit(self) -> int:
-        return self._longs[_COMMIT]
+        return self.longs[COMMIT]
 
     @commit.setter
     def commit(self, value: int) -> None:
-        self._longs[_COMMIT] = value
+        self.longs[COMMIT] = value
 
     @property
     def halt(self) -> int:
-        return self._longs[_HALT]
+        return self.longs[HALT]
 
     @halt.setter
     def halt(self, value: int) -> None:
-        self._longs[_HALT] = value
+        self.longs[HALT] = value
 
     @property
     def settle(self) -> int:
-        return self._longs[_SETTLE]
+        return self.longs[SETTLE]
 
     @settle.setter
     def settle(self, value: int) -> None:
-        self._longs[_SETTLE] = value
+        self.longs[SETTLE] = value
 
     @property
     def generation(self) -> int:

@@ -28,15 +28,20 @@ _NO_TIMEOUT: Final = timedelta(0)  # what torch passes for "as long as the group
 class ProxyWork(Work):
     """One outstanding operation; the same to its holder before and after a park."""
 
+    # No __init__ and no dictionary: there is one for every collective. _error and _source are set
+    # when the operation is settled.
+    __slots__ = ("_error", "_future", "_source", "_turns", "_work")
     _work: Work | None
-    _future: Future[Any] | None = None
-    _source = -1
-    _error: RuntimeError | None = None
+    _turns: Turns
+    _future: Future[Any] | None
+    _source: int
+    _error: RuntimeError | None
 
-    def __init__(self, work: Work, turns: Turns) -> None:
-        super().__init__()
-        self._work = work
-        self._turns = turns
+    @classmethod
+    def of(cls, work: Work, turns: Turns) -> ProxyWork:
+        proxy = cls()
+        proxy._work, proxy._turns, proxy._future = work, turns, None
+        return proxy
 
     def wait(self, timeout: timedelta | None = _NO_TIMEOUT) -> bool:
         work = self._work
@@ -92,6 +97,7 @@ class ProxyWork(Work):
         work = self._work
         if work is None:
             return
+        self._error = None
         try:
             work.wait()
         except RuntimeError as error:  # the holder's to see, when it waits
