@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heapreplace
 
+from singularity.primitives.engines import keeps_nothing
 from singularity.primitives.model import Job, JobId, Tier
 from singularity.primitives.projects import claim
 from singularity.primitives.sla import PROMISED
@@ -42,11 +43,13 @@ class Waiting:
             wanting.setdefault(job.spec.device, set()).add(job.spec.project)
         self.contested = frozenset(kind for kind, by in wanting.items() if len(by) > 1)
         self._kinds: dict[Hashable, Job] = {}  # the first of each tier that is like no other
+        self._coming = set[Hashable]()  # of these, those of which devices come for one
         self._bound: dict[Hashable, list[tuple[int, Job]]] = {}  # by quota, in their order
         self._behind = set[Hashable]()  # of each tier the first that is bound by it
         self._borrow: dict[tuple[str, str], Tier] = {}  # the first that had to, by project and kind
 
-    def add(self, draft: Draft, job: Job) -> None:
+    def add(self, draft: Draft, job: Job, *, comes: bool) -> None:
+        """`comes`: devices are being freed for it."""
         limit, claims = draft.bound(job), job.id in self.within
         if limit is not None and limit.room < _least(job) - claim(job):
             quota = limit.project, job.spec.device
@@ -55,7 +58,9 @@ class Waiting:
                 self._behind.add(of)
         else:
             self.jobs.append(job)
-            self._kinds.setdefault((job.tier, claims, alike(job)), job)
+            self._kinds.setdefault(kind := (job.tier, claims, alike(job)), job)
+            if comes:
+                self._coming.add(kind)
 
     def all_wait(self, draft: Draft, rank: Rank, told: Told) -> None:
         """Those behind the first of a line, for what it was told just now."""
@@ -67,7 +72,8 @@ class Waiting:
 
     def before(self, draft: Draft, job: Job, tier: int) -> Job | None:
         """One of `tier` or more urgent, or within its guarantee where `job` is not, that could use
-        nodes, or a quota, which `job` could use."""
+        nodes, or a quota, which `job` could use; unless it has no use for them now and may take
+        them back."""
         borrows = job.id not in self.within
 
         def first(other: Job) -> bool:
@@ -77,7 +83,15 @@ class Waiting:
         bound = (each for quota in quotas for each in self._bound.get(quota, ()))
         if found := min(((n, other.id) for n, other in bound if first(other)), default=None):
             return draft.snapshot.by_id[found[1]]
-        return next((o for o in self._kinds.values() if first(o) and meet(draft, job, o)), None)
+        there = ((kind, o) for kind, o in self._kinds.items() if first(o) and meet(draft, job, o))
+        return next((o for kind, o in there if not self._lets_pass(draft, kind, o, job)), None)
+
+    def _lets_pass(self, draft: Draft, kind: Hashable, first: Job, job: Job) -> bool:
+        """What is idle and comes to nobody is for whoever gives it back without a loss."""
+        lends = job.tier not in PROMISED and job.spec.serving is None and not keeps_nothing(job)
+        if not lends or kind in self._coming or first.tier >= job.tier:
+            return False
+        return draft.quota.may_take(first, _least(first), job)
 
     def claims(self, draft: Draft, job: Job) -> bool:
         """Is it within the guarantee of its project? Not if a more urgent one there is not, nor
@@ -106,8 +120,9 @@ def place(draft: Draft, policy: Policy) -> list[Job]:
     """Start what fits, most urgent first; returns what did not.
 
     Nothing less urgent passes a blocked job on nodes that it could use, or it would eat what is
-    reclaimed for it. Among equals the smaller may pass. Those within the guarantee of their
-    project come before all who would have to borrow, in each project in their order.
+    reclaimed for it; but where nothing is, basic work takes what is idle until it is. Among equals
+    the smaller may pass. Those within the guarantee of their project come before all who would have
+    to borrow, in each project in their order.
     """
     line: _Line = ranks(draft.snapshot, policy)
     first = (rank.first for of_tier in line.values() for rank in of_tier)
@@ -184,7 +199,7 @@ def _admit(draft: Draft, job: Job, waiting: Waiting, policy: Policy) -> Told:
             made = reclaim(draft, job, narrow, policy)
         told = (*lacks, Reason("reclaim", made.told))
     draft.explain(job, told)
-    waiting.add(draft, job)
+    waiting.add(draft, job, comes=ahead is None and made.comes)
     if ahead is not None or not made.comes:
         known[_kind(draft, job, waiting, policy)] = ahead or told
         return told
@@ -202,7 +217,8 @@ def _kind(draft: Draft, job: Job, waiting: Waiting, policy: Policy) -> Hashable:
     spec, stands = job.spec, footing_of(draft, job, policy)
     alone = job.id if spec.topology.apart else ""
     whose = (spec.project, job.id in waiting.within, claim(job)) if draft.quota.governs else ()
-    return alike(job), job.tier, stands, job.devices, spec.devices_min, spec.ranks, alone, whose
+    size = job.devices, spec.devices_min, spec.ranks
+    return alike(job), job.tier, stands, size, alone, whose, keeps_nothing(job)
 
 
 def _least(job: Job) -> int:

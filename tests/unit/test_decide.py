@@ -7,7 +7,16 @@ from dataclasses import replace
 import pytest
 from fleets import POLICY, Planet, verbs
 
-from singularity.primitives.model import Checkpoint, Held, Intent, JobId, JobState, ShardImage, Tier
+from singularity.primitives.model import (
+    Checkpoint,
+    Engine,
+    Held,
+    Intent,
+    JobId,
+    JobState,
+    ShardImage,
+    Tier,
+)
 from singularity.primitives.nodes import Duty, NodeId, Scope, ScopeKind
 from singularity.scheduler.explain import explain
 from singularity.scheduler.interval import best_s
@@ -38,16 +47,38 @@ def test_the_more_urgent_come_first_and_among_equals_the_older() -> None:
     assert set(verbs(planet.tick())) == {old}
 
 
-def test_nothing_less_urgent_passes_a_blocked_job_on_nodes_that_it_could_use() -> None:
+def blocked_beside_idle() -> tuple[Planet, JobId, JobId]:
+    """Two of four devices are idle, which does not help the one that waits for all four."""
     planet = Planet(nodes=1, devices=4)
     holder = planet.submit("holder", 2, tier=Tier.PREMIUM, regions=("us",))
     planet.run(holder)
-    planet.submit("blocked", 4, tier=Tier.PREMIUM, regions=("us",))
-    planet.submit("small", 1, tier=Tier.BASIC, regions=("us",))
-    away = planet.submit("away", 1, tier=Tier.BASIC, regions=("eu",))
+    return planet, holder, planet.submit("blocked", 4, tier=Tier.PREMIUM, regions=("us",))
+
+
+def test_nothing_less_urgent_passes_a_blocked_job_on_nodes_that_it_could_use() -> None:
+    planet, _, _ = blocked_beside_idle()
+    planet.submit("small", 1, tier=Tier.STANDARD, regions=("us",))
+    away = planet.submit("away", 1, tier=Tier.STANDARD, regions=("eu",))
     plan = planet.tick()
     assert set(verbs(plan)) == {away}
     assert plan.pending[JobId("small")][0].kind == "order"
+
+
+def test_basic_work_takes_what_is_idle_and_gives_it_back_to_a_blocked_job() -> None:
+    planet, holder, blocked = blocked_beside_idle()
+    small = planet.submit("small", 2, tier=Tier.BASIC, regions=("us",))
+    loses = {"tier": Tier.BASIC, "regions": ("us",), "engines": (Engine.RESTART,)}
+    planet.submit("a-lossy", 2, **loses)
+    plan = planet.tick()
+    assert verbs(plan) == {small: "resume"}, "and not the one that would lose all it did"
+    planet.report(small, "running")
+    assert planet.tick().actions == ()
+    planet.report(holder, "exited", exit_code=0)
+    assert verbs(planet.tick()) == {small: "suspend"}
+    planet.submit("late", 1, tier=Tier.BASIC, regions=("us",))
+    assert planet.tick().actions == (), "what comes for the blocked one is not to be had"
+    planet.report(small, "dumped")
+    assert blocked in verbs(planet.tick())
 
 
 def test_reclaim_shrinks_before_it_suspends_and_takes_no_more_than_is_short() -> None:

@@ -150,7 +150,7 @@ def test_who_is_before_a_job_is_named_to_its_own_project_only(governed: bool) ->
     planet.run(planet.submit("first", 8, project="a", tier=Tier.PREMIUM))
     planet.submit("wide", 8, project="a", tier=Tier.PREMIUM)
     for project in "ab":
-        planet.submit(f"of-{project}", 1, project=project, tier=Tier.BASIC)
+        planet.submit(f"of-{project}", 1, project=project, tier=Tier.STANDARD)
     assert kinds(planet, "of-a")["order"].startswith("wide (premium) is before it")
     assert kinds(planet, "of-b")["order"].startswith("wide of another project (premium) is before")
 
