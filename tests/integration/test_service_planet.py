@@ -57,13 +57,13 @@ def test_a_service_grows_at_the_cost_of_training_loses_its_router_and_gives_back
     story.until("one replica", lambda: len(story.service()["replicas"]["items"]) == 1)
     story.until("the training to have its devices back", lambda: story.devices() == RANKS)
     assert story.service()["borrowed"]["devices"] == 0
-    (loan,) = story.call("GET", "loans?service=held")["items"]
-    assert loan["devices"] == 1 and loan["until_s"] is not None
+    loans = story.call("GET", "loans?service=held")["items"]  # two if its router was away for long
+    assert loans and all(x["devices"] == 1 and x["until_s"] is not None for x in loans)
     assert httpx.get(f"{story.url()}/x").status_code == 200
 
     story.call("DELETE", "services/held")
     ((life,),) = story.finish("training")
-    assert len(life["resizes"]) == 2
+    assert len(life["resizes"]) == 2 * len(loans)
 
 
 def test_a_service_that_nobody_asks_rests_and_its_first_request_wakes_it(story: Story) -> None:
