@@ -75,6 +75,22 @@ class _Order:
     ids: list[JobId] = field(default_factory=list)
 
 
+class ById:
+    """Jobs in the order of their ids, as they come and go."""
+
+    def __init__(self) -> None:
+        self.jobs, self._ids = list[Job](), list[JobId]()  # side by side
+
+    def count(self, job: Job, sign: int) -> None:
+        """It is there now (1), or not any more (-1)."""
+        at = bisect_left(self._ids, job.id)
+        if sign > 0:
+            self.jobs.insert(at, job)
+            self._ids.insert(at, job.id)
+        else:
+            del self.jobs[at], self._ids[at]
+
+
 class Lines:
     """Of all jobs that queue; told of each as it comes and goes. One that may not stand with others
     is a line by itself."""
@@ -82,7 +98,7 @@ class Lines:
     def __init__(self, jobs: Iterable[Job] = ()) -> None:
         self._order: dict[Hashable, _Order] = {}
         self._known: dict[Hashable, Line] = {}
-        self._loose, self._loose_ids = list[Job](), list[JobId]()  # side by side
+        self._loose = ById()
         for job in jobs:
             self.count(job, 1)
 
@@ -90,7 +106,7 @@ class Lines:
         """It is there now (1), or as it was not any more (-1)."""
         stood = stands(job)
         if not stood:
-            self._count_loose(job, sign)
+            self._loose.count(job, sign)
             if not queues(job):
                 return
         kind, place = _kind(job) if stood else job.id, (job.submitted_at_s, job.id)
@@ -106,14 +122,6 @@ class Lines:
         if not order.jobs:
             del self._order[kind]
 
-    def _count_loose(self, job: Job, sign: int) -> None:
-        at = bisect_left(self._loose_ids, job.id)
-        if sign > 0:
-            self._loose.insert(at, job)
-            self._loose_ids.insert(at, job.id)
-        else:
-            del self._loose[at], self._loose_ids[at]
-
     def all(self) -> tuple[Line, ...]:
         """By the id of their first; each that has not changed is the same as it was."""
         for kind, order in self._order.items():
@@ -123,7 +131,7 @@ class Lines:
 
     def of(self, jobs: tuple[Job, ...]) -> Lined:
         """Of the jobs that were counted, which are these."""
-        return Lined(jobs, self.all(), tuple(self._loose))
+        return Lined(jobs, self.all(), tuple(self._loose.jobs))
 
 
 def _kind(job: Job) -> Hashable:

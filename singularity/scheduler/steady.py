@@ -6,7 +6,6 @@ all of them at once. Kept as jobs come and go; a property test holds it to looki
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -19,7 +18,7 @@ from singularity.primitives.model import Intent, Job, JobId, JobState
 from singularity.primitives.nodes import NodeId
 
 from .interval import last_s
-from .lines import stands
+from .lines import ById, stands
 from .policy import Policy
 
 _Floats = npt.NDArray[np.float64]
@@ -79,7 +78,7 @@ class Steadies:
     """Told of each job as it comes and goes."""
 
     def __init__(self) -> None:
-        self._astir, self._astir_ids = list[Job](), list[JobId]()
+        self._astir = ById()
         self._changed: dict[JobId, Job | None] = {}  # since the last picture
         self._begin({})
 
@@ -88,12 +87,7 @@ class Steadies:
         if steady(job):
             self._changed[job.id] = job if sign > 0 else None
         elif not stands(job):
-            at = bisect_left(self._astir_ids, job.id)
-            if sign > 0:
-                self._astir.insert(at, job)
-                self._astir_ids.insert(at, job.id)
-            else:
-                del self._astir[at], self._astir_ids[at]
+            self._astir.count(job, sign)
 
     def picture(self, jobs: tuple[Job, ...], row: Mapping[NodeId, int]) -> Steady:
         """Of the jobs that were counted, which are these, on nodes in these rows."""
@@ -110,7 +104,7 @@ class Steadies:
         size, spots = len(self._jobs), self._places
         return Steady(
             of=jobs,
-            astir=tuple(self._astir),
+            astir=tuple(self._astir.jobs),
             jobs=tuple(self._jobs),
             last_s=self._last_s[:size].copy(),
             wish_s=self._wish_s[:size].copy(),

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -258,17 +258,26 @@ def test_frozen_ranks_stand_still(sandbox: Sandbox, tmp_path: Path) -> None:
     counts_on(log)
 
 
+@contextmanager
+def leased(tmp_path: Path, net: Network) -> Iterator[tuple[Sandbox, RunLease]]:
+    """A sandbox whose ranks may run for an hour, and the lease that says so."""
+    with closing(RunLease(tmp_path / "lease")) as lease:
+        lease.extend(time.monotonic() + 3600.0)
+        try:
+            sandbox = Sandbox.create(tmp_path / "sandbox", net, lease=tmp_path / "lease")
+        except SandboxFailed as error:
+            pytest.skip(error.detail)
+        try:
+            yield sandbox, lease
+        finally:
+            sandbox.remove()
+
+
 def test_ranks_of_an_agent_that_is_dead_stop_when_its_lease_is_over(
     tmp_path: Path, net: Network
 ) -> None:
     """Else they would run on beside another life of their job."""
-    lease = RunLease(tmp_path / "lease")
-    lease.extend(time.monotonic() + 3600.0)
-    try:
-        sandbox = Sandbox.create(tmp_path / "sandbox", net, lease=tmp_path / "lease")
-    except SandboxFailed as error:
-        pytest.skip(error.detail)
-    try:
+    with leased(tmp_path, net) as (sandbox, lease):
         sandbox.launch(spec(tmp_path, python(COUNT, FOREVER)))
         counts_on(tmp_path / "log")
         assert not lease.extend(time.monotonic() - 60.0), "so far nobody was stopped"
@@ -279,9 +288,6 @@ def test_ranks_of_an_agent_that_is_dead_stop_when_its_lease_is_over(
         counts_on(tmp_path / "log")
         opened = {os.readlink(fd) for fd in Path(f"/proc/{sandbox.pid}/fd").iterdir()}
         assert str(tmp_path / "lease") not in opened, "a rank could not be carried with it"
-    finally:
-        sandbox.remove()
-        lease.close()
 
 
 def test_a_rank_that_leaves_orphans_all_the_time_stops_as_well(
@@ -298,20 +304,12 @@ for i in itertools.count():
     os.wait()
     time.sleep(0.005)
 """
-    with closing(RunLease(tmp_path / "lease")) as lease:
-        lease.extend(time.monotonic() + 3600.0)
-        try:
-            sandbox = Sandbox.create(tmp_path / "sandbox", net, lease=tmp_path / "lease")
-        except SandboxFailed as error:
-            pytest.skip(error.detail)
-        try:
-            sandbox.launch(spec(tmp_path, python(code)))
-            counts_on(tmp_path / "log")
-            lease.extend(time.monotonic() - 60.0)
-            state = Path(f"/proc/{sandbox.pid}/stat")
-            until(lambda: state.read_text().split()[2] == "T", "the rank stops")
-        finally:
-            sandbox.remove()
+    with leased(tmp_path, net) as (sandbox, lease):
+        sandbox.launch(spec(tmp_path, python(code)))
+        counts_on(tmp_path / "log")
+        lease.extend(time.monotonic() - 60.0)
+        state = Path(f"/proc/{sandbox.pid}/stat")
+        until(lambda: state.read_text().split()[2] == "T", "the rank stops")
 
 
 def test_an_ordinary_user_has_sandboxes_too(tmp_path: Path) -> None:
