@@ -24,11 +24,12 @@ from .reclaim import reclaim
 
 Told = tuple[Reason, ...]
 _Line = Mapping[Tier, Sequence[Rank]]
+_Quota = tuple[str, str]  # whose limit it is, and of which kind of device
 
 
 class Waiting:
     """The jobs that this round cannot start, in the order of the queue. Those that wait for want of
-    a quota are not among `jobs`: devices would not help them.
+    a quota, or behind one that does, are not among `jobs`: devices would not help them.
 
     Where quotas govern, `within` are those, started or not, that are within the guarantee of their
     project, and so need not borrow; `contested` kinds of device are wanted by more than one."""
@@ -44,17 +45,21 @@ class Waiting:
         self.contested = frozenset(kind for kind, by in wanting.items() if len(by) > 1)
         self._kinds: dict[Hashable, Job] = {}  # the first of each tier that is like no other
         self._coming = set[Hashable]()  # of these, those of which devices come for one
-        self._bound: dict[Hashable, list[tuple[int, Job]]] = {}  # by quota, in their order
+        self._bound: dict[_Quota, list[tuple[int, Job]]] = {}  # by quota, in their order
+        self._wants: dict[JobId, _Quota] = {}  # of each of these
         self._behind = set[Hashable]()  # of each tier the first that is bound by it
         self._borrow: dict[tuple[str, str], Tier] = {}  # the first that had to, by project and kind
 
-    def add(self, draft: Draft, job: Job, *, comes: bool) -> None:
-        """`comes`: devices are being freed for it."""
+    def add(self, draft: Draft, job: Job, ahead: Job | None, *, comes: bool) -> None:
+        """Behind `ahead`, if there is one; `comes`: devices are being freed for it."""
         limit, claims = draft.bound(job), job.id in self.within
+        quota = self._wants.get(ahead.id) if ahead is not None else None
         if limit is not None and limit.room < _least(job) - claim(job):
             quota = limit.project, job.spec.device
+        if quota is not None:
             if (of := (job.tier, claims, quota)) not in self._behind:
                 self._bound.setdefault(quota, []).append((len(self._behind), job))
+                self._wants[job.id] = quota
                 self._behind.add(of)
         else:
             self.jobs.append(job)
@@ -199,7 +204,7 @@ def _admit(draft: Draft, job: Job, waiting: Waiting, policy: Policy) -> Told:
             made = reclaim(draft, job, narrow, policy)
         told = (*lacks, Reason("reclaim", made.told))
     draft.explain(job, told)
-    waiting.add(draft, job, comes=ahead is None and made.comes)
+    waiting.add(draft, job, ahead, comes=ahead is None and made.comes)
     if ahead is not None or not made.comes:
         known[_kind(draft, job, waiting, policy)] = ahead or told
         return told

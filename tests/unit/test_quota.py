@@ -142,6 +142,20 @@ def test_behind_a_limit_only_those_that_it_is_for_wait() -> None:
     assert kinds(planet, "mine") == {"order": "wide (premium) is before it and waits too"}
 
 
+def test_who_waits_behind_one_at_its_limit_keeps_no_devices_from_others() -> None:
+    planet = Planet(nodes=1, devices=8, regions=("us",))
+    planet.project("team", 6, borrow=0)
+    planet.project("y", 3, parent="team")
+    planet.project("x", parent="team")
+    planet.submit("first", 4, project="x", tier=Tier.PREMIUM)
+    planet.tick()  # it starts, and so gives nothing back yet
+    planet.submit("wide", 3, project="y")
+    planet.submit("mine", 1, project="x", tier=Tier.BASIC)  # within the guarantee of the team
+    planet.submit("others", 1, project="free")
+    assert verbs(planet.plan()) == {"others": "resume"}
+    assert kinds(planet, "mine")["order"].startswith("wide of another project (standard)")
+
+
 @pytest.mark.parametrize("governed", [False, True])
 def test_who_is_before_a_job_is_named_to_its_own_project_only(governed: bool) -> None:
     planet = Planet(nodes=1, devices=8, regions=("us",))

@@ -198,20 +198,27 @@ class Requests:
 
     def _has_its_least(self, name: ServiceId) -> None:
         """Nothing went wrong for a while, so it has what it always has, unless others as urgent
-        hold all that it could use, somebody more urgent waits, whom it must not pass, or its
-        program fails, and is tried again now and then. What has just come free is given by the
-        next round."""
+        hold all that it could use, somebody more urgent waits for some of the same and is not held
+        back by a quota, or its program fails, and is tried again now and then. What has just come
+        free is given by the next round."""
         world = self._world
         service = next((s for s in world.ledger.services() if s.id == name), None)
         if service is None or service.idle_after_s is not None:
             return
         snapshot = world.ledger.snapshot(world.now_s)
         mine = [j for j in snapshot.jobs if j.spec.serving and j.spec.serving.service == name]
-        free = int((snapshot.free * (allowed(snapshot, service.spec) & snapshot.ready)).sum())
-        begun = {a.job for a in decide(snapshot, world.policy).actions if a.verb is Verb.RESUME}
+        may_use = allowed(snapshot, service.spec) & snapshot.ready
+        free = int((snapshot.free * may_use).sum())
+        plan = decide(snapshot, world.policy)
+        begun = {a.job for a in plan.actions if a.verb is Verb.RESUME}
         have = sum(ready(j) or j.id in begun for j in mine)
         fails = any(j.retry_at_s > world.now_s for j in mine)
-        ahead = any(j.tier < service.spec.tier and queues(j) for j in snapshot.jobs)
+        urgent = (j for j in snapshot.jobs if j.tier < service.spec.tier and queues(j))
+        ahead = any(
+            bool((allowed(snapshot, j.spec) & may_use).any())
+            for j in urgent
+            if all(reason.kind != "quota" for reason in plan.pending.get(j.id, ()))
+        )
         assert have >= service.least or free == 0 or ahead or fails, (
             f"{name} has {have} of {service.least} replicas, and {free} devices are free"
         )
