@@ -19,7 +19,7 @@ from device_gpu_shim import two_processes
 from device_model import quantile
 
 from singularity.agent.device import events
-from singularity.agent.device.kernels import RT, Kernel, Level, QueueId
+from singularity.agent.device.kernels import RT, Footprint, Kernel, Launch, Level, QueueId, TaskId
 from singularity.agent.device.reef import Policy, Sharing
 from singularity.agent.gpu import CudaDriver, DriverRefused, prove
 from singularity.agent.hal.cuda import CudaDevice, CudaManager
@@ -30,6 +30,7 @@ from singularity.primitives.errors import DeviceUnavailable
 RT_US, DEPTH = 50, 16
 HALF_US, TURN = 200, 20  # of kernels that are padded
 COMPILED_S = 30.0  # by then a pair is, or is none
+FROZEN, HELD_UP_S = (0, 1, 8, 32, 128), 2.0  # streams; a GPU has fewer channels than the most
 BLOCKS = 2  # of 1,024 threads, that fill a processor
 PRIORITY = "stream priority"
 CASES = {
@@ -102,7 +103,7 @@ def gpu(times: int, seconds: float, preemptions: int) -> list[str]:
         return []
     print(f"{names[0]}, driver {driver}, {device.caps.units} processors")
     try:
-        wrong = one_process(device, times) + padded(device, times)
+        wrong = one_process(device, times) + padded(device, times) + crowded(device, times)
     finally:
         device.close()
     wrong += two_processes(times, seconds, preemptions)
@@ -195,6 +196,64 @@ def _turns(device: CudaDevice, policy: Policy, count: int) -> tuple[list[float],
     for _ in range(count):
         turn()
     return took, driver.state.lanes[1].account.padded_blocks, known_s
+
+
+class _Ends:
+    """Counts what has ended."""
+
+    def __init__(self) -> None:
+        self.of: dict[QueueId, int] = {}
+
+    def on_complete(self, queue: QueueId, task: TaskId, index: int) -> None:
+        self.of[queue] = self.of.get(queue, 0) + 1
+
+    def on_torn(
+        self, queue: QueueId, task: TaskId, index: int, *, ran: int, again: int
+    ) -> None: ...
+
+    def on_evict(self, queue: QueueId, task: TaskId, index: int) -> None: ...
+
+    def on_quiesce(self, queue: QueueId) -> None: ...
+
+    def on_fused(self, rt: str, be: str, footprint: Footprint | None) -> None: ...
+
+
+def crowded(device: CudaDevice, times: int) -> list[str]:
+    """A real-time kernel beside streams that have launches and are frozen at their gates."""
+    device.load(SPIN.format(name="rt"), "rt", 1024, [RT_US])
+    kernel, wrong, alone_us = Kernel("rt", blocks=1), list[str](), 0.0
+    for count in FROZEN:
+        ends = _Ends()
+        rt = device.queue(RT, ends)
+        others = {id_: device.queue(id_, ends) for id_ in map(QueueId, range(1, count + 1))}
+        for id_, queue in others.items():
+            queue.deactivate()
+            queue.launch(Launch(id_, TaskId(1), 0, kernel, 0, 1))
+        took_us, held_up = list[float](), False
+        while len(took_us) < times and not held_up:
+            began_s = time.perf_counter()
+            rt.launch(Launch(RT, TaskId(1), len(took_us), kernel, 0, 1))
+            while ends.of.get(RT, 0) <= len(took_us) and not held_up:
+                device.pump(0.0)
+                held_up = time.perf_counter() - began_s > HELD_UP_S
+            took_us.append((time.perf_counter() - began_s) * 1e6)
+        p50 = statistics.median(took_us)
+        alone_us = alone_us or p50
+        told = (
+            f"waits for more than {HELD_UP_S:g} s" if held_up else f"+ p50 {p50 - alone_us:.0f} us"
+        )
+        print(f"a real-time kernel beside {count} frozen streams: {told}")
+        if held_up:
+            wrong.append(f"{count} frozen streams hold up no real-time kernel")
+        if any(map(ends.of.get, others)):
+            wrong.append(f"nothing of {count} frozen streams runs")
+        for queue in others.values():
+            queue.reactivate()
+        while any(queue.depth() for queue in (rt, *others.values())):
+            device.pump(0.01)
+        for queue in others.values():
+            queue.close()
+    return wrong
 
 
 def polling_us(device: CudaDevice, times: int) -> float:

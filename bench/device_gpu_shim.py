@@ -7,8 +7,6 @@ it does alone. The programs know nothing of each other, nor of the gate.
 from __future__ import annotations
 
 import argparse
-import ctypes
-import hashlib
 import json
 import os
 import random
@@ -22,150 +20,36 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from device_gpu_program import DEPTH, RT_US, Program
 from device_model import quantile
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from singularity.agent.shim.build import built
 from singularity.agent.shim.page import Class, ControlPage, Mode, complaint
-from tests.standin.ptx_kernels import WORK
 
-RT_US, DEPTH, LINE_S = 50, 16, 120.0
-YIELD, YIELD_MOST_US = "gate, blocks yield", 25
-BLOCKS = 2  # of 1,024 threads, that fill a processor
+LINE_S = 120.0
+YIELD, YIELD_MOST_US, GATE_MOST_US = "gate, blocks yield", 25, 15
 SHM = "/dev/shm"  # the kernel lets no driver keep pages of files on disks
-# Spins for so many microseconds; the first thread of each block then adds one.
-SPIN = """
-.version 7.0
-.target sm_70
-.address_size 64
-.visible .entry spin(.param .u64 us, .param .u64 counter)
-{
-	.reg .pred %p<3>;
-	.reg .b32 %r<2>;
-	.reg .b64 %d<7>;
-	ld.param.u64 %d0, [us];
-	mul.lo.u64 %d1, %d0, 1000;
-	mov.u64 %d2, %globaltimer;
-	add.u64 %d3, %d2, %d1;
-$again:
-	mov.u64 %d4, %globaltimer;
-	setp.lt.u64 %p0, %d4, %d3;
-	@%p0 bra $again;
-	mov.u32 %r0, %tid.x;
-	setp.ne.u32 %p1, %r0, 0;
-	@%p1 bra $end;
-	ld.param.u64 %d5, [counter];
-	red.global.add.u64 [%d5], 1;
-$end:
-	ret;
-}
-"""
 
 
-class Program:
-    """A kernel that spins, on a stream of this process's own."""
-
-    def __init__(self, kernel_us: int, waves: int) -> None:
-        self._cuda: Any = ctypes.CDLL("libcuda.so.1")
-        device, context, units = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_int()
-        self._stream, module, self._spin = (ctypes.c_void_p() for _ in range(3))
-        self._counter, name = ctypes.c_uint64(), ctypes.create_string_buffer(64)
-        self._do("cuInit", 0)
-        self._do("cuDeviceGet", ctypes.byref(device), 0)
-        self._do("cuDeviceGetName", name, 64, device)
-        self._do("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
-        self._do("cuCtxSetCurrent", context)
-        self._do("cuDeviceGetAttribute", ctypes.byref(units), 16, device)
-        self._do("cuStreamCreate", ctypes.byref(self._stream), 1)
-        self._do("cuModuleLoadData", ctypes.byref(module), SPIN.encode())
-        self._do("cuModuleGetFunction", ctypes.byref(self._spin), module, b"spin")
-        self._do("cuMemAlloc_v2", ctypes.byref(self._counter), ctypes.c_size_t(8))
-        self.counts = name.value != b"stand-in"  # that runs no code
-        if self.counts:
-            self._do("cuMemsetD32_v2", self._counter, 0, ctypes.c_size_t(2))
-        self.blocks = BLOCKS * units.value * waves
-        values = ctypes.c_uint64(kernel_us), self._counter
-        self._arguments = (ctypes.c_void_p * 2)(*map(ctypes.addressof, values))
-        self._kept = values
-
-    def launch(self) -> None:
-        grid, threads = (self.blocks, 1, 1), (1024, 1, 1)
-        self._do(
-            "cuLaunchKernel", self._spin, *grid, *threads, 0, self._stream, self._arguments, None
-        )
-
-    def wait(self) -> None:
-        self._do("cuStreamSynchronize", self._stream)
-
-    def ran(self) -> int:
-        """Blocks, by their own count."""
-        found = ctypes.c_uint64()
-        self._do("cuMemcpyDtoH_v2", ctypes.byref(found), self._counter, ctypes.c_size_t(8))
-        return found.value
-
-    def learner(self, blocks: int, threads: int) -> Learner:
-        """On the same stream."""
-        module, learn, numbers = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_uint64()
-        size = ctypes.c_size_t(4 * blocks * threads)
-        self._do("cuModuleLoadData", ctypes.byref(module), WORK.encode())
-        self._do("cuModuleGetFunction", ctypes.byref(learn), module, b"work")
-        self._do("cuMemAlloc_v2", ctypes.byref(numbers), size)
-        self._do("cuMemsetD8Async", numbers, 0, size, self._stream)
-        return Learner(self, learn, numbers, blocks, threads)
-
-    def launch_learn(self, learner: Learner, step: int, block_ns: int) -> None:
-        values = learner.numbers, ctypes.c_uint32(step), ctypes.c_uint32(block_ns)
-        arguments = (ctypes.c_void_p * 3)(*map(ctypes.addressof, values))
-        grid, threads = (learner.blocks, 1, 1), (learner.threads, 1, 1)
-        self._do("cuLaunchKernel", learner.learn, *grid, *threads, 0, self._stream, arguments, None)
-
-    def read(self, learner: Learner) -> bytes:
-        found = ctypes.create_string_buffer(4 * learner.blocks * learner.threads)
-        size = ctypes.c_size_t(len(found))
-        self._do("cuMemcpyDtoHAsync_v2", found, learner.numbers, size, self._stream)
-        self.wait()
-        return found.raw
-
-    def _do(self, name: str, *arguments: object) -> None:
-        if code := getattr(self._cuda, name)(*arguments):
-            raise SystemExit(f"{name} ended with {code}")
-
-
-def best_effort(kernel_us: int, waves: int) -> None:
+def best_effort(kernel_us: int, waves: int, graph: int = 0) -> None:
     """Launch and wait, until a line comes; then kernels a second, and blocks that are off."""
     program, launched = Program(kernel_us, waves), 0
     program.launch()
     program.wait()
+    if graph:
+        program.capture()
     print("up", flush=True)
     began_s = time.monotonic()
     while not select.select([sys.stdin], [], [], 0)[0]:
-        for _ in range(DEPTH):
-            program.launch()
+        program.launch_many()
         program.wait()
         launched += DEPTH
     took_s = time.monotonic() - began_s
     wrong = program.ran() - (launched + 1) * program.blocks if program.counts else 0
     print(json.dumps({"rate": launched / took_s, "wrong": wrong}), flush=True)
-
-
-@dataclass
-class Learner:
-    """A program's numbers, and the kernel that changes them."""
-
-    program: Program
-    learn: ctypes.c_void_p
-    numbers: ctypes.c_uint64
-    blocks: int
-    threads: int
-
-    def step(self, step: int, block_us: int) -> None:
-        self.program.launch_learn(self, step, block_us * 1000)
-
-    def digest(self) -> str:
-        return hashlib.sha256(self.program.read(self)).hexdigest()
 
 
 def learn(block_us: int, blocks: int, threads: int, steps: int) -> None:
@@ -229,9 +113,11 @@ def tell(process: subprocess.Popen[str]) -> None:
 
 @dataclass
 class Sharing:
-    """Of two processes with the shim, at `page`; or without it."""
+    """Of two processes with the shim, at `page`; or without it. With `graph` the best-effort one
+    launches its kernels as graphs."""
 
     page: ControlPage | None
+    graph: bool = False
 
     def env(self, slot: int, kind: Class) -> Mapping[str, str]:
         if self.page is None:
@@ -240,7 +126,8 @@ class Sharing:
         return self.page.admit(slot, kind)
 
     def alone(self, kernel_us: int, waves: int, seconds: float) -> float:
-        with running("be", kernel_us, waves, env=self.env(0, Class.BE)) as process:
+        words = kernel_us, waves, int(self.graph)
+        with running("be", *words, env=self.env(0, Class.BE)) as process:
             time.sleep(seconds)
             tell(process)
             return float(json.loads(line(process))["rate"])
@@ -252,8 +139,9 @@ class Sharing:
 
     def beside(self, kernel_us: int, waves: int, times: int) -> tuple[list[float], float, int]:
         """Microseconds of the real-time kernels, the others' rate, and what is wrong with them."""
+        words = kernel_us, waves, int(self.graph)
         with (
-            running("be", kernel_us, waves, env=self.env(0, Class.BE)) as learner,
+            running("be", *words, env=self.env(0, Class.BE)) as learner,
             running("rt", times, env=self.env(1, Class.RT)) as answerer,
         ):
             tell(answerer)
@@ -291,6 +179,8 @@ def two_processes(times: int, seconds: float, preemptions: int) -> list[str]:
         base_us = statistics.median(gated.real_time_alone(times))
         for kernel_us, waves in ((50, 8), (200, 1), (200, 8), (1000, 1)):
             wrong += _compare(page, base_us, (kernel_us, waves), times)
+        for kernel_us in (50, 200):
+            wrong += _graphs(page, base_us, kernel_us, times)
         wrong += preempted(page, preemptions, 200)
     return wrong
 
@@ -340,12 +230,36 @@ def _compare(page: ControlPage, base_us: float, kernel: tuple[int, int], times: 
             wrong.append(f"{told} each block runs once ({off:+d})")
     if p99["gate, every 1"] >= p99["plain"]:
         wrong.append(f"T {kernel[0]}, {kernel[1]} waves: the gate is better than plain sharing")
+    if p99["gate, every 1"] > kernel[0] * kernel[1] + GATE_MOST_US:
+        wrong.append(
+            f"T {kernel[0]}, {kernel[1]} waves: the gate's p99 is one kernel and"
+            f" {GATE_MOST_US} us at most"
+        )
     if p99[YIELD] > kernel[0] + YIELD_MOST_US:
         wrong.append(
             f"T {kernel[0]}, {kernel[1]} waves: where blocks yield, p99 is one block and"
             f" {YIELD_MOST_US} us at most"
         )
     return wrong
+
+
+def _graphs(page: ControlPage, base_us: float, kernel_us: int, times: int) -> list[str]:
+    """Graphs of DEPTH kernels: what the waits in them cost, and when they let others pass."""
+    page.rule(Mode.STALL)
+    plain, gated = Sharing(None, graph=True), Sharing(page, graph=True)
+    p99, alone = dict[str, float](), dict[str, float]()
+    for title, sharing in {"plain": plain, "gate": gated}.items():
+        alone[title] = sharing.alone(kernel_us, 1, 1.0)
+        took, rate, _ = sharing.beside(kernel_us, 1, times)
+        p99[title] = quantile(took, 0.99) - base_us
+        print(
+            f"graphs of {DEPTH} kernels of {kernel_us} us, {title}: alone {alone[title]:.0f}"
+            f" kernels/s; beside, + p50 {statistics.median(took) - base_us:.0f},"
+            f" p99 {p99[title]:.0f} us, {rate:.0f} kernels/s"
+        )
+    if p99["gate"] > kernel_us + GATE_MOST_US:
+        return [f"graphs of {kernel_us} us: p99 is one kernel and {GATE_MOST_US} us at most"]
+    return []
 
 
 def main() -> None:

@@ -61,3 +61,18 @@ def test_best_effort_blocks_are_padded_by_a_pair_that_is_compiled_once_more(
     device.close()
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 3 and " 0 blocks padded" in said[0] and "the pair came" in said[2]
+
+
+def test_a_real_time_kernel_is_seen_to_pass_streams_that_are_frozen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "path", [str(BENCH), *sys.path])
+    import device_gpu
+
+    device = CudaDevice(ctypes.CDLL(str(stand_in(tmp_path) / "libcuda.so.1")), 0)
+    monkeypatch.setattr(device_gpu, "SPIN", SLEEP)
+    monkeypatch.setattr(device_gpu, "FROZEN", (0, 3))
+    monkeypatch.setattr(device_gpu, "HELD_UP_S", 30.0)
+    assert device_gpu.crowded(device, 3) == []
+    device.close()
+    assert "beside 3 frozen streams: + p50" in capsys.readouterr().out

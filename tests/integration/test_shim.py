@@ -108,6 +108,27 @@ def test_a_closed_gate_lets_the_window_run_out_and_a_stalled_stream_nothing_but_
     assert int(launched) == client.waves, "each kernel ran once"
 
 
+@pytest.mark.parametrize("able", [True, False])
+def test_a_closed_gate_stops_a_graph_between_its_kernels(shared: Shared, able: bool) -> None:
+    """Where the driver captures no waits, the graph runs to its end, and no other begins."""
+    shared.page.rule(Mode.STALL)
+    env = {} if able else {"STANDIN_NO_WAITS": "1"}
+    client = shared.start(0, Class.BE, "dlsym", "graph", 200, 8, 2000, env=env)
+    assert client.line() == ["up"]
+    until(lambda: client.waves > 10)
+    shared.page.close_gate()
+    begun = client.waves
+    passed = settled(client) - begun
+    assert passed <= 2 if able else 2 < passed <= 200
+    shared.page.open_gate()
+    until(lambda: client.waves > begun + 200)
+    client.tell()
+    (launched,) = client.line()
+    assert int(launched) == client.waves, "each kernel of each launch ran once"
+    slot = shared.page.slot(0)
+    assert slot.launched == slot.gated == client.waves // 200
+
+
 def test_real_time_work_closes_the_gate_itself_and_opens_it_when_it_is_idle(shared: Shared) -> None:
     shared.page.rule(Mode.STALL, hold_off_us=20_000)
     learner = shared.start(0, Class.BE, "dlsym", "train", 64, 8, 2000)

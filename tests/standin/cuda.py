@@ -24,7 +24,8 @@ def compiler() -> str | None:
 def stand_in(directory: Path) -> Path:
     """Compile it; the directory is one for LD_LIBRARY_PATH."""
     made = directory / "libcuda.so.1"
-    sources = [str(HERE / f"{name}.c") for name in ("libcuda_streams", "ptx_parse", "ptx_run")]
+    parts = ("libcuda_streams", "libcuda_graphs", "ptx_parse", "ptx_run")
+    sources = [str(HERE / f"{name}.c") for name in parts]
     found = compiler()
     assert found is not None
     flags = ["-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-O1", "-Wl,-Bsymbolic"]

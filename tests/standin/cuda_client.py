@@ -98,6 +98,22 @@ def train(how: str, depth: int, blocks: int, wave_us: int) -> None:
     print(launched, flush=True)
 
 
+def graph(how: str, depth: int, blocks: int, wave_us: int) -> None:
+    """The same, with the `depth` kernels captured once and launched as one graph."""
+    stream, launched, made, whole = Stream(how), 0, ctypes.c_void_p(), ctypes.c_void_p()
+    ok(DRIVER.cuStreamBeginCapture_v2(stream.handle, 0))
+    for _ in range(depth):
+        stream.launch(blocks, wave_us)
+    ok(DRIVER.cuStreamEndCapture(stream.handle, ctypes.byref(made)))
+    ok(DRIVER.cuGraphInstantiateWithFlags(ctypes.byref(whole), made, ctypes.c_ulonglong(0)))
+    print("up", flush=True)
+    while not select.select([sys.stdin], [], [], 0)[0]:
+        ok(DRIVER.cuGraphLaunch(whole, stream.handle))
+        launched += depth
+        stream.wait()
+    print(launched, flush=True)
+
+
 def some(how: str, count: int) -> None:
     stream = Stream(how)
     for _ in range(count):

@@ -7,12 +7,9 @@
  * points to the microseconds of a wave.
  * $STANDIN_TRACE is a file of 64 bytes: nanoseconds when the last wave began and ended, and waves.
  */
-#define _GNU_SOURCE
-#include "ptx.h"
+#include "streams.h"
 #include <dlfcn.h>
 #include <fcntl.h>
-#include <pthread.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,31 +17,8 @@
 #include <time.h>
 #include <unistd.h>
 
-typedef int Result;
-typedef unsigned long long Ptr;
-enum { OK = 0, INVALID = 1, OUT_OF_MEMORY = 2, BAD_PTX = 218, NOT_FOUND = 500, NOT_READY = 600 };
-enum { KERNEL, PTX, WAIT, WRITE, EVENT, COPY, FILL };
-
-struct event { volatile uint32_t recorded, done; }; /* how often; the last time is what counts */
-struct op {
-    struct op *next;
-    int kind;
-    uint32_t blocks, wave_us, value;
-    volatile uint32_t *word;
-    struct event *event;
-    const struct ptx_kernel *kernel;
-    unsigned grid[6], shared;
-    void *values, *to; /* values: of parameters, or what is copied */
-    size_t bytes;
-};
 struct module { struct ptx_module *ptx; };
 struct function { struct ptx_kernel *ptx; };
-struct stream {
-    pthread_mutex_t lock;
-    pthread_cond_t changed;
-    struct op *first, **last;
-    uint64_t given, done;
-};
 
 static volatile uint64_t nowhere[8], *trace = nowhere;
 static uint32_t units = 8;
@@ -136,14 +110,15 @@ static struct stream *make(void) {
     return s;
 }
 
-static struct stream *of(void *handle) {
+struct stream *of(void *handle) {
     static struct stream *first, *of_thread;
     if (handle == (void *)2) return of_thread ? of_thread : (of_thread = make());
     return handle ? handle : first ? first : (first = make());
 }
 
-static Result give(void *handle, struct op op) {
+Result give(void *handle, struct op op) {
     struct stream *s = of(handle);
+    if (s->graph) return captured(s->graph, op);
     struct op *kept = malloc(sizeof op);
     *kept = op, kept->next = 0;
     pthread_mutex_lock(&s->lock);
@@ -244,7 +219,6 @@ Result cuStreamCreate(void **found, unsigned flags) { return (*found = make()), 
 Result cuStreamCreateWithPriority(void **found, unsigned flags, int priority) {
     return (void)priority, cuStreamCreate(found, flags);
 }
-Result cuStreamIsCapturing(void *handle, int *status) { return (void)handle, (*status = 0), OK; }
 Result cuStreamSynchronize(void *handle) {
     struct stream *s = of(handle);
     pthread_mutex_lock(&s->lock);

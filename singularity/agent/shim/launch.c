@@ -43,7 +43,7 @@ static struct stream *stream_of(void *handle) {
     return s;
 }
 
-static int capturing(void *handle) { /* what is captured runs later, by a launch of its graph */
+static int capturing(void *handle) {
     Result (*ask)(void *, int *) = REAL(cuStreamIsCapturing, void *);
     int status = 0;
     return ask && ask(handle, &status) == OK && status;
@@ -79,7 +79,7 @@ static void await_window(struct stream *s) {
     await_gate();
 }
 
-static Ptr gate_on_device(void) {
+Ptr gate_on_device(void) {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     static Ptr address;
     static int failed;
@@ -158,7 +158,7 @@ static void sleep_until_raised(void) {
 static void *watch(void *none) {
     (void)none;
     REAL(cuCtxSetCurrent, OnStream)(rt_context);
-    int relaxed = 2;
+    int relaxed = RELAXED;
     Result (*exchange)(int *) = REAL(cuThreadExchangeStreamCaptureMode, void *);
     if (exchange) exchange(&relaxed);
     pthread_mutex_lock(&rt_lock);
@@ -209,7 +209,11 @@ static __thread int inside;
 
 static struct stream *before(void *handle) {
     pthread_once(&once, set_up);
-    if (!page || inside || capturing(handle)) return 0;
+    if (!page || inside) return 0;
+    if (capturing(handle)) { /* it runs later, by a launch of its graph */
+        if (me->class == BE && (page->mode & STALL)) gate_in_graph(handle);
+        return 0;
+    }
     inside = 1;
     struct stream *s = stream_of(handle);
     pthread_mutex_lock(&s->lock); /* until after(): events are in the order of launches */

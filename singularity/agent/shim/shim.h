@@ -8,8 +8,9 @@
  * answers when it has none left.
  *
  * Environment: SINGULARITY_SHIM_PAGE (path) and SINGULARITY_SHIM_SLOT (number), or instead of the
- * number SINGULARITY_SHIM_SEAT (path, see struct seat). Without a page every call is passed on. Programs find the driver's functions in three ways, all of which lead here:
- * linked, by dlsym, by cuGetProcAddress. The layout of the page is also in page.py.
+ * number SINGULARITY_SHIM_SEAT (path, see struct seat). Without a page every call is passed on.
+ * Programs find the driver's functions in three ways, all of which lead here: linked, by dlsym, by
+ * cuGetProcAddress. The layout of the page is also in page.py.
  */
 #pragma once
 #define _GNU_SOURCE
@@ -42,7 +43,7 @@ enum { RT = 1, BE = 2 };                    /* class of a slot */
 enum { WINDOW = 1, STALL = 2, STRICT = 4, YIELD = 8 }; /* mode */
 enum { ABSENT, LOADED, SEEING, BLIND };     /* status */
 #define AGENT (1u << 31)                    /* of the gate; the other bits are those of slots */
-enum { WAIT_EQ = 1, DEVICEMAP = 2, NO_TIMING = 2, PER_THREAD = 2 };
+enum { WAIT_EQ = 1, DEVICEMAP = 2, NO_TIMING = 2, NON_BLOCKING = 1, PER_THREAD = 2, RELAXED = 2 };
 
 struct slot { /* 128 bytes */
     _Atomic uint32_t class, pid, status, syncs;
@@ -115,6 +116,8 @@ int take_ticket(struct ticket *ticket, struct arena **of_stream, const struct ca
 int ticket_used(struct ticket *ticket, Result result);
 void arena_idle(struct arena *arena);
 Result plain_launch(const struct call *call);
+Ptr gate_on_device(void); /* 0: the device cannot see it */
+void gate_in_graph(void *stream);
 
 /* What stands in the driver's place: their types are those of the driver. */
 #define GRID unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared

@@ -9,7 +9,7 @@
 #include "shim.h"
 #include "prologue.h"
 
-enum { LEAVE = 1, REPAIR = 2, BACK = 3, RIDES = 64, ARENAS = 512, NON_BLOCKING = 1, URGENT = -5 };
+enum { LEAVE = 1, REPAIR = 2, BACK = 3, RIDES = 64, ARENAS = 512, URGENT = -5 };
 
 struct ride { struct call call; unsigned char *values; size_t bytes, room; };
 struct arena {
@@ -177,7 +177,7 @@ static struct arena *fresh_arena(void *stream) {
         return pthread_mutex_unlock(&lock), old;
     }
     struct arena *a = calloc(1, sizeof *a);
-    int relaxed = 2; /* another stream may be captured while memory is taken here */
+    int relaxed = RELAXED; /* another stream may be captured while memory is taken here */
     Result (*exchange)(int *) = REAL(cuThreadExchangeStreamCaptureMode, void *);
     if (exchange) exchange(&relaxed);
     OnWord write = REAL(cuStreamWriteValue32_v2, OnWord), wait = REAL(cuStreamWaitValue32_v2, OnWord);
