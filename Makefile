@@ -11,7 +11,7 @@ SEEDS ?= 50
 COUNT ?= 20
 SEED ?= 1
 PLOTS ?= build/plots
-FAST := tests/unit tests/properties tests/contract tests/golden
+FAST := tests/unit tests/properties tests/contract tests/conformance tests/golden
 PYTEST := $(BIN)/python -m pytest -q
 
 help:  ## what there is to make
