@@ -1,5 +1,6 @@
 """What gpushare-scheduler-extender answers, asked of ours: 43 cases, of which the original passes
-those that are marked `same`. The API server is a stand-in."""
+those that are marked `same`. The API server is a stand-in, or the real one at $SINGULARITY_KUBE_API
+(which loses its pods and nodes)."""
 
 from __future__ import annotations
 
@@ -14,9 +15,13 @@ from typing import Any
 
 import httpx
 import pytest
+from lightkube.config.kubeconfig import SingleConfig
+from lightkube.config.models import Cluster as Server
+from lightkube.config.models import Context, User
 
 from tests.standin.gpushare import Site, until
 from tests.standin.kubernetes import Object, node, pod
+from tests.standin.kubernetes_real import RealCluster, chosen
 
 CASES = json.loads(Path(__file__).with_name("gpushare-cases.json").read_text())["cases"]
 _UID = re.compile(r"\$\{uid:(.+?)/(.+?)\}")
@@ -24,6 +29,23 @@ _UID = re.compile(r"\$\{uid:(.+?)/(.+?)\}")
 
 class Play(Site):
     """A cluster as a case describes it, and what befalls it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        if chosen():
+            self.cluster = self._real = RealCluster()  # type: ignore[assignment]
+
+    def _config(self) -> SingleConfig:
+        if not chosen():
+            return super()._config()
+        server = Server(server=self._real.url, insecure=True)
+        user = User(token=self._real.token)
+        return SingleConfig("site", Context(cluster="site", user="test"), server, user)
+
+    def close(self) -> None:
+        super().close()
+        if chosen():
+            self._real.close()
 
     def fill(self, state: Object) -> None:
         for each in state["nodes"]:

@@ -28,6 +28,8 @@ def until(law: Callable[[], bool]) -> None:
 
 
 class Site:
+    """Played by the stand-in."""
+
     def __init__(self) -> None:
         self.cluster = Cluster()
         self._api = Served(api(self.cluster))
@@ -36,6 +38,9 @@ class Site:
     @property
     def api_url(self) -> str:
         return self._api.url
+
+    def _config(self) -> SingleConfig:
+        return SingleConfig("site", Context(cluster="site"), Server(server=self.api_url))
 
     @property
     def url(self) -> str:
@@ -47,9 +52,7 @@ class Site:
 
     def another(self) -> str:
         """One more extender, that knows the cluster; its address."""
-        server = Server(server=self._api.url)
-        config = SingleConfig("site", Context(cluster="site"), server)
-        found = Served(create_app(Door(config), SystemClock(), 1 << 20))
+        found = Served(create_app(Door(self._config()), SystemClock(), 1 << 20))
         self._extenders.append(found)
         until(lambda: httpx.get(f"{found.url}/readyz").status_code == 200)
         return found.url
