@@ -54,7 +54,9 @@ def bound(site: Site) -> list[tuple[str, int]]:
 
 
 def test_replicas_that_bind_at_once_give_no_device_twice(site: Site) -> None:
-    """The original over-commits in each of five rounds."""
+    """The original over-commits in each of five rounds. A binding takes a while, so that the other
+    replica looks meanwhile."""
+    site.cluster.binding_s = 0.2
     site.cluster.put("nodes", node("g1", 14, 2))
     site.start()
     other = site.another()

@@ -32,6 +32,7 @@ class Cluster:
         self._version = 100
         self.log: list[tuple[int, str, str, Object]] = []  # version, plural, what happened, object
         self.refuse_bindings = ""  # with this message
+        self.binding_s = 0.0  # that one takes
         self.asked: set[tuple[str, str, str]] = set()  # verbs, resources, and namespaces or ""
 
     def put(self, plural: str, found: Object) -> Object:
@@ -147,6 +148,7 @@ def api(cluster: Cluster) -> FastAPI:
 
     async def binding(request: Request, namespace: str, name: str) -> JSONResponse:
         cluster.asked.add(("create", "pods/binding", namespace))
+        await asyncio.sleep(cluster.binding_s)
         cluster.bind(namespace, name, await request.json())
         done = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
         return JSONResponse({**done, "code": 201}, 201)

@@ -1,5 +1,5 @@
 """A real API server in the place of the stand-in: that at $SINGULARITY_KUBE_API, asked with the
-token $SINGULARITY_KUBE_TOKEN. It needs no kubelet and no scheduler. Its pods and nodes are deleted."""
+token $SINGULARITY_KUBE_TOKEN. It needs no kubelet or scheduler, and loses its pods and nodes."""
 
 from __future__ import annotations
 
