@@ -1,27 +1,30 @@
-"""`python -m singularity.api serve | loop schedule|relay|watch|tidy | migrate`."""
+"""`python -m singularity.api serve | loop schedule|relay|watch|tidy | migrate | backup | restore`.
+
+The last three say what they did, or why not, as one line of JSON: `singularity admin` reads it.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Final
 
 import uvicorn
 from pydantic import ValidationError
-from sqlalchemy.exc import OperationalError
 
-from singularity.primitives.errors import InvalidSpec
+from singularity.primitives.errors import InvalidSpec, SingularityError
 from singularity.primitives.telemetry import configure_logging, misconfigured
 
-from . import interpreter
+from . import interpreter, upkeep
 from .app import create_app
-from .database import make_engine
 from .loops import run_relay, run_schedule, run_tidy, run_watch
-from .schema import migrate
+from .problems import document
 from .settings import Settings
 
 _LOOPS: Final[dict[str, Callable[[Settings, threading.Event], None]]] = {
@@ -70,7 +73,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m singularity.api", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", help="answer HTTP")
-    commands.add_parser("migrate", help="bring the database up to date")
+    schema = commands.add_parser("migrate", help="bring the database up to date")
+    schema.add_argument("--check", action="store_true", help="only say what is missing")
+    saved = commands.add_parser("backup", help="write all that must not be lost into one file")
+    saved.add_argument("--with-store", action="store_true", help="also what is in the volume")
+    back = commands.add_parser("restore", help="out of a backup, into an empty database")
+    for either in (saved, back):
+        either.add_argument("path", type=Path)
+        either.add_argument("--home", type=Path, help="of a planet on one machine")
     one = commands.add_parser("loop", help="run one of the loops beside the server")
     one.add_argument("name", choices=sorted(_LOOPS))
     asked = parser.parse_args()
@@ -86,14 +96,26 @@ def main() -> int:
         return 2
     if asked.command == "serve":
         serve(settings)
-    elif asked.command == "migrate":
-        try:
-            migrate(make_engine(settings))
-        except OperationalError as error:
-            print(f"the database does not answer: {error.orig}", file=sys.stderr)
-            return 1
-    else:
+    elif asked.command == "loop":
         loop(asked.name, settings)
+    else:
+        return _keep(asked, settings)
+    return 0
+
+
+def _keep(asked: argparse.Namespace, settings: Settings) -> int:
+    try:
+        match asked.command:
+            case "backup":
+                done = upkeep.save(settings, asked.path, asked.home, asked.with_store)
+            case "restore":
+                done = upkeep.bring_back(settings, asked.path, asked.home)
+            case _:
+                done = upkeep.bring_up(settings, check=asked.check)
+    except SingularityError as error:
+        print(json.dumps(document(error)))
+        return 1
+    print(json.dumps(done, default=str))
     return 0
 
 

@@ -218,7 +218,8 @@ class SqlLedger(SqlDuties, SqlServices, SqlProjects, SqlTariffs):
                 books.flush()
                 db.execute(delete(t.outbox).where(t.outbox.c.node == node.id))
                 db.execute(delete(t.node_log).where(t.node_log.c.node == node.id))
-                node = reborn(books.nodes[node.id], now_s, held=node.used > 0)
+                held = node.used > 0
+                node = reborn(books.nodes[node.id], now_s, held=held, seen=register.epoch)
             node = presented(node, register, now_s)
             books.put(node)
             books.flush()

@@ -17,6 +17,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from sqlalchemy import Engine, RowMapping, func, insert, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
 
 from singularity.primitives.errors import Forbidden, InvalidSpec, NotFound, Unauthenticated
 from singularity.primitives.nodes import NodeId
@@ -123,15 +124,21 @@ class Tokens:
 
         Raises InvalidSpec when it does not look like a token.
         """
-        id_, secret = _split(text)
-        if not id_ or len(secret) < 16:
-            raise InvalidSpec(f"an admin token looks like {_PREFIX}_<id>.<16 or more characters>")
+        id_, secret = _chosen(text)
         with self._engine.begin() as db:
             db.exec_driver_sql("LOCK TABLE token IN SHARE ROW EXCLUSIVE MODE")
             if db.execute(select(func.count()).where(token.c.role == "admin")).scalar():
                 return
             values = _row(id_, secret, Role.ADMIN, "first", now_s)
             db.execute(insert(token).values(values))
+
+    def admit(self, text: str, now_s: float) -> None:
+        """Make `text` an admin's token, whoever else there is; it may be one already. Raises
+        InvalidSpec."""
+        id_, secret = _chosen(text)
+        values = _row(id_, secret, Role.ADMIN, "of the restore", now_s)
+        with self._engine.begin() as db:
+            db.execute(upsert(token).values(values).on_conflict_do_nothing())
 
     def create(
         self,
@@ -238,6 +245,14 @@ def _split(text: str) -> tuple[str, str]:
     prefix, _, id_ = head.partition("_")
     if prefix != _PREFIX or not dot or not id_ or not secret or "\0" in text:
         return "", ""
+    return id_, secret
+
+
+def _chosen(text: str) -> tuple[str, str]:
+    """As _split, of a token that an operator made up. Raises InvalidSpec."""
+    id_, secret = _split(text)
+    if not id_ or len(secret) < 16:
+        raise InvalidSpec(f"an admin token looks like {_PREFIX}_<id>.<16 or more characters>")
     return id_, secret
 
 

@@ -53,10 +53,14 @@ def problem(response: httpx.Response) -> SingularityError:
         body = response.json()
     except ValueError:
         body = {}
-    facts = body if isinstance(body, dict) else {}
+    return error_of(body if isinstance(body, dict) else {}, response.status_code)
+
+
+def error_of(facts: Json, status: int) -> SingularityError:
+    """The error that a problem document of that status, taken apart, stands for."""
     slug = str(facts.get("type", "")).rsplit("/", 1)[-1]
-    detail = str(facts.get("detail") or facts.get("title") or f"HTTP {response.status_code}")
-    cls = _known().get(slug) or _by_status(response.status_code)
+    detail = str(facts.get("detail") or facts.get("title") or f"HTTP {status}")
+    cls = _known().get(slug) or _by_status(status)
     rest = {k: v for k, v in facts.items() if k not in ("type", "title", "status", "detail")}
     return cls(detail, **rest)
 

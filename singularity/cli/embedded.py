@@ -6,9 +6,7 @@ by its environment, so that killing any of them is what it would be in productio
 
 from __future__ import annotations
 
-import fcntl
 import os
-import secrets
 import subprocess
 import sys
 import time
@@ -20,11 +18,11 @@ from types import TracebackType
 from typing import IO, Final, Self
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from singularity.primitives.errors import InvalidSpec, PlanetBusy, Unavailable
+from singularity.primitives.errors import Unavailable
 
-from .fleet import Fleet, NodePlace, default_fleet
+from .fleet import Fleet, NodePlace
+from .homes import LEASE_S, PACKAGE_ROOT, Kept, hold, recall
 from .nodes import (
     kill_sandboxes,
     remove_bridge,
@@ -34,30 +32,15 @@ from .nodes import (
     search_path,
 )
 from .processes import Child, Command, Supervisor, wait_until
-from .routers import RouterPlace, admit
+from .routers import admit
 from .servers import Postgres, Server, Valkey, free_port, port_is_free, write_secret
 
 _LOOPS: Final = ("schedule", "relay", "watch", "tidy")
 _MIGRATE_S: Final = 120.0
 _READY_S: Final = 60.0
 _SUBNET: Final = "10.83.0.0/16"  # seen only inside the planet's own network namespace
-_PACKAGE_ROOT: Final = Path(__file__).resolve().parents[2]
+_PACKAGE_ROOT: Final = PACKAGE_ROOT
 _POLICY: Final = {"SINGULARITY_POLICY_NODE_LOST_AFTER_S": "8"}  # its nodes are only processes
-
-
-class _Kept(BaseModel):
-    """What a planet remembers from start to start, secrets included."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    id: str = Field(default_factory=lambda: secrets.token_hex(3))
-    port: int = 0
-    join_token: str = Field(default_factory=lambda: f"sgj_{secrets.token_urlsafe(32)}")
-    admin_token: str = Field(
-        default_factory=lambda: f"sgl_{secrets.token_hex(6)}.{secrets.token_urlsafe(32)}"
-    )
-    fleet: Fleet = Field(default_factory=default_fleet)
-    routers: dict[str, RouterPlace] = Field(default_factory=dict)
 
 
 class Planet:
@@ -76,7 +59,7 @@ class Planet:
         port: int | None = None,
         policy: Mapping[str, str] | None = None,
         heartbeat_every_s: float = 1.0,
-        lease_s: float = 4.0,
+        lease_s: float = LEASE_S,
     ) -> None:
         """`fleet` None is that of the last start, or the default one. `port` None likewise."""
         self.data = data.resolve()
@@ -86,7 +69,7 @@ class Planet:
             "SINGULARITY_HEARTBEAT_EVERY_S": str(heartbeat_every_s),
             "SINGULARITY_LEASE_S": str(lease_s),
         }
-        self._kept = _Kept()
+        self._kept = Kept()
         self._supervisor = Supervisor()
         self._lock: IO[bytes] | None = None
         self._scratch: Path | None = None
@@ -134,7 +117,7 @@ class Planet:
 
         Raises PlanetBusy if `data` is in use, Unavailable if something does not come up.
         """
-        self._take()
+        self._lock = hold(self.data)
         try:
             self._recall()
             self._reap()
@@ -196,31 +179,8 @@ class Planet:
 
     # -- starting --------------------------------------------------------------------------------
 
-    def _take(self) -> None:
-        try:
-            self.data.mkdir(parents=True, exist_ok=True)
-            lock = (self.data / "lock").open("wb")
-        except OSError as error:
-            raise InvalidSpec(
-                f"nothing can be kept in {self.data}: {error.strerror}; name another --data"
-            ) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            raise PlanetBusy(
-                f"a planet runs on {self.data} already: stop it, or name another --data"
-            ) from None
-        self._lock = lock
-
     def _recall(self) -> None:
-        path = self.data / "planet.json"
-        kept = _Kept()
-        with suppress(FileNotFoundError):
-            try:
-                kept = _Kept.model_validate_json(path.read_bytes())
-            except ValidationError as error:
-                raise InvalidSpec(f"{path} is damaged: {error.errors()[0]['msg']}") from error
+        kept = recall(self.data)
         fleet = self._wanted_fleet or kept.fleet
         fleet.nodes()  # refuses names used twice before anything is started
         self._kept = kept.model_copy(update={"fleet": fleet, "port": kept.port})
@@ -232,11 +192,8 @@ class Planet:
             if path.name not in ("postgres", "valkey"):  # they see to it themselves, later
                 Child(path.name, Command(argv=(), grace_s=3.0), self.data).stop()
         self._kept = self._kept.model_copy(update={"port": self._choose_port()})
-        self._save()
+        self._kept.save(self.data)
         write_secret(self.data / "admin.token", self._kept.admin_token + "\n")
-
-    def _save(self) -> None:
-        write_secret(self.data / "planet.json", self._kept.model_dump_json(indent=1))
 
     def _choose_port(self) -> int:
         if self._wanted_port:
@@ -290,7 +247,7 @@ class Planet:
         with admit(self.url, self.token) as door:
             places = {region: door.place(region, known.get(region)) for region in regions}
         self._kept = self._kept.model_copy(update={"routers": places})
-        self._save()
+        self._kept.save(self.data)
         for region, place in places.items():
             data = self.data / "routers" / region
             env = self._base_environment() | place.environment(region, self.url, data)

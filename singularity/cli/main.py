@@ -8,6 +8,7 @@ from typing import Final
 import typer
 
 from . import drains, host, jobs, places, plans, quotas, rebalance, services, shares, submit, top
+from .admin import admin
 from .checkpoints import ckpt
 from .frame import CONTEXT, Commands
 from .operations import maintenance, operations
@@ -61,6 +62,7 @@ app.add_typer(quotas.quota, name="quota", rich_help_panel="Fleet")
 app.add_typer(maintenance, name="maintenance", rich_help_panel="Fleet")
 app.add_typer(operations, name="operations", rich_help_panel="Fleet")
 app.add_typer(sim, name="sim", rich_help_panel="Planet")
+app.add_typer(admin, name="admin", rich_help_panel="Planet")
 
 
 def main() -> None:

@@ -4,8 +4,8 @@
   x Rejected            the caller asked for something we refuse (4xx)
     + InvalidSpec · Unauthenticated · Forbidden · NotFound
     + Conflict
-      - IllegalTransition · IdempotencyMismatch · PlanetBusy
-    + Unplaceable · StaleIncarnation · LetterRefused · TooLarge · NotCarried
+      - IllegalTransition · IdempotencyMismatch · PlanetBusy · NotEmpty · SchemaNewer
+    + Unplaceable · StaleIncarnation · LetterRefused · TooLarge · NotCarried · BackupDamaged
   x Unavailable         we cannot serve it now, retry is safe (503)
     + BrokerDown · NotLeader · NodeUnreachable · DeviceUnavailable · Overloaded
   x ReplicaFailed       a replica of a service did not answer as it should (502)
@@ -76,6 +76,18 @@ class PlanetBusy(Conflict):
     slug = "planet-busy"
 
 
+class NotEmpty(Conflict):
+    """Something is where only something new may be put."""
+
+    slug = "not-empty"
+
+
+class SchemaNewer(Conflict):
+    """A database, or a backup, of a later release than this one."""
+
+    slug = "schema-newer"
+
+
 class Unplaceable(Rejected):
     """The fleet, even empty, cannot hold the gang."""
 
@@ -102,6 +114,12 @@ class NotCarried(Rejected):
     """A kind of request that routers do not pass on."""
 
     slug, status = "not-carried", HTTPStatus.NOT_IMPLEMENTED
+
+
+class BackupDamaged(Rejected):
+    """A file that is no backup, or not all of one."""
+
+    slug, status = "backup-damaged", HTTPStatus.UNPROCESSABLE_ENTITY
 
 
 class Unavailable(SingularityError):

@@ -32,10 +32,12 @@ def gone(node: Node, now_s: float) -> Node:
     return noted(replace(node, lost=True, failures=node.failures + 1), fault)
 
 
-def reborn(node: Node, now_s: float, *, held: bool) -> Node:
-    """The node in its next epoch. It failed if it was there before and nobody had noticed yet; with
-    nothing `held` that may be a repeated registration, and is no fault."""
-    anew = replace(node, epoch=node.epoch + 1, seq=0, lost=False)
+def reborn(node: Node, now_s: float, *, held: bool, seen: int = 0) -> Node:
+    """The node in its next epoch, later than any it has `seen`: a plane that was restored from a
+    backup may have given it epochs that it knows nothing of. It failed if it was there before and
+    nobody had noticed yet; with nothing `held` that may be a repeated registration, and is no
+    fault."""
+    anew = replace(node, epoch=max(node.epoch, seen) + 1, seq=0, lost=False)
     if node.epoch == 0 or node.lost:
         return anew
     anew = replace(anew, failures=node.failures + 1)

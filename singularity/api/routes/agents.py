@@ -25,6 +25,7 @@ from singularity.primitives.nodes import Duty, Scope, ScopeKind
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 _DEVICES_MOST = 4096  # of one node, each a row
+_EPOCH_MOST = 2**30  # what follows must still fit its column
 
 router = APIRouter(prefix="/v1/agent", tags=["agent"])
 
@@ -65,6 +66,8 @@ def _check(body: Register) -> None:
         raise InvalidSpec("the address is no address", field="address")
     if len(body.rack) > 63 or (body.rack and not body.rack.isprintable()):
         raise InvalidSpec("the rack is no name", field="rack")
+    if body.epoch > _EPOCH_MOST:
+        raise InvalidSpec("there was no such epoch", field="epoch")
     if body.devices > _DEVICES_MOST:
         raise InvalidSpec(f"a node may have {_DEVICES_MOST} devices", field="devices")
 

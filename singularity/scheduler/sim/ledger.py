@@ -139,7 +139,8 @@ class MemoryLedger(MemoryServices):
                     step = verbs.failover(now, frozenset({node.id}), now_s, reason)
                     self._write(now, step, now_s)
             self._log = [letter for letter in self._log if letter.node != node.id]
-            node = reborn(self._nodes[node.id], now_s, held=node.used > 0)
+            held = node.used > 0
+            node = reborn(self._nodes[node.id], now_s, held=held, seen=register.epoch)
         node = presented(node, register, now_s)
         self._nodes[node.id] = node
         return node
