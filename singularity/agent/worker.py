@@ -164,8 +164,7 @@ class Agent:
         if self._admission is None:
             self._admit()
         assert self._admission is not None
-        with self._lock:
-            state = self._state
+        state = self._state  # as journaled; without the lock, which waits for the disk
         began_s = time.monotonic()  # the lease runs from before the question, not the answer
         pulse = self._control.heartbeat(
             Heartbeat(

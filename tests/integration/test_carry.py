@@ -6,6 +6,7 @@ A choice of them here; `make carry` for all."""
 from __future__ import annotations
 
 import os
+import queue
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,10 +102,18 @@ def said(world: Planet) -> str:
 
 
 def ended(world: Planet, node: LocalNode) -> Report:
-    while (report := node.report()).phase == "running":
-        pass
-    assert report.exit_code == 0, f"{report}\n{said(world)}"
-    return report
+    """However long the rest of the training takes: it may not stand still for as long as a report
+    is waited for."""
+    while True:
+        steps = world.steps()
+        try:
+            report = node.report()
+        except queue.Empty:
+            assert world.steps() > steps, f"nothing happens at step {steps}\n{said(world)}"
+            continue
+        if report.phase != "running":
+            assert report.exit_code == 0, f"{report}\n{said(world)}"
+            return report
 
 
 @pytest.mark.parametrize("case", CHOSEN)

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 
-from singularity.agent.core import Ended
+from singularity.agent.core import AgentState, Ended
 from singularity.agent.effects import Effect, Kill, Launch
 from singularity.agent.executor import Executor
 from singularity.agent.journal import Journal
@@ -127,6 +127,8 @@ class World:
     def __init__(self, directory: Path) -> None:
         self.plane = Plane(SigningKey.load_or_create(directory / "key", Sealing.ENCRYPTED))
         self.journal, self.hand = Journal(directory / "journal"), Hand()
+        # Nobody pulls the plug here, and a disk that is busy takes seconds for each write.
+        self.journal._db.execute("PRAGMA synchronous = OFF")
         register = Register(
             node=NODE, region="r", cluster="c", device="cpu", devices=4, address="n:1"
         )
@@ -206,6 +208,31 @@ def test_what_cannot_be_journaled_is_not_done_until_it_can(world: World) -> None
     world.disk(full=False)
     until(lambda: world.plane.beats[-1].acknowledged == 1, "the letter to be taken")
     assert [type(e) for e in world.hand.effects] == [Launch]
+
+
+def test_a_disk_that_is_slow_does_not_silence_the_node(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that beats waited for it as well, and the ranks were stopped as if nobody heard
+    of them any more."""
+    writing, written, save = threading.Event(), threading.Event(), world.journal.save
+
+    def slowly(state: AgentState) -> None:
+        writing.set()
+        assert written.wait(20)
+        save(state)
+
+    monkeypatch.setattr(world.journal, "save", slowly)
+    world.deliver(world.plane.post(start("j")))
+    assert writing.wait(20)
+    beats = len(world.plane.beats)
+    try:
+        until(lambda: len(world.plane.beats) > beats + 20, "it to be heard of all the while")
+        assert world.plane.beats[-1].acknowledged == 0, "it is not safe yet"
+    finally:
+        written.set()
+    until(lambda: world.plane.beats[-1].acknowledged == 1, "the letter to be taken")
+    assert not world.hand.frozen
 
 
 def test_an_end_that_cannot_be_journaled_is_told_when_it_can(world: World) -> None:
