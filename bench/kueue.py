@@ -26,6 +26,7 @@ import psycopg
 import yaml
 from kueue_agents import Agents, Line
 from kueue_load import Json, Load, Work, document, ideal_s, load
+from kueue_time import tell_time
 
 from singularity.cli.embedded import Planet
 from singularity.cli.fleet import NodePlace
@@ -182,6 +183,7 @@ def replay(args: argparse.Namespace, found: Load) -> None:
             wait_until_led(postgres.url)
             before, own = cpu_s(made, postgres, valkey), psutil.Process()
             mine = own.cpu_times()
+            print("it begins", flush=True)
             began_at_s, began_s = time.time(), time.monotonic()
             generator = Generator(made.url, made.token, found, args.clients, args.items)
             submitted_s = generator.run(began_s)
@@ -239,6 +241,8 @@ def tell(
         print("class      waits: mean     p50     max     held p50   (s)")
         for kind, mean, p50, most, kept, count in db.execute(_WAITS).fetchall():
             print(f"{kind:<10} {mean:12.2f} {p50:7.2f} {most:7.2f} {kept:9.3f}   of {count}")
+        if args.time:
+            tell_time(db, began_s, took_s, sum(found.cohorts.values()))
     print(
         f"CPU: {total:.1f} s of {os.cpu_count()} cores, {total / max(1, ended) * 1e3:.2f} ms a job"
     )
@@ -262,6 +266,7 @@ def main() -> None:
         "--deadline", type=float, default=600.0, help="seconds, after the last submit"
     )
     parser.add_argument("--keep", default="", help="a directory for the logs")
+    parser.add_argument("--time", action="store_true", help="tell where the time went")
     args = parser.parse_args()
     directory = args.data if (args.data / args.set).is_dir() else args.data / "kueue"
     config: Json = yaml.safe_load((directory / args.set / "generator.yaml").read_text())
