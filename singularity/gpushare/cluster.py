@@ -17,11 +17,12 @@ from lightkube.config.models import User
 from lightkube.core.exceptions import ConfigError
 from lightkube.models.core_v1 import ObjectReference
 from lightkube.models.meta_v1 import ObjectMeta
-from lightkube.resources.core_v1 import ConfigMap, Node, Pod, PodBinding
+from lightkube.resources.core_v1 import ConfigMap, Node, NodeStatus, Pod, PodBinding
+from lightkube.types import PatchType
 
 from singularity.primitives.errors import Conflict, NotFound, Rejected, Unavailable
 
-from .reading import SYSTEM
+from .reading import ASSIGNED, COUNT, SIZES, SYSTEM
 
 _CALL_S: Final = 4.0  # the scheduler waits for five
 _WATCH_S: Final = 300
@@ -100,6 +101,22 @@ class Cluster:
         # the server answers with a Status, which the library would read as one more binding
         with _refusals(), suppress(msgspec.ValidationError):
             await self._client.create(PodBinding(metadata=said, target=target), name=meta.name)
+
+    async def assigned(self, namespace: str, name: str) -> None:
+        """Say of a pod that it was given its device."""
+        await self._patch(Pod, name, {"metadata": {"annotations": {ASSIGNED: "true"}}}, namespace)
+
+    async def describe(self, node: str, count: int, sizes: str | None) -> None:
+        """How many GPUs a node has, and how large each is where they differ."""
+        has = {"capacity": {COUNT: str(count)}, "allocatable": {COUNT: str(count)}}
+        await self._patch(NodeStatus, node, {"status": has})
+        await self._patch(Node, node, {"metadata": {"annotations": {SIZES: sizes}}})
+
+    async def _patch(self, kind: Any, name: str, change: Any, namespace: str | None = None) -> None:
+        with _refusals():
+            await self._client.patch(
+                kind, name, change, namespace=namespace, patch_type=PatchType.MERGE
+            )
 
     async def all_of(self, kind: Any, namespace: str | None) -> tuple[list[Any], str]:
         """All objects of a kind, and the version at which that is so."""

@@ -10,6 +10,7 @@ from lightkube.resources.core_v1 import ConfigMap, Node, Pod
 
 from singularity.primitives.errors import InvalidSpec
 
+from .matching import Waiting
 from .quantity import units
 from .shares import Claim, GpuNode, Packing, Request
 
@@ -92,6 +93,18 @@ def claim_of(pod: Pod) -> Claim | None:
         units=max(0, _number(said.get(HELD)) or 0),
         priority=spec.priority or 0,
     )
+
+
+def waiting_of(pod: Pod) -> Waiting | None:
+    """What was chosen for it and is to be handed over, or was; None of a pod without a device."""
+    claim, meta, spec = claim_of(pod), pod.metadata, pod.spec
+    if claim is None or meta is None or spec is None:
+        return None
+    said = meta.annotations or {}
+    both = (*(spec.initContainers or ()), *spec.containers)
+    wants = tuple((each.name, units) for each in both if (units := _limit(each)))
+    over = said.get(ASSIGNED) != "false"
+    return Waiting(claim, wants, _number(said.get(ASSUMED)) or 0, handed_over=over)
 
 
 def node_of(node: Node) -> GpuNode | None:

@@ -3,9 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class PluginSettings(BaseSettings):
+    """Of the device plugin on a node. `gpushare_node` is its name in the cluster,
+    `gpushare_plugins` where kubelet looks for plugins, `gpushare_root` where containers'
+    directories are, the same path outside of this container. A pod's limit counts in
+    `gpushare_unit`. Without `gpushare_limit` containers may take what they like of their device,
+    as with the original."""
+
+    model_config = SettingsConfigDict(env_prefix="SINGULARITY_")
+
+    gpushare_node: str = Field(min_length=1)
+    gpushare_plugins: Path = Path("/var/lib/kubelet/device-plugins")
+    gpushare_root: Path = Path("/var/lib/singularity-gpushare")
+    gpushare_unit: Literal["GiB", "MiB"] = "GiB"
+    gpushare_limit: bool = True
+
+    @property
+    def unit_bytes(self) -> int:
+        return 1 << (30 if self.gpushare_unit == "GiB" else 20)
 
 
 class ExtenderSettings(BaseSettings):

@@ -193,6 +193,45 @@ def test_memory_over_the_cap_is_refused_as_the_driver_would(shared: Shared) -> N
     shared.page.cap(0, 600_000)
 
 
+def test_processes_of_one_container_share_a_cap(shared: Shared, directory: Path) -> None:
+    """Also those that were forked; and what the dead had is free again."""
+    env = shared.page.share(1_000_000)
+
+    def another(number: int) -> Client:
+        client = Client(directory, f"process{number}", ["dlsym", "keep", 400_000], env)
+        shared.clients.append(client)
+        assert client.line() == ["up"]
+        return client
+
+    def asks(client: Client, line: str = "") -> list[str]:
+        client.tell(line)
+        return client.line()
+
+    first, second = another(1), another(2)
+    assert asks(first) == ["0", "600000", "1000000"]
+    assert asks(second) == ["0", "200000", "1000000"]
+    assert asks(first) == asks(second) == ["2", "200000", "1000000"]
+    first.end()
+    assert asks(second, "fork") == ["0", "200000", "1000000"], "the child has what the first had"
+    assert asks(second) == ["0", "200000", "1000000"], "and has ended"
+    assert asks(another(3)) == ["2", "200000", "1000000"]
+    held = [shared.page.slot(n) for n in range(4)]
+    assert sum(slot.used_bytes for slot in held if slot.pid) == 800_000
+
+
+def test_no_more_processes_than_slots_have_memory(shared: Shared, directory: Path) -> None:
+    env = shared.page.share(1_000_000)
+    with shared.page.path.open("r+b") as file:
+        for slot in range(30):
+            file.seek(128 + slot * 128 + 4)
+            file.write(os.getpid().to_bytes(4, "little"))  # who lives
+    client = Client(directory, "late", ["dlsym", "keep", 1], env)
+    shared.clients.append(client)
+    assert client.line() == ["up"]
+    client.tell()
+    assert client.line() == ["2", "0", "1000000"]
+
+
 @pytest.mark.parametrize("mode", [Mode.STALL, Mode.STALL | Mode.STRICT])
 def test_a_process_whose_launches_nobody_sees_is_noticed(shared: Shared, mode: Mode) -> None:
     shared.page.rule(mode)

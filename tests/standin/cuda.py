@@ -100,9 +100,9 @@ class Client:
         line, _, self._said = self._said.partition(b"\n")
         return line.decode().split()
 
-    def tell(self) -> None:
+    def tell(self, line: str = "") -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write(b"\n")
+        self.process.stdin.write(f"{line}\n".encode())
         self.process.stdin.flush()
 
     def end(self) -> None:

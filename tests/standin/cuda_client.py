@@ -173,6 +173,23 @@ def memory(how: str) -> None:
     sys.stdin.readline()
 
 
+def keep(how: str, count_bytes: int) -> None:
+    """For each line take so much memory, or, for `fork`, have a child take it, which then ends; say
+    the code, and what is left."""
+    Stream(how)
+    print("up", flush=True)
+    for line in sys.stdin:
+        if line.strip() == "fork" and (child := os.fork()):
+            os.waitpid(child, 0)
+            continue
+        found, left, total = ctypes.c_uint64(), ctypes.c_size_t(), ctypes.c_size_t()
+        code = DRIVER.cuMemAlloc_v2(ctypes.byref(found), ctypes.c_size_t(count_bytes))
+        ok(DRIVER.cuMemGetInfo_v2(ctypes.byref(left), ctypes.byref(total)))
+        print(code, left.value, total.value, flush=True)
+        if line.strip() == "fork":
+            os._exit(0)
+
+
 def shape(*size: int) -> ctypes.Array[ctypes.c_size_t]:
     """Of an array of bytes with one channel."""
     return (ctypes.c_size_t * (len(size) + 2))(*size, 1 | 1 << 32)

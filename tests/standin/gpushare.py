@@ -39,7 +39,7 @@ class Site:
     def api_url(self) -> str:
         return self._api.url
 
-    def _config(self) -> SingleConfig:
+    def config(self) -> SingleConfig:
         return SingleConfig("site", Context(cluster="site"), Server(server=self.api_url))
 
     @property
@@ -52,7 +52,7 @@ class Site:
 
     def another(self) -> str:
         """One more extender, that knows the cluster; its address."""
-        found = Served(create_app(Door(self._config()), SystemClock(), 1 << 20))
+        found = Served(create_app(Door(self.config()), SystemClock(), 1 << 20))
         self._extenders.append(found)
         until(lambda: httpx.get(f"{found.url}/readyz").status_code == 200)
         return found.url

@@ -81,6 +81,11 @@ class Cluster:
             found["metadata"]["uid"] = there["metadata"]["uid"]
             return self.put(plural, found)
 
+    def patch(self, plural: str, namespace: str, name: str, change: Object) -> Object:
+        """By RFC 7386."""
+        with self._lock:
+            return self.put(plural, _merged(self.get(plural, namespace, name), change))
+
     def create(self, plural: str, namespace: str, found: Object) -> Object:
         with self._lock:
             name = found["metadata"]["name"]
@@ -107,6 +112,18 @@ class Cluster:
             pod["spec"]["nodeName"] = binding["target"]["name"]
             pod["metadata"].setdefault("annotations", {}).update(said.get("annotations") or {})
             self.put("pods", pod)
+
+
+def _merged(found: Any, change: Any) -> Any:
+    if not isinstance(change, dict):
+        return change
+    made = dict(found) if isinstance(found, dict) else {}
+    for key, value in change.items():
+        if value is None:
+            made.pop(key, None)
+        else:
+            made[key] = _merged(made.get(key), value)
+    return made
 
 
 def refusal(code: int, reason: str, message: str) -> HTTPException:
@@ -140,11 +157,17 @@ def api(cluster: Cluster) -> FastAPI:
         return {"kind": kind, "apiVersion": "v1", "metadata": meta, "items": found}
 
     async def one(request: Request, plural: str, name: str, namespace: str = "") -> Any:
-        verb = "update" if request.method == "PUT" else "get"
+        verb = {"PUT": "update", "PATCH": "patch"}.get(request.method, "get")
         cluster.asked.add((verb, plural, namespace))
+        if verb == "patch":
+            return cluster.patch(plural, namespace, name, await request.json())
         if request.method == "PUT":
             return cluster.replace(plural, namespace, name, await request.json())
         return cluster.get(plural, namespace, name)
+
+    async def status(request: Request, plural: str, name: str) -> Any:
+        cluster.asked.add(("patch", f"{plural}/status", ""))
+        return cluster.patch(plural, "", name, await request.json())
 
     async def binding(request: Request, namespace: str, name: str) -> JSONResponse:
         cluster.asked.add(("create", "pods/binding", namespace))
@@ -157,7 +180,8 @@ def api(cluster: Cluster) -> FastAPI:
     app.add_api_route(f"{inside}/pods/{{name}}/binding", binding, methods=["POST"])
     for path in (inside, "/api/v1"):
         app.add_api_route(f"{path}/{{plural}}", many, methods=["GET", "POST"])
-        app.add_api_route(f"{path}/{{plural}}/{{name}}", one, methods=["GET", "PUT"])
+        app.add_api_route(f"{path}/{{plural}}/{{name}}", one, methods=["GET", "PUT", "PATCH"])
+    app.add_api_route("/api/v1/{plural}/{name}/status", status, methods=["PATCH"])
     return app
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -9,7 +11,10 @@ import pytest
 from lightkube.resources.core_v1 import ConfigMap, Node, Pod
 
 from singularity.gpushare import answers, reservations
+from singularity.gpushare.containers import Containers
 from singularity.gpushare.fleet import ASSUMED_S, Fleet
+from singularity.gpushare.matching import Waiting, expected, served
+from singularity.gpushare.plugin import Gpu, listed, preferred
 from singularity.gpushare.quantity import units
 from singularity.gpushare.reading import PACKING, SIZES, claim_of, node_of, request_of, sick_of
 from singularity.gpushare.reservations import Reservation
@@ -211,3 +216,45 @@ def test_hosts_are_scored_whether_they_share_or_not() -> None:
     assert found == [
         {"Host": "g1", "Score": 10}, {"Host": "cpu", "Score": 0}, {"Host": "none", "Score": 0}
     ]  # fmt: skip
+
+
+# ---------------------------------------------------------------- whose container it is
+def waiting(uid: str, since_ns: int, *sizes: int, over: bool = False) -> Waiting:
+    named = tuple((f"c{n}", size) for n, size in enumerate(sizes))
+    return Waiting(claim(uid, 0, sum(sizes)), named, since_ns, over)
+
+
+def test_the_pod_that_was_bound_first_of_those_that_want_so_much_is_meant() -> None:
+    pods = [waiting("late", 30, 2, 3), waiting("early", 10, 3), waiting("first", 5, 3, over=True)]
+    found = expected(pods, set(), 3)
+    assert found is not None and (found[0].claim.uid, found[1]) == ("early", "c0")
+    found = expected(pods, {("early", "c0")}, 3)
+    assert found is not None and (found[0].claim.uid, found[1]) == ("late", "c1")
+    assert not served(pods[0], {("late", "c1")})
+    assert served(pods[0], {("late", "c0"), ("late", "c1")})
+    assert expected(pods, set(), 4) is None
+
+
+def test_more_units_than_a_message_holds_are_refused_with_what_to_do() -> None:
+    gpus = [Gpu(n, f"GPU-{n}", 81_920, True) for n in range(8)]
+    with pytest.raises(InvalidSpec, match="count in GiB"):
+        listed(gpus)
+    assert len(listed([Gpu(0, "GPU-0", 80, True)]).devices) == 80
+
+
+def test_units_of_the_chosen_gpu_are_preferred() -> None:
+    units = ["0.0", "0.1", "1.0", "1.1", "10.0"]
+    assert preferred(1, units, [], 2) == ["1.0", "1.1"]
+    assert preferred(1, units, ["0.0"], 3)[0] == "0.0"
+
+
+def test_a_directory_that_another_container_may_have_stays(tmp_path: Path) -> None:
+    """Of two pods of one size that were bound together either may have been given the other's."""
+    kept = Containers(tmp_path, limits=False)
+    for uid in ("gone", "other"):
+        kept.prepare((uid, "c0"), 3, 3)
+    now_ns = time.time_ns()
+    kept.keep([waiting("live", now_ns, 3)])
+    assert kept.given() == {("gone", "c0"), ("other", "c0")}
+    kept.keep([waiting("live", now_ns, 2), waiting("much-later", now_ns + 10**12, 3)])
+    assert kept.given() == set()

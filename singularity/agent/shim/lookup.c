@@ -29,11 +29,13 @@ void set_up(void) {
     fixed.slot = slot ? (uint32_t)atoi(slot) : 0;
     struct page *found = mapped(path);
     seat = sits ? mapped(sits) : &fixed;
+    int any = !sits && !strcmp(slot, "any");
     if (!found || found->magic != MAGIC || !seat || seat->slot >= SLOTS) {
         say("the page that the environment names cannot be used; nothing is enforced here");
         return;
     }
     page = found;
+    if (any) seat = any_seat();
     me->pid = (uint32_t)getpid();
     if (me->status == ABSENT) me->status = LOADED;
 }

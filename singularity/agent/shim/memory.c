@@ -14,12 +14,13 @@ static pthread_mutex_t blocks_lock = PTHREAD_MUTEX_INITIALIZER;
 static int reserve(uint64_t bytes) {
     pthread_once(&once, set_up);
     if (!page) return 1;
-    uint64_t cap = me->cap_bytes;
+    uint64_t cap = cap_bytes();
     if (cap && bytes > cap) {
         me->denied++;
         return 0;
     }
-    if (atomic_fetch_add(&me->used_bytes, bytes) + bytes <= cap || !cap) return 1;
+    atomic_fetch_add(&me->used_bytes, bytes); /* first: whoever asks at the same time sees it */
+    if (!cap || used_bytes() <= cap) return 1;
     atomic_fetch_sub(&me->used_bytes, bytes);
     me->denied++;
     return 0;
@@ -39,6 +40,11 @@ static void forget_all(void) {
             free(b);
         }
     pthread_mutex_unlock(&blocks_lock);
+}
+
+void disown_all(void) {
+    memset(blocks, 0, sizeof blocks);
+    pthread_mutex_init(&blocks_lock, 0);
 }
 
 /* Keep what was given for `key`, or take the reservation back. */
@@ -168,9 +174,9 @@ ASYNC(_ptsz)
 API Result cuMemGetInfo_v2(size_t *left, size_t *total) {
     Result code = REAL(cuMemGetInfo_v2, Result(*)(size_t *, size_t *))(left, total);
     pthread_once(&once, set_up);
-    uint64_t cap = page ? me->cap_bytes : 0;
+    uint64_t cap = page ? cap_bytes() : 0;
     if (code != OK || !cap) return code;
-    uint64_t used = me->used_bytes, room = used < cap ? cap - used : 0;
+    uint64_t used = used_bytes(), room = used < cap ? cap - used : 0;
     if (*total > cap) *total = cap;
     if (*left > room) *left = room;
     return code;
@@ -178,7 +184,7 @@ API Result cuMemGetInfo_v2(size_t *left, size_t *total) {
 API Result cuDeviceTotalMem_v2(size_t *bytes, int device) {
     Result code = REAL(cuDeviceTotalMem_v2, Result(*)(size_t *, int))(bytes, device);
     pthread_once(&once, set_up);
-    uint64_t cap = page ? me->cap_bytes : 0;
+    uint64_t cap = page ? cap_bytes() : 0;
     if (code == OK && cap && *bytes > cap) *bytes = cap;
     return code;
 }

@@ -10,6 +10,7 @@
     24      shut_ns      both    for how long the gate was closed in all, until it last opened
     32      since_ns     both    when it was last closed, by the monotonic clock
     40      until_ns     agent   when the agent's bit of the gate counts no more; 0 never
+    48      together     agent   bytes that all processes of the page may hold; 0: each its own cap
     128     30 slots of 128 bytes, one for each process; their fields see _WORDS and _LONGS
 
 Real-time processes close and open the gate themselves, without the agent. shim.h has the layout
@@ -37,7 +38,7 @@ _MAGIC: Final = 0x53475331
 _FIRST: Final = 128
 _STRIDE: Final = 128
 _GATE, _MODE, _WINDOW, _EVERY, _HOLD_OFF = 1, 2, 3, 4, 5  # 4-byte words of the page
-_SHUT, _SINCE, _UNTIL = 3, 4, 5  # 8-byte words of the page
+_SHUT, _SINCE, _UNTIL, _TOGETHER = 3, 4, 5, 6  # 8-byte words of the page
 _CLASS, _PID, _STATUS = 0, 1, 2  # 4-byte words of a slot
 # 8-byte words of a slot, in their order
 _LONGS: Final = (
@@ -170,6 +171,16 @@ class ControlPage:
             "LD_PRELOAD": str(self.library),
             "SINGULARITY_SHIM_PAGE": str(self.path),
             "SINGULARITY_SHIM_SLOT": str(slot),
+        }
+
+    def share(self, cap_bytes: int) -> Mapping[str, str]:
+        """For the processes of one container, and of no other: they take slots by themselves, and
+        all together hold no more than this. What their environment needs."""
+        self._longs[_TOGETHER] = cap_bytes
+        return {
+            "LD_PRELOAD": str(self.library),
+            "SINGULARITY_SHIM_PAGE": str(self.path),
+            "SINGULARITY_SHIM_SLOT": "any",
         }
 
     def cap(self, slot: int, cap_bytes: int) -> None:

@@ -7,8 +7,9 @@
  * when nothing has been in flight for the hold-off. Both: a cap on memory, answered as the driver
  * answers when it has none left.
  *
- * Environment: SINGULARITY_SHIM_PAGE (path) and SINGULARITY_SHIM_SLOT (number), or instead of the
- * number SINGULARITY_SHIM_SEAT (path, see struct seat). Without a page every call is passed on.
+ * Environment: SINGULARITY_SHIM_PAGE (path) and SINGULARITY_SHIM_SLOT (number, or "any": the page is
+ * of one container and its processes take slots by themselves), or instead of the number
+ * SINGULARITY_SHIM_SEAT (path, see struct seat). Without a page every call is passed on.
  * Programs find the driver's functions in three ways, all of which lead here: linked, by dlsym, by
  * cuGetProcAddress. The layout of the page is also in page.py.
  */
@@ -53,7 +54,8 @@ struct slot { /* 128 bytes */
 struct page {
     _Atomic uint32_t magic, gate, mode, window, gate_every, hold_off_us;
     _Atomic uint64_t shut_ns, shut_since_ns, agent_until_ns;
-    uint32_t spare[20];
+    _Atomic uint64_t together_bytes; /* cap of all processes of the page; 0: each has its own */
+    uint32_t spare[18];
     struct slot slots[SLOTS];
 };
 _Static_assert(sizeof(struct slot) == 128 && sizeof(struct page) <= PAGE_BYTES, "layout");
@@ -72,6 +74,10 @@ extern pthread_once_t once;
 #define my_bit (1u << seat->slot % SLOTS)
 
 void set_up(void);
+struct seat *any_seat(void);        /* one that is free; all processes of the page see each other */
+uint64_t cap_bytes(void);           /* 0: none */
+uint64_t used_bytes(void);          /* of what the cap is for */
+void disown_all(void);              /* what the parent of this process has */
 void say(const char *what);
 void *driver_symbol(const char *name);
 void *plain_symbol(void *library, const char *name); /* as if we were not there */
