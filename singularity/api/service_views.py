@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from singularity.primitives import replicas
 from singularity.primitives.lending import Repaid
-from singularity.primitives.model import Intent, Job
+from singularity.primitives.model import Intent, Job, JobId
 from singularity.primitives.routing import quantile_s
 from singularity.primitives.service import Loan
 from singularity.primitives.sla import KEPT, SLICE_S, share
@@ -59,6 +60,40 @@ def service_view(found: Standing, now_s: float) -> Json:
         "age_s": max(0.0, (service.ended_at_s or now_s) - service.created_at_s),
         "version": service.version,
     }
+
+
+def why_view(found: Standing, told: Mapping[JobId, Sequence[Json]]) -> Json:
+    """Why it has the replicas that it has, as `why` tells it of a job; `told` are the reasons of
+    each replica that shall answer and does not yet."""
+    service = found.service
+    wanted = 0 if service.ending else sum(service.wanted())
+    ready = sum(map(replicas.ready, found.replicas))
+    resting = sum(replicas.resting(job) for job in found.replicas)
+    counts = f"{ready} of {wanted} wanted replicas answer"
+    if resting:
+        counts += f"; {resting} more rest until there is load for them"
+    bounds = f"; it may have {service.least} to {service.most}"
+    reasons = [{"kind": "replicas", "detail": counts + bounds}]
+    if found.load is not None:
+        target = service.target
+        rate = f"{found.load.rps:.1f} requests a second, {found.load.busy:.1f} at a time"
+        aim = f"each replica shall have {target.value:g} ({target.measure})"
+        reasons.append({"kind": "load", "detail": f"{rate}, {found.load.queued} wait; {aim}"})
+    if (slo := service.slo) is not None:
+        attained = found.hour.attained(slo)
+        kept = "none was asked" if attained is None else f"{attained:.2%} within the last hour"
+        reasons.append({"kind": "promise", "detail": f"{slo.share:.2%} are promised; {kept}"})
+    if service.message:
+        reasons.append({"kind": "service", "detail": service.message})
+    if found.lent:
+        lent = ", ".join(f"{n} of {job}" for job, n in sorted(found.lent.items()))
+        reasons.append({"kind": "borrowed", "detail": f"devices that training gave: {lent}"})
+    for job in found.replicas:
+        for reason in told.get(job.id, ()):
+            detail = f"{job.spec.name}: {reason['detail']}"
+            reasons.append({"kind": reason["kind"], "detail": detail})
+    word = condition(service, found.replicas, wanted)
+    return {"state": word, "placed": ready > 0, "reasons": reasons, "changes": [], "eta": None}
 
 
 def condition(service: Service, jobs: tuple[Job, ...], wanted: int) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from singularity.primitives import engines
+from singularity.primitives import engines, replicas
 from singularity.primitives.findings import Certificate
 from singularity.primitives.health import Health
 from singularity.primitives.model import Checkpoint, Job, Tier
@@ -60,6 +60,7 @@ def job_view(job: Job, spec: Json, nodes: Mapping[NodeId, Node], outlook: Outloo
         "tier": job.tier.name.lower(),
         "state": str(job.state),
         "intent": str(job.intent),
+        "resting": replicas.resting(job),
         "devices": job.devices,
         "device": job.spec.device,
         "ranks": job.spec.ranks,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 from typing import Annotated, Final
+from urllib.parse import quote
 
 import typer
 
 from singularity.primitives.clock import SystemClock
+from singularity.primitives.errors import NotFound
 
 from .client import Client, Json, decode, path_of
 from .frame import server
@@ -40,7 +42,7 @@ JOBS = Sheet(
     (
         Column[JobView]("ID", lambda j: j.id),
         Column("NAME", lambda j: j.name),
-        Column("STATE", lambda j: j.state),
+        Column("STATE", lambda j: j.condition),
         Column("TIER", lambda j: j.tier),
         Column("DEVICES", lambda j: f"{j.held}/{j.devices} {j.device}"),
         Column("REGION", lambda j: j.region or "-"),
@@ -136,9 +138,13 @@ def describe(ctx: typer.Context, job: JobName, output: Output = Format.YAML) -> 
     show_one(server(ctx).get(path_of(job)), JOBS, output)
 
 
-def why(ctx: typer.Context, job: JobName, output: Output = Format.TABLE) -> None:
-    """Say why a job waits, and the smallest changes that would let it run."""
-    body = server(ctx).get(path_of(job, "why"))
+def why(
+    ctx: typer.Context,
+    job: Annotated[str, typer.Argument(metavar="JOB|SERVICE", help="Id, or unique name.")],
+    output: Output = Format.TABLE,
+) -> None:
+    """Say why a job waits, and the smallest changes that would let it run; or how a service is."""
+    body = _why(server(ctx), job)
     if output in (Format.JSON, Format.YAML):
         show_raw(body, output)
         return
@@ -154,6 +160,18 @@ def why(ctx: typer.Context, job: JobName, output: Output = Format.TABLE) -> None
         put(f"wait → {_eta(view)}\n")
     if view.state == "failed":
         say(f"what its ranks printed: singularity logs {job} --rank N")
+
+
+def _why(client: Client, name: str) -> Json:
+    """Of the job of that name, or else of the service."""
+    try:
+        return client.get(path_of(name, "why"))
+    except NotFound as error:
+        try:
+            return client.get(f"/v1/services/{quote(name, safe='')}/why")
+        except NotFound as neither:
+            near = error.facts.get("near") or neither.facts.get("near")
+            raise NotFound(f"there is no job or service {name!r}", near=near) from error
 
 
 def _eta(view: WhyView) -> str:

@@ -50,6 +50,7 @@ class JobView(View):
     tier: str = ""
     state: str
     intent: str = ""
+    resting: bool = False
     devices: int
     device: str = ""
     ranks: int = 1
@@ -65,6 +66,11 @@ class JobView(View):
     infra_failures: int = 0
     checkpoint: CheckpointView | None = None
     certificate: CertificateView | None = None
+
+    @property
+    def condition(self) -> str:
+        """Its state; of a replica that its service does not need now, that it waits for nothing."""
+        return "resting" if self.resting else self.state
 
     @property
     def held(self) -> int:

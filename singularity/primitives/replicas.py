@@ -30,6 +30,12 @@ def rest(job: Job, now_s: float) -> Job:
     return replace(job, intent=Intent.HOLD, leaving_at_s=leaving_s, version=job.version + 1)
 
 
+def resting(job: Job) -> bool:
+    """Is it a replica that nobody needs now?"""
+    held = job.intent is Intent.HOLD and job.state in WAITING
+    return held and job.spec.serving is not None
+
+
 def evict(job: Job, now_s: float) -> Job:
     """It shall make way. What is weighed for that is charged to it in the same step."""
     return replace(job, leaving_at_s=_leaving_s(job, now_s), version=job.version + 1)

@@ -181,6 +181,36 @@ def test_training_lends_and_gets_back(api: Api, fleet: list[Agent], database: st
     tell(api, router)
 
 
+def test_why_a_service_has_the_replicas_that_it_has(api: Api, fleet: list[Agent]) -> None:
+    service = api.ok("POST", "/v1/services", {**SPEC, "replicas": {"min": 2, "max": 3}})
+    kinds = ["replicas", "promise"]
+    before = api.ok("GET", "/v1/services/cnn/why")
+    assert (before["state"], before["placed"]) == ("starting", False)
+    assert [r["kind"] for r in before["reasons"]][:2] == kinds
+    for _ in range(3):  # it is woken, and then placed
+        turn(api, fleet)
+    after = api.ok("GET", "/v1/services/cnn/why")
+    assert after["state"] == "serving" and [r["kind"] for r in after["reasons"]] == kinds
+    assert after["reasons"][0]["detail"] == (
+        "2 of 2 wanted replicas answer; 1 more rest until there is load for them;"
+        " it may have 2 to 3"
+    )
+    listed = {j["name"]: j["resting"] for j in api.ok("GET", "/v1/jobs")["items"]}
+    assert sorted(listed.values()) == [False, False, True]
+    tell(api, api.token("router"), note(service["id"], arrivals=4, done=4, busy=6.0))
+    told = {r["kind"]: r["detail"] for r in api.ok("GET", "/v1/services/cnn/why")["reasons"]}
+    assert "each replica shall have 2 (concurrency)" in told["load"]
+    for agent in fleet:
+        api.ok("POST", f"/v1/nodes/{agent.node}/cordon")
+    api.ok("PATCH", "/v1/services/cnn", {"replicas": {"min": 3, "max": 3}})
+    api.schedule()
+    short = api.ok("GET", "/v1/services/cnn/why")
+    assert short["state"] == "short"
+    waits, *_ = [r for r in short["reasons"] if "cnn-" in r["detail"]]
+    assert waits["detail"].partition(":")[0] in listed
+    assert api.call("GET", "/v1/services/nobody/why")[0] == 404
+
+
 def test_owners_rescale_and_update(api: Api, fleet: list[Agent]) -> None:
     api.ok("POST", "/v1/services", SPEC)
     for _ in range(2):

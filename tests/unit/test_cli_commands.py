@@ -179,6 +179,26 @@ def test_why_lists_every_reason_and_the_smallest_changes() -> None:
     ]
 
 
+def test_why_of_a_service_tells_of_the_service() -> None:
+    none = problem(404, "not-found", "there is no job 'cnn'", near=["cnn-1", "cnn-2"])
+    body = {"state": "serving", "reasons": [{"kind": "replicas", "detail": "1 of 1 answers"}]}
+    answers = {
+        "GET /v1/jobs/cnn/why": none,
+        "GET /v1/services/cnn/why": httpx.Response(200, json=body),
+    }
+    assert Planet(dict(answers)).run("why", "cnn").stdout == " 1 replicas  1 of 1 answers\n"
+    answers["GET /v1/services/cnn/why"] = problem(404, "not-found", "there is no service", near=[])
+    missing = Planet(dict(answers)).run("why", "cnn")
+    assert missing.exit_code == 3
+    assert "no job or service 'cnn'" in missing.stderr and "cnn-1" in missing.stderr
+
+
+def test_a_replica_that_is_not_needed_rests_and_waits_for_nothing() -> None:
+    rows = items(job(state="pending", kind="serve", resting=True), job(id="b", state="pending"))
+    listed = Planet({"GET /v1/jobs": rows}).run("ps").stdout.splitlines()
+    assert "resting" in listed[1] and "pending" in listed[2]
+
+
 def test_why_of_a_job_that_failed_says_where_its_output_is() -> None:
     body = {"state": "failed", "reasons": [{"kind": "ended", "detail": "exited with code 2"}]}
     planet = Planet({"GET /v1/jobs/a/why": httpx.Response(200, json=body)})

@@ -16,12 +16,16 @@ from singularity.api.service_document import (
     read_service,
     service_schema,
 )
-from singularity.api.service_views import loan_view, repaid_view, service_view
-from singularity.api.services import Paged, Services, Serving, Submitter, Viewer
+from singularity.api.service_views import loan_view, repaid_view, service_view, why_view
+from singularity.api.services import Heavy, Paged, Services, Serving, Submitter, Viewer
 from singularity.api.store import listing
 from singularity.api.views import Json
+from singularity.primitives import replicas
 from singularity.primitives.errors import Forbidden, InvalidSpec
+from singularity.primitives.model import Intent
 from singularity.primitives.serving import ServiceId
+from singularity.scheduler.decide import decide
+from singularity.scheduler.explain import explain
 from singularity.scheduler.services import (
     Amended,
     Service,
@@ -108,6 +112,21 @@ def end(service: str, who: Submitter, serving: Serving) -> Json:
     """Its replicas take no new requests, finish those they have, and stop."""
     found, now_s = serving.offered.find(who, service), serving.clock.now_s()
     return _changed(serving, serving.ledger.change_service(found.id, "ending", ended, now_s))
+
+
+@router.get("/services/{service}/why")
+def why(service: str, who: Viewer, serving: Serving, _: Heavy) -> Json:
+    """Decides on the present state, carries out nothing, and tells of each replica that shall
+    answer and does not yet what keeps it."""
+    service_, now_s = serving.offered.find(who, service), serving.clock.now_s()
+    (found,) = serving.offered.standings([service_], now_s)
+    snapshot, policy = serving.ledger.snapshot(now_s), serving.settings.policy()
+    plan, told = decide(snapshot, policy), {}
+    for job in found.replicas:
+        if job.intent is Intent.RUN and not replicas.ready(job) and job.id in snapshot.by_id:
+            reasons = explain(snapshot, plan, snapshot.by_id[job.id], policy).reasons
+            told[job.id] = [{"kind": r.kind, "detail": r.detail} for r in reasons]
+    return why_view(found, told)
 
 
 @router.get("/services/{service}/events")
