@@ -16,7 +16,7 @@ from singularity.primitives.transport import Letterbox, SigningKey
 from . import tables as t
 from .bulk import UNSYNCED, Question, begun, update_rows
 
-_BATCH: Final = 500
+BATCH: Final = 500
 _AGAIN_S: Final = 2.0  # doubled with each attempt; agents also pull, so this is a second chance
 _DOUBLINGS_MOST: Final = 6
 _TAKE: Final = """
@@ -65,7 +65,7 @@ def relay(engine: Engine, box: Letterbox, key: SigningKey, now_s: float) -> int:
 def _take(engine: Engine, now_s: float) -> list[_Due]:
     """Due letters by node and place in its log, marked as sent. Rows that a heartbeat is just
     about to delete are left to it."""
-    taking = Question(_TAKE, (now_s, _BATCH, now_s, _AGAIN_S, _DOUBLINGS_MOST))
+    taking = Question(_TAKE, (now_s, BATCH, now_s, _AGAIN_S, _DOUBLINGS_MOST))
     with begun(engine, Question(UNSYNCED), taking, Question("COMMIT")) as (_, (_, rows, _)):
         return [_Due(Envelope.model_validate_json(body), attempts) for body, attempts in rows]
 
