@@ -95,7 +95,7 @@ class Scene:
         self.engine, self.costs, self.count = engine, costs, jobs
         self.lease = Lease(engine, "schedule", "bench", lasts_s=3600.0)
         assert self.lease.hold()
-        self.doors, self.ledger = SqlLedger(engine), SqlLedger(engine, self.lease.guard)
+        self.doors, self.ledger = SqlLedger(engine), SqlLedger(engine, self.lease)
         for number in range(-(-jobs // DEVICES)):
             where = {"region": "r", "cluster": "c", "address": "127.0.0.1:1", "device": "cpu"}
             node = NodeId(f"n{number:03}")

@@ -8,22 +8,20 @@ Every method locks services by id first, then jobs, then nodes: one order, so no
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
-from sqlalchemy.exc import IntegrityError
 
 from singularity.primitives import verbs
 from singularity.primitives.errors import (
     Conflict,
     IdempotencyMismatch,
     NotFound,
-    SingularityError,
 )
-from singularity.primitives.faults import fault_of, gone, noted, reborn
+from singularity.primitives.faults import gone, reborn
 from singularity.primitives.holdings import hosts, presented
-from singularity.primitives.messages import Envelope, Register, Report
+from singularity.primitives.messages import Envelope, Register
 from singularity.primitives.model import ACTIVE, TERMINAL, Intent, Job, JobId, Kind
 from singularity.primitives.nodes import ClusterId, Node, NodeId, RegionId, Scope
 from singularity.primitives.operations import By
@@ -36,14 +34,16 @@ from singularity.scheduler.snapshot import Snapshot
 from singularity.scheduler.standing import admissible, outdated
 
 from . import tables as t
-from .books import Books, insert_jobs, load_jobs, load_nodes
-from .bulk import among, literally
+from .books import Books, End, Readings, insert_jobs, load_jobs, load_nodes, nodes_from
+from .bulk import Answer, Question, among, ask, begun, literally
 from .drains import book
 from .duties import SqlDuties
+from .folding import SqlReports
 from .following import Follower
-from .locks import jobs_of, jobs_on, lock_jobs, lock_nodes, lock_nodes_governed, with_verified
+from .lease import Lease
+from .locks import jobs_on, lock_jobs, lock_nodes, locked_hosts, locked_jobs, with_verified
 from .operations import Deed, note
-from .projects import SqlProjects, open_projects
+from .projects import GOVERNED, SqlProjects, open_projects, projects_from
 from .rows import Submission, node_row
 from .tariffs import SqlTariffs
 from .traffic import SqlServices, write_changes
@@ -53,13 +53,14 @@ log = logging.getLogger(__name__)
 _NOT_ENDED = t.job_state.c.state.not_in([str(s) for s in TERMINAL])
 
 
-class SqlLedger(SqlDuties, SqlServices, SqlProjects, SqlTariffs):
-    """scheduler.ledger.Ledger on Postgres. `guard` is asked inside the transaction of every
+class SqlLedger(SqlReports, SqlDuties, SqlServices, SqlProjects, SqlTariffs):
+    """scheduler.ledger.Ledger on Postgres. A `lease` is asked inside the transaction of every
     commit whether its author still leads, and raises NotLeader."""
 
-    def __init__(self, engine: Engine, guard: Callable[[Connection], None] | None = None) -> None:
-        self._engine, self._guard = engine, guard
-        self._follower = Follower(engine)
+    def __init__(self, engine: Engine, lease: Lease | None = None) -> None:
+        self._engine, self._lease = engine, lease
+        self._readings = Readings()
+        self._follower = Follower(engine, self._readings)
 
     # -- jobs ------------------------------------------------------------------------------------
 
@@ -120,14 +121,17 @@ class SqlLedger(SqlDuties, SqlServices, SqlProjects, SqlTariffs):
     def commit(self, plan: Plan, now_s: float) -> dict[JobId, str]:
         """Carry out each action that is still admissible; the rest, with the reason why not."""
         rejected: dict[JobId, str] = {}
-        with self._engine.begin() as db:
-            if self._guard is not None:
-                self._guard(db)
+        mine = {a.job for a in plan.actions}
+        placed = {s.node for a in plan.actions for s in a.placement}
+        # Services are locked first, if any change; else all is by one message.
+        locks = locked_jobs(mine), locked_hosts(mine, placed), *GOVERNED
+        first = () if plan.changes else locks
+        with begun(self._engine, *self._led(), *first) as (db, found):
+            self._must_lead(found)
             written = write_changes(db, plan.changes, now_s)
-            jobs = lock_jobs(db, with_verified(db, {a.job for a in plan.actions}))
-            placed = {s.node for a in plan.actions for s in a.placement}
-            there = {n for j in jobs.values() for n in hosts(j)} | placed
-            nodes, governed = lock_nodes_governed(db, there)
+            of_jobs, of_nodes, *said = ask(db, *locks) if plan.changes else found[-len(locks) :]
+            jobs, nodes = self._readings.jobs_from(of_jobs), nodes_from(of_nodes)
+            governed = projects_from(*said)
             books, quota = Books(db, jobs, nodes, governed), Quota(governed)
             for action in sorted(plan.actions, key=lambda a: a.job):
                 job = books.jobs[action.job]
@@ -140,14 +144,14 @@ class SqlLedger(SqlDuties, SqlServices, SqlProjects, SqlTariffs):
                     books.write(job, perform(job, action, now_s), action.reason, now_s)
                     if action.pace_s:
                         book(db, action.drain, action.pace_s, now_s)
-            books.flush()
+            books.flush(End())
         return rejected
 
     def retire(self, jobs: Collection[JobId], now_s: float) -> None:
         """Give up the checkpoints of those of `jobs` that have ended."""
         with self._engine.begin() as db:
-            if self._guard is not None:
-                self._guard(db)
+            if self._lease is not None:
+                self._lease.guard(db)
             found = lock_jobs(db, jobs)
             books = Books(db, found, {})
             for job in sorted(found.values(), key=lambda j: j.id):
@@ -155,46 +159,15 @@ class SqlLedger(SqlDuties, SqlServices, SqlProjects, SqlTariffs):
                     books.write(job, verbs.retire(job), "", now_s)
             books.flush()
 
+    def _led(self) -> tuple[Question, ...]:
+        return () if self._lease is None else (self._lease.question,)
+
+    def _must_lead(self, found: Sequence[Answer]) -> None:
+        """`found` begins with the answers to `_led`. Raises NotLeader."""
+        if self._lease is not None:
+            self._lease.judge(found[0])
+
     # -- agents ----------------------------------------------------------------------------------
-
-    def record(self, report: Report, now_s: float) -> bool:
-        """Fold one report in. True when the node need not repeat it."""
-        return self._record([report], now_s, news=False)[0]
-
-    def record_many(
-        self, reports: Sequence[Report], now_s: float, *, news: bool = False
-    ) -> list[bool]:
-        """As each by itself, in their order, in one transaction. One that cannot be folded in is
-        left out, with a line in the log, and harms no other. With `news` they are probably new.
-
-        Rows are free again when it is written, and not only when it is on the disk: whoever tells
-        nodes that it is waits for database.synced() first.
-        """
-        try:
-            return self._record(reports, now_s, news=news)
-        except (AssertionError, IntegrityError, SingularityError):
-            if len(reports) > 1:
-                return [self.record_many([each], now_s)[0] for each in reports]
-            log.exception("report", extra={"job": reports[0].job, "node": reports[0].node})
-            return [False]
-
-    def _record(self, reports: Sequence[Report], now_s: float, *, news: bool) -> list[bool]:
-        """Most that are no news repeat what is known: those are seen without a lock, and change
-        nothing."""
-        told = {r.job for r in reports}
-        with self._engine.begin() as db:
-            known = lock_jobs(db, told) if news else jobs_of(db, told)
-            if not news or not any(j.spec.aside for j in known.values()):
-                moved = {r.job for r in reports if news or _changes(known.get(r.job), r, now_s)}
-                moved &= known.keys()
-                if moved and not news:
-                    about = {a.of for job in moved if (a := known[job].spec.aside)}
-                    known |= lock_jobs(db, moved | about)
-                if moved:
-                    mine = [r for r in reports if r.job in moved]
-                    known |= _folded(db, known, mine, now_s, synced=not news)
-                return [verbs.settled(known.get(r.job), r) for r in reports]
-        return self._record(reports, now_s, news=False)  # other jobs must be locked as well
 
     def register(self, register: Register, now_s: float) -> Node:
         """Admit a node. One that is new, was lost, or comes with another epoch than ours opens the
@@ -304,34 +277,6 @@ class SqlLedger(SqlDuties, SqlServices, SqlProjects, SqlTariffs):
     def nodes(self) -> dict[NodeId, Node]:
         with self._engine.connect() as db:
             return {n.id: n for n in load_nodes(db, select(t.node))}
-
-
-def _changes(job: Job | None, report: Report, now_s: float) -> bool:
-    return job is not None and verbs.settle(job, report, now_s).job != job
-
-
-def _folded(
-    db: Connection,
-    locked: Mapping[JobId, Job],
-    reports: Sequence[Report],
-    now_s: float,
-    *,
-    synced: bool,
-) -> dict[JobId, Job]:
-    """The jobs since."""
-    nodes = {n for r in reports for n in hosts(locked[r.job])}
-    books = Books(db, locked, lock_nodes(db, nodes))
-    for report in reports:
-        job = books.jobs[report.job]
-        step = verbs.settle(job, report, now_s)
-        if step.job == job:
-            continue  # somebody else was first, or an earlier one of these
-        books.write(job, step, report.reason, now_s, node=report.node)
-        books.timed(job, report)
-        if (fault := fault_of(job, step.job, report, now_s)) is not None:
-            books.put(noted(books.nodes[report.node], fault))
-    books.flush(synced=synced)
-    return books.jobs
 
 
 def _known(

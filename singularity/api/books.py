@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Select, Text, cast, select, update
@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from singularity.primitives import asides, lending
 from singularity.primitives.holdings import concerned, rebooked
 from singularity.primitives.messages import Envelope, Report
-from singularity.primitives.model import Job, JobId
+from singularity.primitives.model import TERMINAL, Job, JobId
 from singularity.primitives.nodes import Node, NodeId
 from singularity.primitives.projects import Project, claim
 from singularity.primitives.records import replace
@@ -24,7 +24,7 @@ from . import projects
 from . import service_tables as st
 from . import tables as t
 from .bulk import Json, Question, Writes, array_of, insert_rows
-from .database import LETTERS
+from .database import LETTERS, WAKE
 from .lives import Lives
 from .rows import (
     Submission,
@@ -40,12 +40,14 @@ from .rows import (
 )
 from .story import Happening, tell
 
-_JOBS: Final = (
-    "SELECT s.body::text, j.spec::text FROM job_state s JOIN job j ON j.id = s.id"
-    " WHERE s.id = ANY (%s::text[])"
+JOBS: Final = (
+    "SELECT s.id, s.state, s.body::text, j.spec::text FROM job_state s JOIN job j ON j.id = s.id"
 )
+_JOBS: Final = f"{JOBS} WHERE s.id = ANY (%s::text[])"
 _NODE: Final = tuple(column.name for column in t.node.c)
-_NODES: Final = f"SELECT {', '.join(_NODE)} FROM node WHERE id = ANY (%s::text[])"
+OVER: Final = frozenset(str(state) for state in TERMINAL)  # as they stand in rows
+COLUMNS: Final = ", ".join(_NODE)
+_NODES: Final = f"SELECT {COLUMNS} FROM node WHERE id = ANY (%s::text[])"
 JOB: Final = (cast(t.job_state.c.body, Text), cast(t.job.c.spec, Text))
 
 
@@ -74,7 +76,33 @@ def locking(question: Question, rows: str) -> Question:
 
 
 def jobs_from(rows: Iterable[tuple[Any, ...]]) -> dict[JobId, Job]:
-    return {job.id: job for job in [job_of(body, spec) for body, spec in rows]}
+    return {job.id: job for job in [job_of(body, spec) for _, _, body, spec in rows]}
+
+
+class Readings:
+    """Living jobs as they were read last, with the text that said so: the same text is the same
+    job, whoever wrote it and when, and need not be parsed again."""
+
+    def __init__(self) -> None:
+        self._known: dict[JobId, tuple[str, str, Job]] = {}
+
+    def jobs_from(self, rows: Iterable[tuple[Any, ...]]) -> dict[JobId, Job]:
+        """As the function of that name."""
+        found = {}
+        for id_, state, body, spec in rows:
+            known = self._known.get(id_)
+            if known is None or known[0] != body or known[1] != spec:
+                known = body, spec, job_of(body, spec)
+                self._known[id_] = known
+            found[id_] = known[2]
+            if state in OVER:
+                del self._known[id_]
+        return found
+
+    def forget(self, ids: Iterable[JobId] | None = None) -> None:
+        """Those, or all."""
+        for each in list(self._known) if ids is None else ids:
+            self._known.pop(each, None)
 
 
 def nodes_from(rows: Iterable[tuple[Any, ...]]) -> dict[NodeId, Node]:
@@ -94,6 +122,15 @@ def insert_jobs(db: Connection, new: Sequence[tuple[Job, Submission]]) -> None:
     for job, _ in new:
         books.open(job)
     books.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a transaction ends. Not `synced`, it does not wait for the disk, unless there are
+    letters: what nodes are told must be on it before. One that `rings` wakes the loops."""
+
+    synced: bool = True
+    rings: bool = False
 
 
 class Books:
@@ -183,10 +220,9 @@ class Books:
         if report.seconds and report.incarnation == before.incarnation:
             self._lives.timed(report)
 
-    def flush(self, *, synced: bool = True) -> None:
-        """Write what was collected. Capacity that does not add up fails here, by CHECK. Not
-        `synced`, the commit does not wait for the disk, unless there are letters: what nodes are
-        told must be on it before."""
+    def flush(self, end: End | None = None) -> None:
+        """Write what was collected. Capacity that does not add up fails here, by CHECK. With an
+        `end`, that is the end of the transaction."""
         writes, changed = self._writes, [(b, self.jobs[i]) for i, b in sorted(self._before.items())]
         counts = Counter(row["job"] for row in self._events)
         writes.insert(t.job_state, [state_row(job, counts[job.id]) for job in self._new])
@@ -196,12 +232,16 @@ class Books:
         self._lives.flush(writes)
         if self._letters:
             self._write_letters()
-        elif not synced:
+        elif end and not end.synced:
             writes.unsynced()
         writes.run(_EVENTS, t.event, _numbered(self._events, counts))
         writes.insert(st.loan, self._loans)
         if self._used:
             projects.charge(self._db, writes, self._used, self._due_s, self._governed)
+        if end:
+            if end.rings:
+                writes.notify(WAKE)
+            writes.commit()
         writes.send()
         self._before, self._touched, self._moved, self._new = {}, set(), set(), []
         self._letters, self._events, self._loans = [], [], []

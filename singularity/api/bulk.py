@@ -7,7 +7,8 @@ rows a second, on both sides. What must hold of one row holds of each; all are w
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any, Final, NamedTuple
 
@@ -16,6 +17,7 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
+    Engine,
     Table,
     Text,
     any_,
@@ -30,7 +32,10 @@ Json = dict[str, Any]
 Rows = Iterable[Mapping[str, Any]]  # of those that are made as they are taken there is one at least
 
 
+# Let this transaction commit without waiting for the disk: what it writes may be lost when the
+# server of the database crashes, and is then done again.
 UNSYNCED: Final = "SET LOCAL synchronous_commit TO off"
+_COMMIT: Final = "COMMIT"
 
 
 class Raw(str):
@@ -73,8 +78,12 @@ class Writes:
         self._todo.append(lambda: (f"NOTIFY {channel}", ()))
 
     def unsynced(self) -> None:
-        """See database.unsynced."""
+        """See UNSYNCED."""
         self._todo.append(lambda: (UNSYNCED, ()))
+
+    def commit(self) -> None:
+        """The transaction ends with these statements."""
+        self._todo.append(lambda: (_COMMIT, ()))
 
     def send(self) -> None:
         """Raises as any statement does; then nothing of the transaction can be kept."""
@@ -107,17 +116,34 @@ class Question(NamedTuple):
     given: tuple[Any, ...] = ()
 
 
-def ask(db: Connection, *questions: Question) -> list[list[tuple[Any, ...]]]:
+Answer = list[tuple[Any, ...]]
+
+
+def ask(db: Connection, *questions: Question) -> list[Answer]:
     """The rows of each, asked together and answered together: one way there and back. What is asked
     later sees what earlier ones have locked. Raises as any statement does."""
     raw = db.connection.driver_connection
     assert isinstance(raw, psycopg.Connection)
     try:
-        with raw.pipeline():
+        with raw.pipeline():  # to fetch an answer before it is left would be one more way
             asked = [raw.execute(each.sql, each.given) for each in questions]
-            return [cursor.fetchall() for cursor in asked]
+        return [cursor.fetchall() if cursor.description else [] for cursor in asked]
     except psycopg.Error as error:
         raise _known(error) from error
+
+
+@contextmanager
+def begun(
+    engine: Engine, *questions: Question, begin: str = "BEGIN"
+) -> Iterator[tuple[Connection, list[Answer]]]:
+    """A transaction, and the answers to what it asks first: `begin` is sent with that, and needs no
+    way there and back of its own, nor does its end if that is sent with what it writes
+    (Writes.commit). Who does not is committed as by Engine.begin()."""
+    with engine.connect() as db:
+        db.execution_options(isolation_level="AUTOCOMMIT")  # so that nobody else begins it
+        with db.begin():
+            _, *found = ask(db, Question(begin), *questions)
+            yield db, found
 
 
 def insert_rows(db: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:

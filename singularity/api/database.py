@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import select
 import threading
-from typing import Final
+from typing import Any, Final
 
 import psycopg
-from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.exc import InvalidatePoolError
 
-from .bulk import UNSYNCED
 from .settings import Settings
 
 log = logging.getLogger(__name__)
@@ -20,28 +21,55 @@ _RETRY_S: Final = 0.5
 
 
 def make_engine(settings: Settings) -> Engine:
-    return create_engine(
-        settings.sqlalchemy_url, pool_pre_ping=True, pool_size=16, max_overflow=24, pool_recycle=600
+    # Whichever connection was used last is used next: it has the statements prepared, and its
+    # server process the tables at hand.
+    engine = create_engine(
+        settings.sqlalchemy_url,
+        pool_size=16,
+        max_overflow=24,
+        pool_recycle=600,
+        pool_use_lifo=True,
     )
+    event.listen(engine, "connect", _planning)
+    event.listen(engine, "checkout", _still_there)
+    return engine
 
 
-def unsynced(db: Connection) -> None:
-    """Let this transaction commit without waiting for the disk: what it writes may be lost when the
-    server of the database crashes, and is then done again."""
-    db.exec_driver_sql(UNSYNCED)
+def _planning(raw: Any, _: object) -> None:
+    """Prepared statements are parsed once but planned each time: a plan that was kept from when a
+    table was small reads all of it."""
+    raw.execute("SET plan_cache_mode TO force_custom_plan")
+    raw.commit()
+
+
+def _still_there(raw: Any, _: object, __: object) -> None:
+    """In place of SQLAlchemy's pool_pre_ping, which asks the server before each transaction: one
+    that ended a connection has said so, or its kernel has, and that waits to be read. Raises
+    InvalidatePoolError, and then a new one is made."""
+    assert isinstance(raw, psycopg.Connection)
+    heard = select.poll()
+    if not raw.closed:
+        heard.register(raw.fileno(), select.POLLIN)
+    if raw.closed or heard.poll(0):
+        raise InvalidatePoolError("the connection to the database has ended")
 
 
 def synced(engine: Engine) -> None:
-    """Returns when all that has been committed is on the disk, in whatever transaction."""
-    with engine.begin() as db:  # its own commit has a number, so it is written, after all others
-        db.exec_driver_sql("SELECT pg_current_xact_id()")
+    """Returns when all that has been committed is on the disk, in whatever transaction. One that
+    has written nothing to the log does not wait for it, even if it has a number."""
+    _alone(engine, "SELECT pg_logical_emit_message(true, 'synced', '')")
 
 
 def wake(engine: Engine) -> None:
-    """Tell the loops that there may be something to do."""
-    with engine.begin() as db:
-        unsynced(db)
-        db.exec_driver_sql(f"NOTIFY {WAKE}")
+    """Tell the loops that there may be something to do. Nothing is written, so that nothing waits
+    for the disk."""
+    _alone(engine, f"NOTIFY {WAKE}")
+
+
+def _alone(engine: Engine, statement: str) -> None:
+    """A transaction of one statement, in one way there and back."""
+    with engine.connect() as db:
+        db.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql(statement)
 
 
 class Bell:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -22,6 +22,7 @@ from . import drains, maintenance, operations
 from . import tables as t
 from .books import load_nodes
 from .drains import SqlDrains
+from .lease import Lease
 from .maintenance import SqlMaintenance
 from .operations import Deed, note
 from .rebalancing import SqlRebalancing, settled
@@ -35,7 +36,7 @@ class SqlDuties(SqlDrains, SqlMaintenance, SqlRebalancing):
     """The part of the ledger that changes what nodes are for."""
 
     _engine: Engine
-    _guard: Callable[[Connection], None] | None
+    _lease: Lease | None
 
     def set_duty(self, scope: Scope, duty: Duty, now_s: float, by: By = PLANE) -> list[NodeId]:
         """Cordon or put back what is in `scope`; the nodes that it concerns."""
@@ -70,8 +71,8 @@ class SqlDuties(SqlDrains, SqlMaintenance, SqlRebalancing):
         for order in orders:
             # What was decided on may be out of date: then there is nothing to do.
             with suppress(Conflict, NotFound), self._engine.begin() as db:
-                if self._guard is not None:
-                    self._guard(db)
+                if self._lease is not None:
+                    self._lease.guard(db)
                 _carry_out(db, order, now_s)
 
     def remove_node(self, node: NodeId, now_s: float, quiet_s: float, by: By = PLANE) -> None:

@@ -22,8 +22,17 @@ from singularity.scheduler.snapshot import Snapshot
 from singularity.scheduler.traffic import Traffic
 
 from . import tables as t
-from .books import jobs_from, load_jobs, load_nodes, nodes_from, these_jobs, these_nodes
-from .bulk import Question, ask
+from .books import (
+    OVER,
+    Readings,
+    jobs_from,
+    load_jobs,
+    load_nodes,
+    nodes_from,
+    these_jobs,
+    these_nodes,
+)
+from .bulk import Question, ask, begun
 from .drains import in_force
 from .maintenance import planned
 from .projects import PROJECTS, projects_from
@@ -39,6 +48,7 @@ _NOW: Final = (
 _CHANGES: Final = (
     "SELECT what, id, by::text FROM change WHERE what IN ('job_state', 'node') AND by >= %s::xid8"
 )
+_BEGIN: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _NEVER: Final = str(2**63)  # a transaction that there will not be
 # One question for what most planets have none of.
 _THERE: Final = Question(
@@ -51,8 +61,9 @@ _THERE: Final = Question(
 class Follower:
     """Keeps a Resident. Threads may share it; one reads at a time."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, readings: Readings | None = None) -> None:
         self._engine, self._lock = engine, threading.Lock()
+        self._readings = readings or Readings()
         self._resident, self._seen = Resident(), ""
         self._read_by: dict[tuple[str, str], str] = {}  # who wrote what was read last, by row
 
@@ -60,12 +71,11 @@ class Follower:
         """One repeatable read, so nodes and jobs are of the same instant."""
         with self._lock:
             seen, self._seen = self._seen, ""  # what fails half-way begins anew
-            with self._engine.connect() as db:
-                db.execution_options(isolation_level="REPEATABLE READ")
-                now, changes = Question(_NOW, (seen or "0",)), Question(_CHANGES, (seen or _NEVER,))
-                [(oldest, backwards)], written, [there], *known = ask(
-                    db, now, changes, _THERE, *PROJECTS
-                )
+            now, changes = Question(_NOW, (seen or "0",)), Question(_CHANGES, (seen or _NEVER,))
+            asked = now, changes, _THERE, *PROJECTS
+            # It is committed, for whoever rolls back forgets the statements that are prepared.
+            with begun(self._engine, *asked, begin=_BEGIN) as (db, answers):
+                [(oldest, backwards)], written, [there], *known = answers
                 if seen and not backwards:
                     self._follow(db, written)
                 else:
@@ -77,6 +87,7 @@ class Follower:
     def _begin(self, db: Connection) -> None:
         """Read everything."""
         self._resident, self._read_by = Resident(), {}
+        self._readings.forget()
         self._resident.apply(load_nodes(db, select(t.node)), load_jobs(db, _LIVES))
 
     def _look(self, db: Connection, there: Sequence[Any], now_s: float) -> Snapshot:
@@ -105,4 +116,9 @@ class Follower:
         of_nodes, of_jobs = ask(db, these_nodes(names), these_jobs(ids))
         nodes = nodes_from(of_nodes)
         self._resident.remove(sorted(names - nodes.keys()))
-        self._resident.apply(nodes.values(), jobs_from(of_jobs).values())
+        over = {JobId(row[0]) for row in of_jobs if row[1] in OVER}
+        over -= self._resident.named
+        self._readings.forget(over)
+        self._resident.let_go(over)
+        lives = (row for row in of_jobs if row[0] not in over)
+        self._resident.apply(nodes.values(), self._readings.jobs_from(lives).values())

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from singularity.primitives.errors import NotLeader
 
-from .bulk import Question, ask
+from .bulk import Answer, Question, ask
 from .tables import lease
 
 _LED: Final = "SELECT epoch FROM lease WHERE name = %s FOR SHARE"
@@ -50,7 +50,16 @@ class Lease:
 
     def guard(self, db: Connection) -> None:
         """Raises NotLeader unless we lead until `db` commits: the row stays locked till then."""
-        (found,) = ask(db, Question(_LED, (self.name,)))
+        (found,) = ask(db, self.question)
+        self.judge(found)
+
+    @property
+    def question(self) -> Question:
+        """Whose answer `judge` takes, for who asks more in the same message."""
+        return Question(_LED, (self.name,))
+
+    def judge(self, found: Answer) -> None:
+        """See guard."""
         if self.epoch is None or found != [(self.epoch,)]:
             raise NotLeader(f"{self.holder} does not lead {self.name} any more")
 

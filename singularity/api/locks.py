@@ -13,15 +13,17 @@ from sqlalchemy import Connection, select
 
 from singularity.primitives.model import Job, JobId, Kind
 from singularity.primitives.nodes import Node, NodeId
-from singularity.primitives.projects import Project
 
 from . import tables as t
-from .books import jobs_from, locking, nodes_from, these_jobs, these_nodes
+from .books import COLUMNS, JOBS, jobs_from, locking, nodes_from, these_jobs, these_nodes
 from .bulk import Question, array_of, ask
-from .projects import GOVERNED, projects_from
 
 _VERIFIED: Final = (
     f"SELECT spec->'aside'->>'of' FROM job WHERE id = ANY (%s::text[]) AND kind = '{Kind.VERIFY}'"
+)
+_HOSTS: Final = (
+    f"SELECT {COLUMNS} FROM node WHERE id = ANY (%s::text[])"
+    " OR id IN (SELECT node FROM shard WHERE job = ANY (%s::text[])) ORDER BY id FOR UPDATE"
 )
 
 
@@ -46,13 +48,16 @@ def lock_nodes(db: Connection, ids: Collection[NodeId]) -> dict[NodeId, Node]:
     return nodes_from(rows)
 
 
-def lock_nodes_governed(
-    db: Connection, ids: Collection[NodeId]
-) -> tuple[dict[NodeId, Node], list[Project]]:
-    """Nodes, and then all projects, so that none comes to hold more meanwhile; no projects where
-    nobody has a limit."""
-    nodes, locked, said = ask(db, locking(these_nodes(ids), "node"), *GOVERNED)
-    return nodes_from(nodes), projects_from(locked, said)
+def locked_jobs(ids: Collection[JobId]) -> Question:
+    """And those that the ones of kind verify are about; `jobs_from` reads the answer."""
+    which = f"s.id = ANY (%s::text[]) OR s.id IN ({_VERIFIED})"
+    return Question(f"{JOBS} WHERE {which} ORDER BY s.id FOR UPDATE OF s", (array_of(ids),) * 2)
+
+
+def locked_hosts(jobs: Collection[JobId], more: Collection[NodeId] = ()) -> Question:
+    """The nodes of which jobs, locked already, hold or have reserved something, and `more`;
+    `nodes_from` reads the answer."""
+    return Question(_HOSTS, (array_of(more), array_of(jobs)))
 
 
 def jobs_on(db: Connection, node: NodeId) -> set[JobId]:

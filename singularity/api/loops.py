@@ -30,7 +30,7 @@ from .database import LETTERS, Bell, make_engine, wake
 from .estimates import Estimates, Noter
 from .forgetting import forget, forget_strangers
 from .lease import Lease
-from .outbox import relay
+from .outbox import BATCH, relay
 from .settings import Settings
 from .tidy import open_janitor
 
@@ -48,7 +48,7 @@ def run_schedule(settings: Settings, stop: threading.Event) -> None:
     """Snapshot, decide, check, commit; on every wake-up and at least twice a second."""
     engine = make_engine(settings)
     lease = Lease(engine, "schedule", _holder())
-    ledger, clock = SqlLedger(engine, lease.guard), SystemClock()
+    ledger, clock = SqlLedger(engine, lease), SystemClock()
     policy, estimates = settings.policy(), Noter(Estimates(engine), stop)
     bell = Bell(settings, stop)
 
@@ -105,7 +105,7 @@ def run_relay(settings: Settings, stop: threading.Event) -> None:
 
     def tick() -> None:
         try:
-            if relay(engine, box, key, clock.now_s()) == 0:
+            if relay(engine, box, key, clock.now_s()) < BATCH:  # what comes now rings
                 bell.wait(_TICK_S)
         except BrokerDown as error:
             log.warning("broker down", extra={"reason": error.detail})
@@ -140,7 +140,7 @@ def run_tidy(settings: Settings, stop: threading.Event) -> None:
     ago."""
     engine = make_engine(settings)
     lease, clock = Lease(engine, "tidy", _holder()), SystemClock()
-    janitor = open_janitor(SqlLedger(engine, lease.guard), settings)
+    janitor = open_janitor(SqlLedger(engine, lease), settings)
     kept_s = settings.policy().history_kept_s
     due_s = forget_s = 0.0
 

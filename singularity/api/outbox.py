@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
-from sqlalchemy import Connection, Engine, Text, cast, select
+from sqlalchemy import Connection, Engine
 
 from singularity.primitives.errors import BrokerDown
 from singularity.primitives.messages import Envelope
@@ -14,12 +14,19 @@ from singularity.primitives.nodes import NodeId
 from singularity.primitives.transport import Letterbox, SigningKey
 
 from . import tables as t
-from .bulk import update_rows
-from .database import unsynced
+from .bulk import UNSYNCED, Question, begun, update_rows
 
-_BATCH: Final = 500
+BATCH: Final = 500
 _AGAIN_S: Final = 2.0  # doubled with each attempt; agents also pull, so this is a second chance
 _DOUBLINGS_MOST: Final = 6
+_TAKE: Final = """
+WITH due AS (SELECT node, epoch, seq, attempts FROM outbox WHERE due_at_s <= %s
+             ORDER BY node, epoch, seq LIMIT %s FOR UPDATE SKIP LOCKED),
+marked AS (UPDATE outbox AS o SET due_at_s = %s + %s * 2.0 ^ least(due.attempts, %s),
+                                  attempts = due.attempts + 1
+           FROM due WHERE o.node = due.node AND o.epoch = due.epoch AND o.seq = due.seq)
+SELECT log.body::text, due.attempts FROM due JOIN node_log AS log USING (node, epoch, seq)
+ORDER BY node, epoch, seq"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,21 +65,9 @@ def relay(engine: Engine, box: Letterbox, key: SigningKey, now_s: float) -> int:
 def _take(engine: Engine, now_s: float) -> list[_Due]:
     """Due letters by node and place in its log, marked as sent. Rows that a heartbeat is just
     about to delete are left to it."""
-    out, log = t.outbox, t.node_log
-    same = (log.c.node == out.c.node) & (log.c.epoch == out.c.epoch) & (log.c.seq == out.c.seq)
-    query = (
-        select(cast(log.c.body, Text), out.c.attempts)
-        .join(log, same)
-        .where(out.c.due_at_s <= now_s)
-        .order_by(out.c.node, out.c.epoch, out.c.seq)
-        .limit(_BATCH)
-        .with_for_update(of=out, skip_locked=True)
-    )
-    with engine.begin() as db:
-        unsynced(db)
-        found = [_Due(Envelope.model_validate_json(body), n) for body, n in db.execute(query)]
-        _mark(db, [_row(d, now_s + _again_s(d.attempts), d.attempts + 1) for d in found])
-    return found
+    taking = Question(_TAKE, (now_s, BATCH, now_s, _AGAIN_S, _DOUBLINGS_MOST))
+    with begun(engine, Question(UNSYNCED), taking, Question("COMMIT")) as (_, (_, rows, _)):
+        return [_Due(Envelope.model_validate_json(body), attempts) for body, attempts in rows]
 
 
 def _mark(db: Connection, rows: list[dict[str, object]]) -> None:
@@ -83,7 +78,3 @@ def _row(due: _Due, at_s: float, attempts: int) -> dict[str, object]:
     letter = due.envelope
     place = {"node": letter.node, "epoch": letter.epoch, "seq": letter.seq}
     return {**place, "due_at_s": at_s, "attempts": attempts}
-
-
-def _again_s(attempts: int) -> float:
-    return _AGAIN_S * 2.0 ** min(attempts, _DOUBLINGS_MOST)

@@ -9,6 +9,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
+from singularity.primitives.model import JobId
 from singularity.primitives.projects import Allotment, Project, Usage, admitted
 
 from . import tables as t
@@ -72,6 +73,12 @@ def projects_from(
         for name, parent, weight, *used in rows
     )
     return sorted(found, key=lambda p: p.id)
+
+
+def locked_projects(jobs: Collection[JobId]) -> Question:
+    """Those of `jobs`, for `projects_from`: to be asked when jobs and nodes are locked."""
+    which = "id IN (SELECT project FROM job WHERE id = ANY (%s::text[]))"
+    return Question(_LOCKED.format(which=which), (array_of(jobs),))
 
 
 def charge(

@@ -19,7 +19,6 @@ from singularity.primitives.messages import Report
 
 from .applier import SqlLedger
 from .database import synced
-from .intake import Waker
 
 _WINDOW_S: Final = 0.002
 _REPORTS_MOST: Final = 2000
@@ -39,14 +38,14 @@ class _Told:
 
 class Desk:
     """Collects reports and folds them in together, in order; `record` may be called by many. One
-    thread folds in and rings the bell, another waits for the disk meanwhile and answers: what has
-    been decided on a report is written after it, so that it is lost where the report is."""
+    thread folds in, which wakes the loops, another waits for the disk meanwhile and answers: what
+    has been decided on a report is written after it, so that it is lost where the report is."""
 
     def __init__(
-        self, ledger: SqlLedger, engine: Engine, clock: Clock, waker: Waker, stop: threading.Event
+        self, ledger: SqlLedger, engine: Engine, clock: Clock, stop: threading.Event
     ) -> None:
         self._ledger, self._engine, self._clock = ledger, engine, clock
-        self._waker, self._stop = waker, stop
+        self._stop = stop
         self._told: SimpleQueue[_Told | None] = SimpleQueue()
         self._done: SimpleQueue[tuple[_Told, list[bool]] | None] = SimpleQueue()
         self._threads = [
@@ -105,18 +104,23 @@ class Desk:
         return [told for told in found if told is not None]
 
     def _write(self, batch: list[_Told]) -> None:
-        reports = [report for told in batch for report in told.reports]
-        try:
-            news = all(told.news for told in batch)
-            done = self._ledger.record_many(reports, self._clock.now_s(), news=news)
-        except Exception as error:  # whatever it is, those who told it tell it again
-            for told in batch:
-                told.answer.set_exception(error)
-            return
-        self._waker.wake()
-        for told in batch:
-            mine, done = done[: len(told.reports)], done[len(told.reports) :]
-            self._done.put((told, mine))
+        """News apart: what heartbeats repeat is folded in another way. It may come after what is
+        newer, as it may on its way here."""
+        for news in (True, False):
+            some = [told for told in batch if told.news is news]
+            reports = [report for told in some for report in told.reports]
+            try:
+                done = self._folded(reports, news=news)
+            except Exception as error:  # whatever it is, those who told it tell it again
+                for told in some:
+                    told.answer.set_exception(error)
+                continue
+            for told in some:
+                mine, done = done[: len(told.reports)], done[len(told.reports) :]
+                self._done.put((told, mine))
+
+    def _folded(self, reports: list[Report], *, news: bool) -> list[bool]:
+        return self._ledger.record_many(reports, self._clock.now_s(), news=news) if reports else []
 
     def _answer(self) -> None:
         """What was folded in, once it is on the disk; one wait for all that is."""

@@ -6,7 +6,7 @@ What has the value that it has unless something else is said is left out of a jo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -23,6 +23,7 @@ from .bulk import Json, Raw
 _JOB, _SPEC = TypeAdapter(Job), TypeAdapter(JobSpec)
 _SHARDS, _HEALTH = TypeAdapter(Checkpoint), TypeAdapter(Health)
 _PART = tuple(f.name for f in fields(Part))
+_OF_NODE = tuple(f.name for f in fields(Node) if f.name != "parts")
 _PARTS = ("part_index", "part_milli", "part_bytes")  # a column for each field of a Part
 
 
@@ -53,12 +54,12 @@ def spec_to_json(spec: JobSpec) -> Json:
 
 
 def node_row(node: Node) -> Json:
-    health = _HEALTH.dump_python(node.health, mode="json", exclude_defaults=True)
-    row = {**asdict(node), "duty": int(node.duty), "health": health}
-    parts = row.pop("parts")
-    return row | {
-        column: [part[name] for part in parts] for column, name in zip(_PARTS, _PART, strict=True)
-    }
+    row = {name: getattr(node, name) for name in _OF_NODE}
+    row["duty"] = int(node.duty)
+    row["health"] = _HEALTH.dump_python(node.health, mode="json", exclude_defaults=True)
+    for column, name in zip(_PARTS, _PART, strict=True):
+        row[column] = [getattr(part, name) for part in node.parts]
+    return row
 
 
 def held_rows(job: Job) -> list[Json]:

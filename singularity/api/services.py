@@ -73,7 +73,7 @@ class Services:
             images=ImageStore(settings.blobs()),
             tokens=Tokens(engine, settings.join_token),
             intake=Intake(ledger, waker, stop),
-            desk=Desk(ledger, engine, clock, waker, stop),
+            desk=Desk(ledger, engine, clock, stop),
             gauge=Gauge(store.fleet, clock),
             waker=waker,
             key=settings.signing_key(),

@@ -7,6 +7,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 import numpy as np
@@ -55,6 +56,17 @@ class Resident:
             if self._nodes.pop(node, None) is not None:
                 self._fresh.discard(node)
                 self._last = None  # every row after it moves up
+
+    @property
+    def named(self) -> AbstractSet[JobId]:
+        """Jobs that living ones name."""
+        return self._named.keys()
+
+    def let_go(self, jobs: Iterable[JobId]) -> None:
+        """Jobs that have ended and that nobody names, without knowing more of them."""
+        for job in jobs:
+            self._moved = self._moved or job in self._jobs
+            self._drop(job)
 
     def missing(self) -> set[JobId]:
         """Jobs that living ones name and that were never heard of. Some may not exist."""

@@ -115,7 +115,7 @@ def placed(ledger: SqlLedger, job: Job) -> bool:
 def test_of_two_one_leads_and_a_former_leader_writes_nothing(engine: Engine) -> None:
     first, second = Lease(engine, "x", "a", lasts_s=0.2), Lease(engine, "x", "b")
     assert first.hold() and first.hold() and not second.hold()
-    ledger = SqlLedger(engine, first.guard)
+    ledger = SqlLedger(engine, first)
     register(ledger)
     job = submit(ledger, 1)
     wait_for(second.hold)

@@ -143,6 +143,27 @@ def test_who_asks_sees_its_own_and_not_others_and_changes_nothing(
     assert np.array_equal(fleet.free, free)
 
 
+@given(layouts(40), st.integers(0, 1 << 30), st.lists(st.integers(0, 9), max_size=60))
+@settings(deadline=None, max_examples=300)
+def test_one_like_the_last_goes_where_it_would_if_it_were_looked_for(
+    layout: Layout, seed: int, turns: list[int]
+) -> None:
+    """Few kinds of gangs, in any order; now and then somebody gives devices back."""
+    rng = np.random.default_rng(seed)
+    size, gangs = len(layout.order), [Gang(1), Gang(2), Gang(4, 2), Gang(3, within=Level.NODE)]
+    fleet = Fleet.build(layout, frees(size, seed), MOST)
+    places = [rng.integers(0, 3, len(layout.start)).astype(np.uint8) for _ in range(2)]
+    for turn in turns:
+        if turn == 9:
+            row = int(rng.integers(size))
+            fleet.take([(row, fleet.room(row) - MOST)])
+            continue
+        gang, allowed = gangs[turn % 4], places[turn % 2]
+        found = fleet.find(gang, allowed)
+        assert found == Fleet.build(layout, fleet.free, MOST).find(gang, allowed)
+        fleet.take(found)
+
+
 @given(st.integers(1, 60), st.lists(st.integers(0, 9), min_size=1, max_size=12))
 def test_shares_add_up(units: int, room: list[int]) -> None:
     rooms = np.array(room)

@@ -31,11 +31,6 @@ class Slow:
         return [True for _ in reports]
 
 
-class Silent:
-    def wake(self) -> None:
-        pass
-
-
 def _report(name: str) -> Report:
     return Report(job=JobId(name), node=NodeId("n"), incarnation=1, phase="running")
 
@@ -45,7 +40,7 @@ def test_who_gives_up_in_the_event_loop_takes_nothing_back(
 ) -> None:
     monkeypatch.setattr(reporting, "synced", lambda engine: None)
     ledger, stop = Slow(), threading.Event()
-    desk = Desk(ledger, None, SystemClock(), Silent(), stop)  # type: ignore[arg-type]
+    desk = Desk(ledger, None, SystemClock(), stop)  # type: ignore[arg-type]
 
     async def tell() -> list[bool]:
         first = asyncio.create_task(desk.recorded([_report("a")], news=True))

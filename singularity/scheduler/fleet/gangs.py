@@ -42,6 +42,7 @@ class Fleet:
     def __init__(self, layout: Layout, index: Index, by: Engine) -> None:
         self.layout, self.index, self._by = layout, index, by
         self._most: int | None = None
+        self._again: dict[tuple[Want, int], tuple[Ranks, int]] = {}
 
     @classmethod
     def build(cls, layout: Layout, free: Ints, most: int, by: Engine | None = None) -> Fleet:
@@ -80,6 +81,7 @@ class Fleet:
     def put(self, rows: Ints, free: Ints) -> None:
         """Say that `rows` have `free` devices now."""
         self._most = None
+        self._again.clear()
         self._by.put_all(self.index, self.layout.position[rows], free)
 
     def take(self, placement: Iterable[tuple[int, int]]) -> None:
@@ -88,6 +90,7 @@ class Fleet:
         for row, devices in placement:
             position = self.layout.position[row : row + 1]
             self._by.put_all(self.index, position, self.index.free[position] - devices)
+            self._unsettle(int(position[0]), devices)
 
     def find(self, gang: Gang, allowed: Ranks) -> Rows:
         """Where the gang fits best, () if nowhere. Nothing is taken.
@@ -125,10 +128,37 @@ class Fleet:
                 continue
             low, high = self.layout.domains(level)
             want = Want(gang.units, gang.unit, level is Level.NODE, low, high)
+            if (picks := self._same_again(want, allowed)) is not None:
+                return picks
             picks = self._by.find(self.index, allowed, want)
+            if len(picks[0]) == 1 and gang.unit == 1:
+                self._again[want, id(allowed)] = allowed, int(picks[0][0])
             if len(picks[0]):
                 return picks
         return NONE
+
+    # Where the last gang of one node went, the next that is the same goes while it fits: that node
+    # was the fullest that held it, in the domain with least left over, and is so all the more now;
+    # unless something was given back, or taken from another node that it might use.
+
+    def _same_again(self, want: Want, allowed: Ranks) -> Picks | None:
+        known = self._again.get((want, id(allowed)))
+        if known is None or known[0] is not allowed or self.index.free[known[1]] < want.units:
+            return None
+        one, devices = [known[1]], [want.units]
+        return np.array(one, dtype=np.int64), np.array(devices, dtype=np.int64)
+
+    def _unsettle(self, position: int, devices: int) -> None:
+        """So many were taken there."""
+        if devices < 0:
+            self._again.clear()
+            return
+        others = [(key, may) for key, (may, at) in self._again.items() if at != position]
+        if others:
+            domains = self.index.of[:, position].tolist()
+            for key, may in others:
+                if any(may[domain] for domain in domains):
+                    del self._again[key]
 
     def _spread(self, gang: Gang, over: Level, allowed: Ranks) -> Picks:
         """As evenly as can be over the nodes or racks of one domain: the nearest, then the most
