@@ -114,6 +114,7 @@ def _keep(asked: argparse.Namespace, settings: Settings) -> int:
                 done = upkeep.bring_up(settings, check=asked.check)
     except SingularityError as error:
         print(json.dumps(document(error)))
+        print(error.detail, file=sys.stderr)
         return 1
     print(json.dumps(done, default=str))
     return 0

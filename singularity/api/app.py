@@ -16,6 +16,7 @@ from . import problems
 from .routes import (
     agents,
     drains,
+    enrolment,
     fleet,
     history,
     jobs,
@@ -95,7 +96,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Gate, meter=meter)
     problems.install(app)
     operating = (fleet, drains, maintenance, operations, rebalance, shares, projects, plans)
-    doors = (jobs, verifications, history, services, *operating, tokens)
+    doors = (jobs, verifications, history, services, *operating, enrolment, tokens)
     for module in (agents, routers, *doors):  # tried in this order: first who asks most
         app.include_router(module.router)
 

@@ -16,15 +16,17 @@ from enum import IntEnum
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from sqlalchemy import Engine, RowMapping, func, insert, select, update
+from sqlalchemy import ColumnElement, Engine, RowMapping, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from singularity.primitives.errors import Forbidden, InvalidSpec, NotFound, Unauthenticated
 from singularity.primitives.nodes import NodeId
 
+from .enrolment_tables import ticket
 from .tables import token
 
 _PREFIX: Final = "sgl"
+TICKET: Final = "sgj"
 _CACHED_S: Final = 2.0  # how long a revoked token may still work
 _CACHED_MOST: Final = 10_000
 
@@ -44,13 +46,17 @@ class Role(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """`project` None is every project. `joining` came with the join token and may only register."""
+    """`project` None is every project. `joining` came with the join token and may only register; if
+    with a `ticket`, once, and as `node` if that is said. Of an agent that is `expiring` the token
+    ends soon, and it shall register for another."""
 
     token: str
     role: Role
     project: str | None = None
     node: NodeId | None = None
     joining: bool = False
+    ticket: str | None = None
+    expiring: bool = False
 
     def need(self, role: Role) -> None:
         """Raises Forbidden unless the caller is a `role` or more."""
@@ -156,17 +162,34 @@ class Tokens:
             db.execute(insert(token).values(values))
         return id_, f"{_PREFIX}_{id_}.{secret}"
 
-    def for_node(self, node: NodeId, now_s: float) -> str:
-        """The node's own token; all that it had before are revoked."""
+    def for_node(self, node: NodeId, now_s: float, *, keep: bool = False) -> str:
+        """The node's own token; all that it had before are revoked, unless they are kept until they
+        expire: the node may not hear of this one."""
         id_, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
         values = _row(id_, secret, Role.AGENT, node, now_s) | {"node": node}
         with self._engine.begin() as db:
-            mine = (token.c.node == node) & token.c.revoked_at_s.is_(None)
-            db.execute(update(token).where(mine).values(revoked_at_s=now_s))
+            if not keep:
+                db.execute(update(token).where(_of(node)).values(revoked_at_s=now_s))
             db.execute(insert(token).values(values))
+        self._forget()
+        return f"{_PREFIX}_{id_}.{secret}"
+
+    def revoke_node(self, node: NodeId, now_s: float) -> None:
+        """All that it has. Other servers may take them for _CACHED_S more."""
+        with self._engine.begin() as db:
+            db.execute(update(token).where(_of(node)).values(revoked_at_s=now_s))
+        self._forget()
+
+    def expire(self, node: NodeId, at_s: float) -> None:
+        """All that it has end then, or earlier."""
+        until = func.least(func.coalesce(token.c.expires_at_s, at_s), at_s)
+        with self._engine.begin() as db:
+            db.execute(update(token).where(_of(node)).values(expires_at_s=until))
+        self._forget()
+
+    def _forget(self) -> None:
         with self._lock:
             self._cache.clear()
-        return f"{_PREFIX}_{id_}.{secret}"
 
     def revoke(self, id_: str, now_s: float) -> None:
         """Raises NotFound. Once more does nothing."""
@@ -208,20 +231,36 @@ class Tokens:
             raise Unauthenticated("send the header Authorization: Bearer <token>")
         if self._join and hmac.compare_digest(text.encode(), self._join.encode()):
             return Caller("join", Role.NOBODY, joining=True)
+        if text.startswith(f"{TICKET}_") and "." in text:
+            return self._joining(text, now_s) if read is not None else None
         id_, secret = _split(text)
         row = self._kept(id_, now_s) if id_ else None
         if row is None and id_:
             if read is None:
                 return None
             row = read(id_, now_s)
-        known = row["hash"] if row else _hash("")
-        same = hmac.compare_digest(_hash(secret), known)
+        known = row["hash"] if row else hashed("")
+        same = hmac.compare_digest(hashed(secret), known)
         if row is None or not same or row["revoked_at_s"] is not None:
             raise Unauthenticated("the token is not valid")
         if row["expires_at_s"] is not None and row["expires_at_s"] <= now_s:
             raise Unauthenticated("the token has expired")
         node = NodeId(row["node"]) if row["node"] else None
-        return Caller(id_, Role[row["role"].upper()], row["project"], node)
+        expiring = node is not None and row["expires_at_s"] is not None
+        return Caller(id_, Role[row["role"].upper()], row["project"], node, expiring=expiring)
+
+    def _joining(self, text: str, now_s: float) -> Caller:
+        """Whoever shows a ticket."""
+        id_, _, secret = text.partition("_")[2].partition(".")
+        if "\0" in id_:
+            raise Unauthenticated("the token is not valid")
+        with self._reading.connect() as db:
+            row = db.execute(select(ticket).where(ticket.c.id == id_)).mappings().first()
+        same = hmac.compare_digest(hashed(secret), row["hash"] if row else hashed(""))
+        if row is None or not same or row["used_at_s"] is not None or row["expires_at_s"] <= now_s:
+            raise Unauthenticated("the token is not valid; one to join is good once, for a while")
+        node = NodeId(row["node"]) if row["node"] else None
+        return Caller(f"join {id_}", Role.NOBODY, node=node, joining=True, ticket=id_)
 
     def _kept(self, id_: str, now_s: float) -> RowMapping | None:
         with self._lock:
@@ -248,6 +287,10 @@ def _split(text: str) -> tuple[str, str]:
     return id_, secret
 
 
+def _of(node: NodeId) -> ColumnElement[bool]:
+    return (token.c.node == node) & token.c.revoked_at_s.is_(None)
+
+
 def _chosen(text: str) -> tuple[str, str]:
     """As _split, of a token that an operator made up. Raises InvalidSpec."""
     id_, secret = _split(text)
@@ -256,14 +299,14 @@ def _chosen(text: str) -> tuple[str, str]:
     return id_, secret
 
 
-def _hash(secret: str) -> str:
+def hashed(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def _row(id_: str, secret: str, role: Role, name: str, now_s: float) -> dict[str, Any]:
     return {
         "id": id_,
-        "hash": _hash(secret),
+        "hash": hashed(secret),
         "role": role.name.lower(),
         "name": name,
         "created_at_s": now_s,

@@ -26,7 +26,9 @@ from singularity.scheduler.standing import check
 from singularity.scheduler.vigil import Vigil, observe, silent
 
 from .applier import SqlLedger
+from .brokers import BrokerUsers
 from .database import LETTERS, Bell, make_engine, wake
+from .enrolment import broker_passwords
 from .estimates import Estimates, Noter
 from .forgetting import forget, forget_strangers
 from .lease import Lease
@@ -42,6 +44,7 @@ _REST: Final = 0.25  # of a round's time on the core: some is for others, as whe
 _RETRY_S: Final = 0.5
 _RENEW_S: Final = 1.0
 _FORGET_EVERY_S: Final = 600.0
+_USERS_EVERY_S: Final = 15.0  # a broker without a file for them loses its users when it restarts
 
 
 def run_schedule(settings: Settings, stop: threading.Event) -> None:
@@ -102,8 +105,15 @@ def run_relay(settings: Settings, stop: threading.Event) -> None:
     box = Letterbox(settings.broker_url)
     key = settings.signing_key()
     clock, bell = SystemClock(), Bell(settings, stop, LETTERS)
+    look_s = 0.0
+    users = BrokerUsers(settings.broker_url, key.mark, wanted=settings.broker_users)
 
     def tick() -> None:
+        nonlocal look_s
+        if time.monotonic() >= look_s:
+            look_s = time.monotonic() + _USERS_EVERY_S
+            if made := users.keep(lambda: broker_passwords(engine, key)):
+                log.info("users of the broker set right", extra={"count": made})
         try:
             if relay(engine, box, key, clock.now_s()) < BATCH:  # what comes now rings
                 bell.wait(_TICK_S)

@@ -22,7 +22,9 @@ from singularity.store.imagestore import ImageStore
 
 from .applier import SqlLedger
 from .auth import Caller, Role, Tokens, check_origin
+from .brokers import BrokerUsers
 from .database import make_engine
+from .enrolment import Enrolment
 from .estimates import Estimates
 from .intake import Gauge, Intake, Waker
 from .inventory import Inventory
@@ -47,6 +49,7 @@ class Services:
     offered: ServiceStore
     images: ImageStore
     tokens: Tokens
+    enrolment: Enrolment
     intake: Intake
     desk: Desk
     gauge: Gauge
@@ -60,6 +63,8 @@ class Services:
         engine, stop = make_engine(settings), threading.Event()
         ledger, waker = SqlLedger(engine), Waker(engine, stop)
         clock, policy = SystemClock(), settings.policy()
+        tokens, key = Tokens(engine, settings.join_token), settings.signing_key()
+        users = BrokerUsers(settings.broker_url, key.mark, wanted=settings.broker_users)
         store = Store(engine, lambda: Outlook(clock.now_s(), policy))
         return cls(
             settings=settings,
@@ -71,12 +76,13 @@ class Services:
             store=store,
             offered=ServiceStore(engine),
             images=ImageStore(settings.blobs()),
-            tokens=Tokens(engine, settings.join_token),
+            tokens=tokens,
+            enrolment=Enrolment(engine, tokens, key, users),
             intake=Intake(ledger, waker, stop),
             desk=Desk(ledger, engine, clock, stop),
             gauge=Gauge(store.fleet, clock),
             waker=waker,
-            key=settings.signing_key(),
+            key=key,
             heavy=threading.BoundedSemaphore(HEAVY_MOST),
             stop=stop,
         )

@@ -36,6 +36,7 @@ class Settings(BaseSettings):
 
     database_url: str
     broker_url: str = "redis://127.0.0.1:6379/0"
+    broker_users: bool = True  # each node its own, where the broker lets us make them
     data: Path
     volume: Path
     store: str = ""

@@ -103,7 +103,7 @@ def restore(
         say(f"  to {where} before anything starts; a job without them begins anew")
     for warning in found["warnings"]:
         say(f"warning: {warning}")
-    say("tokens that were revoked since then are good again: revoke them again")
+    say("tokens and nodes that were revoked since then are good again: revoke them again")
     say(f"now: singularity up --data {home}" if home else "now start the control plane")
 
 

@@ -21,7 +21,9 @@ from .output import (
     say,
     show_list,
     show_one,
+    show_raw,
     slowdown,
+    write,
 )
 from .views import AreaView, DeviceView, FaultView, NodeView
 
@@ -241,6 +243,40 @@ def release(
 ) -> None:
     """Trust a quarantined node again, whatever was."""
     _steer(ctx, node, "release", _reasoned(reason), output)
+
+
+@nodes.command("token")
+def token(
+    ctx: typer.Context,
+    node: Annotated[str | None, typer.Argument(metavar="NODE", help="Only of that name.")] = None,
+    within: Annotated[str, typer.Option("--for", help="How long it is good: 30m, 2h.")] = "1h",
+    output: Output = Format.TABLE,
+) -> None:
+    """Make a token by which one node joins, once: SINGULARITY_JOIN_TOKEN of its agent."""
+    body: Json = {"node": node, "within": within}
+    found = server(ctx).post("/v1/join-tokens", body)
+    if output in (Format.JSON, Format.YAML):
+        show_raw(found, output)
+        return
+    write(f"{found['token']}\n")
+    left_s = found["expires_at_s"] - SystemClock().now_s()
+    say(f"good once, for {duration(left_s)}; it is not shown again")
+
+
+@nodes.command("rotate")
+def rotate(
+    ctx: typer.Context, node: NodeName, reason: Reason = "", output: Output = Format.TABLE
+) -> None:
+    """Give a node other credentials, with its next heartbeat; its jobs do not notice."""
+    _steer(ctx, node, "rotate", _reasoned(reason), output)
+
+
+@nodes.command("revoke")
+def revoke(
+    ctx: typer.Context, node: NodeName, reason: Reason = "", output: Output = Format.TABLE
+) -> None:
+    """Shut a node out: its credentials are worth nothing; `nodes token NODE` lets it in again."""
+    _steer(ctx, node, "revoke", _reasoned(reason), output)
 
 
 @nodes.command("remove")

@@ -45,6 +45,7 @@ class SigningKey:
         self._key, self._sealing = key, sealing
         self._raw = key.private_bytes_raw()
         self.public = base64.b64encode(key.public_key().public_bytes_raw()).decode()
+        self.mark = hashlib.sha256(self.public.encode()).hexdigest()[:8]  # of the planet
         self._of_projects: dict[str, str] = {}
 
     @classmethod
@@ -94,6 +95,10 @@ class SigningKey:
         info = f"singularity-store-v1\0{purpose}".encode()
         kdf = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=info)
         return kdf.derive(self._raw)
+
+    def broker_password(self, node: NodeId, generation: int) -> str:
+        """By which the node comes to the broker; another for each credential that it is given."""
+        return self._derived(f"broker\0{node}\0{generation}").hex()
 
     def seal(self, envelope: Envelope) -> Sealed:
         command = envelope.command
@@ -155,6 +160,14 @@ def queue_of(node: NodeId) -> str:
     return f"node.{node}"
 
 
+def keys_of(node: NodeId) -> tuple[str, ...]:
+    """Patterns of all that the node's consumer reads or writes in a Redis. The names of nodes have
+    no character that means something there, nor a colon."""
+    queue = queue_of(node)
+    bindings = (f"_kombu.binding{kind}.{queue}" for kind in ("", "_permanent"))
+    return queue, f"{queue}:*", *bindings
+
+
 def consume(broker_url: str, node: NodeId, deliver: Callable[[Sealed], None]) -> None:
     """Run a Celery worker on the node's queue until SIGTERM. `deliver` must be quick.
 
@@ -162,6 +175,13 @@ def consume(broker_url: str, node: NodeId, deliver: Callable[[Sealed], None]) ->
     before `deliver` runs: one lost here is pulled over HTTP or repeated by the relay.
     """
     app = _app(broker_url)
+    queue = queue_of(node)  # what is taken and not acknowledged is beside it, and not with others'
+    app.conf.broker_transport_options |= {
+        "unacked_key": f"{queue}:unacked",
+        "unacked_index_key": f"{queue}:unacked_index",
+        "unacked_mutex_key": f"{queue}:unacked_mutex",
+        "priority_steps": [0],
+    }
 
     def execute(letters: list[dict[str, Any]]) -> None:
         for letter in letters:

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine, create_engine, make_url, select
 from sqlalchemy.exc import IntegrityError
 
-from singularity.api import tables
+from singularity.api import enrolment_tables, tables
 from singularity.api.books import load_nodes
 from singularity.api.projects import load_projects
 from singularity.api.schema import migrate
@@ -40,6 +40,7 @@ def test_migrated_schema_is_the_metadata(postgres: Postgres, database: str, engi
     other = database + "_declared"
     with psycopg.connect(postgres.url, autocommit=True) as db:
         db.execute(f'CREATE DATABASE "{other.rpartition("/")[2]}"')
+    assert enrolment_tables.metadata is metadata, "all of them are there"
     declared = create_engine(engine.url.set(database=other.rpartition("/")[2]))
     metadata.create_all(declared)
     declared.dispose()

@@ -36,21 +36,22 @@ class Reports(Wire):
 
 @router.post("/register")
 def register(body: Register, who: Anyone, serving: Serving) -> Admission:
-    """Admit a node. One that joins with the join token gets a token of its own."""
+    """Admit a node. One that joins with a join token gets a token of its own, and so does one whose
+    own shall be another. It comes to the broker as a user that sees its own letters only, where the
+    broker lets us make such."""
     _check(body)
-    if not who.joining:
-        who.need_node(body.node)
+    serving.enrolment.need_welcome(who, body.node)
     now_s, settings = serving.clock.now_s(), serving.settings
     node = serving.ledger.register(body, now_s)
     if any(drain.scope.holds(node) for drain in serving.ledger.drains()):
         serving.ledger.set_duty(Scope(ScopeKind.NODE, node.id), Duty.DRAINING, now_s)
-    token = serving.tokens.for_node(node.id, now_s) if who.joining else None
+    token = serving.enrolment.credential(who, node.id, now_s)
     serving.waker.wake()
     return Admission(
         epoch=node.epoch,
         token=token,
         verify_key=serving.key.public,
-        broker_url=settings.broker_url,
+        broker_url=serving.enrolment.broker_url(node.id),
         heartbeat_every_s=settings.heartbeat_every_s,
         lease_s=settings.lease_s,
     )
@@ -78,6 +79,8 @@ def heartbeat(body: Heartbeat, who: Anyone, serving: Serving) -> Pulse:
     a node that was declared lost has nothing to say about jobs that others run now."""
     who.need_node(body.node)
     now_s = serving.clock.now_s()
+    if who.expiring:  # so that it registers, and is given another
+        return Pulse(admitted=False, written=0, lease_s=serving.settings.lease_s)
     written = serving.ledger.hear(body.node, body.epoch, body.acknowledged, now_s)
     if written is None:
         return Pulse(admitted=False, written=0, lease_s=serving.settings.lease_s)
