@@ -109,7 +109,7 @@ class Rank:
         self.page.groups = groups
 
     def _follow(self, slot: int) -> None:
-        self._slots.follow(slot)
+        self.links.follow(slot)
         self.page.turn = slot
 
     def _hold(self, step: int) -> None:
