@@ -2,7 +2,7 @@
 
 Each gang is a run of jobs/turnabout.py, in whose ranks one network goes through some steps by way
 of the interposer, past it, and past it once more, in rounds of all orders. A round gives a ratio
-of interposed to plain, and one of plain to plain, which says what the comparison is worth: by the
+of interposed to both plain, and one of plain to plain, which says what that is worth: by the
 processor's time of all ranks, which other work on the machine disturbs little, and by the wall
 clock. The figure is the mean of all rounds but the least and greatest fifth, with an interval of
 95 % by drawing gangs, and rounds of each, again and again. Goal: at most 1 % more.
@@ -74,7 +74,11 @@ def middle(values: list[float]) -> float:
 
 def compared(gangs: list[list[list[Turn]]], way: int, clock: int) -> str:
     """How much longer than plain steps those of that way take, with the interval."""
-    ratios = [[turns[way][clock] / turns[PLAIN][clock] for turns in gang] for gang in gangs]
+    plain = (PLAIN, AGAIN) if way == INTERPOSED else (PLAIN,)
+    ratios = [
+        [turns[way][clock] / statistics.fmean(turns[one][clock] for one in plain) for turns in gang]
+        for gang in gangs
+    ]
     rng, drawn = random.Random(0), []
     for _ in range(DRAWS):
         some = rng.choices(ratios, k=len(ratios))

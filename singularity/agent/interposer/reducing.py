@@ -103,7 +103,8 @@ def reducers(module: DistributedDataParallel) -> Reducers | None:
 
 def _tell(module: DistributedDataParallel) -> None:
     """A pass of that module is about to begin."""
-    if (known := reducers(module)) is not None:
+    known = getattr(module.process_group, "reducers", None)  # of whatever group that may be
+    if known is not None and direct(module):
         known.begin()
 
 
