@@ -13,6 +13,9 @@ SEED ?= 1
 PLOTS ?= build/plots
 FAST := tests/unit tests/properties tests/contract tests/conformance tests/golden
 PYTEST := $(BIN)/python -m pytest -q
+# Two files at a time, in their order, so that the many short ones of tests/unit are last: by itself
+# xdist begins the files with the most tests first, and ends with a few tests of many processes.
+BESIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
 help:  ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -50,10 +53,10 @@ static: $(STAMP)
 	$(BIN)/lint-imports --no-logo
 
 check: static  ## format, lint, types, import contracts, fast tests (two minutes)
-	$(PYTEST) -n 2 --dist loadfile $(FAST)
+	$(PYTEST) $(BESIDE) $(FAST)
 
 test: static criu  ## everything: check, simulation, integration
-	$(PYTEST) -n 2 --dist loadfile tests
+	$(PYTEST) $(BESIDE) tests
 
 carry: $(STAMP) criu  ## every way people run PyTorch, moved, to the bit
 	SINGULARITY_CARRY=all $(PYTEST) tests/integration/test_carry.py

@@ -109,7 +109,7 @@ class Rank:
         self.page.groups = groups
 
     def _follow(self, slot: int) -> None:
-        self._slots.follow(slot)
+        self.links.follow(slot)
         self.page.turn = slot
 
     def _hold(self, step: int) -> None:
@@ -144,6 +144,7 @@ class Rank:
             teardown_s=time.monotonic() - began_s,
         )
         record.save(page.path)
+        page.command = Command.RUN  # who is woken twice takes only the first
         while page.command != Command.RESUME:
             if page.state != State.PARKED:  # just parked, or restored onto a fresh page
                 page.step, page.crossings = self._step, self._crossings

@@ -57,6 +57,13 @@ class Witness(Protocol):
         """It begins, and nobody may be held."""
 
 
+class Callers(Protocol):
+    """Who calls a group's communicator from C++, past the group (see reducing.py)."""
+
+    def route(self) -> None:
+        """What they call may have changed."""
+
+
 class Links:
     """Everything of this process that holds a socket: the store, the groups, their Works."""
 
@@ -118,6 +125,14 @@ class Links:
         """Groups that there are."""
         return len(self._groups)
 
+    def follow(self, slot: int) -> None:
+        """Take turns on that slot from now on; see Slots."""
+        before = self.slots.number
+        self.slots.follow(slot)
+        if before != slot:
+            for group in self._groups.values():
+                group.route()
+
     def _count(self) -> None:
         if self.counted is not None:
             self.counted(self.count)
@@ -166,7 +181,8 @@ class VirtualGroup(ProcessGroup):
     def __init__(self, spec: GroupSpec, links: Links) -> None:
         super().__init__(spec.rank, spec.size)  # type: ignore[call-arg]  # stub lags
         self.spec = spec
-        self._links = links
+        self.links = links
+        self.reducers: Callers | None = None
         self._inner: ProcessGroup | None = None
         self._description = ""
         self._number = group_number(f"{links.name} {spec.key}", spec.members)
@@ -176,12 +192,24 @@ class VirtualGroup(ProcessGroup):
     def attach(self, inner: ProcessGroup) -> None:
         """Pass all on to `inner` from now on."""
         self._inner = inner
+        self.route()
 
     def detach(self) -> None:
         """Drop the communicator; its destructor closes the sockets."""
         if self._inner is not None and any(kind == NCCL for _, kind in self.spec.devices):
             self._inner.shutdown()  # not yet tried on hardware
         self._inner = None
+        self.route()
+
+    def route(self) -> None:
+        """The communicator, or who may call it, has changed."""
+        if self.reducers is not None:
+            self.reducers.route()
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a communicator in use."""
+        return self._inner is not None
 
     @property
     def inner(self) -> ProcessGroup:
@@ -192,7 +220,7 @@ class VirtualGroup(ProcessGroup):
 
     def shutdown(self) -> None:
         self.detach()
-        self._links.forget(self)
+        self.links.forget(self)
 
     def abort(self) -> None:
         self.shutdown()
@@ -236,7 +264,7 @@ class VirtualGroup(ProcessGroup):
         return int(self.inner._get_sequence_number_for_group())  # type: ignore[attr-defined]
 
     def _start_coalescing(self, device: torch.device) -> None:
-        self._begin(None)
+        self.begin(None)
         self._coalescing = True
         self.inner._start_coalescing(device)
 
@@ -247,14 +275,14 @@ class VirtualGroup(ProcessGroup):
         """Nothing pends here: hooks, which alone would, are not offered."""
 
     def monitored_barrier(self, *args: Any, **kwargs: Any) -> None:
-        self._begin(self.deal)
-        with self._links.slots.yielded():
+        self.begin(self.deal)
+        with self.links.slots.yielded():
             self.inner.monitored_barrier(*args, **kwargs)  # type: ignore[attr-defined]
 
-    def _begin(self, deal: Deal | None) -> None:
+    def begin(self, deal: Deal | None) -> None:
         """Something with others is about to. Between what is coalesced nobody may stop."""
-        witness = self._links.witness
-        if witness is None or self._links.world == 1:
+        witness = self.links.witness
+        if witness is None or self.links.world == 1:
             return
         if not self._coalescing:
             witness.come(deal)
@@ -272,19 +300,19 @@ class VirtualGroup(ProcessGroup):
     def _proxy(self, work: Work | None) -> ProxyWork | None:
         if work is None:
             return None
-        proxy = ProxyWork.of(work, self._links.turns)
-        self._links.works.add(proxy)
+        proxy = ProxyWork.of(work, self.links.turns)
+        self.links.works.add(proxy)
         return proxy
 
 
 def _passed_on(name: str) -> Callable[..., ProxyWork | None]:
     def collective(self: VirtualGroup, *args: Any, **kwargs: Any) -> ProxyWork | None:
-        self._begin(self.deal)
+        self.begin(self.deal)
         return self._proxy(getattr(self.inner, name)(*args, **kwargs))
 
     def message(self: VirtualGroup, *args: Any, **kwargs: Any) -> ProxyWork | None:
-        if self._links.witness is not None:
-            self._begin(self._message(name, args, kwargs))
+        if self.links.witness is not None:
+            self.begin(self._message(name, args, kwargs))
         return self._proxy(getattr(self.inner, name)(*args, **kwargs))
 
     def end_coalescing(self: VirtualGroup, *args: Any, **kwargs: Any) -> ProxyWork | None:

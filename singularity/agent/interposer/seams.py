@@ -15,7 +15,7 @@ import torch.distributed.distributed_c10d as c10d
 from torch._C._distributed_c10d import PrefixStore, Store
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from . import family
+from . import family, reducing
 from .cut import Rank
 from .groups import GroupRequest, Links, VirtualGroup
 from .inner import carries, device_backends
@@ -182,6 +182,7 @@ def install(page: Page, place: Place) -> Rank:
     rank = Rank(page, Links(Slots(page.path.parent), place.world))
     if dist.is_available():
         Seams(rank, place).install()
+        reducing.install()
     register_optimizer_step_post_hook(rank.boundary)
     os.register_at_fork(after_in_child=rank.become_child)
     atexit.register(rank.leave)
