@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -67,7 +68,7 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    names = (reducing._MADE, reducing._BEFORE, *reducing._SETTINGS)
+    names = (reducing._MADE, reducing._BEFORE, reducing._AGREES, *reducing._SETTINGS)
     for name in names:  # to be taken back
         monkeypatch.setattr(DistributedDataParallel, name, getattr(DistributedDataParallel, name))
     reducing.install()
@@ -119,6 +120,21 @@ def test_ranks_that_take_turns_hand_them_over_while_the_reducer_waits(world: Wor
     world.links.slots.close()
     world.learn(module)
     assert world.called == []
+
+
+def test_a_rank_without_batches_tells_of_the_passes_that_it_follows(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the others had come to passes to which it never comes, and no cut could be."""
+    module = world.module()
+    world.learn(module)
+    (a_pass,) = world.told
+    world.told.clear()
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda *_, **__: Mock())
+    module._check_global_requires_backward_grad_sync(is_joined_rank=True)
+    assert world.told == [a_pass]
+    module._check_global_requires_backward_grad_sync(is_joined_rank=False)
+    assert world.told == [a_pass], "whose forward has told of it"
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from .deals import NOBODY, Deal, group_number
 from .groups import VirtualGroup
 
 _MADE, _BEFORE = "_ddp_init_helper", "_pre_forward"
+_AGREES = "_check_global_requires_backward_grad_sync"  # once a pass, where batches are uneven
 _SETTINGS = ("_register_builtin_comm_hook", "_set_static_graph")  # of a module, after it was made
 
 
@@ -117,9 +118,10 @@ def install() -> None:
     """Enter DDP. Where this torch lacks a seam, reducers go by the group."""
     if not hasattr(Reducer, "_update_process_group"):
         return
-    if not all(hasattr(DistributedDataParallel, name) for name in (_MADE, _BEFORE, *_SETTINGS)):
+    seams = _MADE, _BEFORE, _AGREES
+    if not all(hasattr(DistributedDataParallel, name) for name in (*seams, *_SETTINGS)):
         return
-    made, before = (getattr(DistributedDataParallel, name) for name in (_MADE, _BEFORE))
+    made, before, agrees = (getattr(DistributedDataParallel, name) for name in seams)
 
     @functools.wraps(made)
     def _ddp_init_helper(self: DistributedDataParallel, *args: Any, **kwargs: Any) -> None:
@@ -133,8 +135,14 @@ def install() -> None:
             (_tell_untraced if torch.compiler.is_compiling() else _tell)(self)
         return before(self, *args, **kwargs)
 
-    setattr(DistributedDataParallel, _MADE, _ddp_init_helper)
-    setattr(DistributedDataParallel, _BEFORE, _pre_forward)
+    @functools.wraps(agrees)
+    def _agrees(self: DistributedDataParallel, is_joined_rank: bool) -> Any:
+        if is_joined_rank:  # it has no batches left, and follows the others' passes
+            _tell(self)
+        return agrees(self, is_joined_rank)
+
+    for name, seam in zip(seams, (_ddp_init_helper, _pre_forward, _agrees), strict=True):
+        setattr(DistributedDataParallel, name, seam)
     for name in _SETTINGS:
         setattr(DistributedDataParallel, name, _setting(getattr(DistributedDataParallel, name)))
 
