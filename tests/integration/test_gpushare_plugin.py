@@ -4,6 +4,7 @@ container is given, and that it is held to its share of it."""
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -41,8 +42,9 @@ class Node:
         self.site.cluster.put("nodes", node("g1", 14, 2))
         self.site.start()
         self.gpus = [gpu(0), gpu(1)]
-        (root / "plugins").mkdir()
-        self.kubelet = Kubelet(root / "plugins")
+        self._short = tempfile.TemporaryDirectory()  # the kernel takes no long names of sockets
+        self._plugins = Path(self._short.name)
+        self.kubelet = Kubelet(self._plugins)
         self._root, self._loop = root, asyncio.new_event_loop()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -55,7 +57,7 @@ class Node:
             containers = Containers(self._root / "containers", limits=True)
             plugin = Plugin(cluster, "g1", containers, UNIT)
             attendant = Attendant(plugin, cluster, containers, lambda: list(self.gpus), UNIT)
-            work = asyncio.create_task(attendant.run("g1", self._root / "plugins"))
+            work = asyncio.create_task(attendant.run("g1", self._plugins))
             while not self._ended.is_set():
                 await asyncio.sleep(0.02)
                 assert not work.done(), work.exception()
@@ -71,6 +73,7 @@ class Node:
         self._loop.close()
         self.kubelet.close()
         self.site.close()
+        self._short.cleanup()
 
     def bind(self, name: str, *gpu_mem: int) -> None:
         self.site.cluster.put("pods", pod(name, gpu_mem))
