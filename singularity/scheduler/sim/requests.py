@@ -53,6 +53,7 @@ SPAN_S: Final = 5.0  # between two posts of a router; a real one posts each seco
 _SERVICE_S: Final = 0.5  # that a replica is busy with one request
 _QUIET_S: Final = 1_200.0  # after the last fault, until a service must have what it always has
 _AT_ONCE: Final = 2
+_NO_DEVICES_LACK: Final = frozenset({"quota", "reclaim", "order"})  # of who is told no more
 _SERVER: Final = Program(steps=1_000_000_000, step_s=60.0, free=True)
 _REGIONS: Final = ("eu", "us")
 
@@ -198,9 +199,9 @@ class Requests:
 
     def _has_its_least(self, name: ServiceId) -> None:
         """Nothing went wrong for a while, so it has what it always has, unless others as urgent
-        hold all that it could use, somebody more urgent waits for some of the same and is not held
-        back by a quota, or its program fails, and is tried again now and then. What has just come
-        free is given by the next round."""
+        hold all that it could use, somebody more urgent lacks some of the same, and not only a
+        quota, or its program fails, and is tried again now and then. What has just come free is
+        given by the next round."""
         world = self._world
         service = next((s for s in world.ledger.services() if s.id == name), None)
         if service is None or service.idle_after_s is not None:
@@ -217,7 +218,7 @@ class Requests:
         ahead = any(
             bool((allowed(snapshot, j.spec) & may_use).any())
             for j in urgent
-            if all(reason.kind != "quota" for reason in plan.pending.get(j.id, ()))
+            if {reason.kind for reason in plan.pending.get(j.id, ())} - _NO_DEVICES_LACK
         )
         assert have >= service.least or free == 0 or ahead or fails, (
             f"{name} has {have} of {service.least} replicas, and {free} devices are free"
