@@ -123,14 +123,17 @@ def _why_not(request: Request, name: str, fleet: Fleet, now_s: float) -> str:
 
 def prioritized(asked: Candidates, fleet: Fleet, now_s: float) -> list[Json]:
     """HostPriorityList."""
-    return [
-        {
-            "Host": name,
-            "Score": score(node, fleet.claims(name, now_s), asked.request) if node else 0,
-        }
-        for name in asked.names
-        for node in (fleet.node(name) if name in fleet.nodes else None,)
-    ]
+    found = []
+    for name in asked.names:
+        node = _shared(name, fleet)
+        points = score(node, fleet.claims(name, now_s), asked.request) if node else 0
+        found.append({"Host": name, "Score": points})
+    return found
+
+
+def _shared(name: str, fleet: Fleet) -> GpuNode | None:
+    """None of a node that shares no GPUs, or is none."""
+    return fleet.node(name) if name in fleet.nodes else None
 
 
 # -- preempt --------------------------------------------------------------------------------------
@@ -141,7 +144,7 @@ def preempted(body: Json, fleet: Fleet, now_s: float) -> Json:
     InvalidSpec."""
     request, found = _pod(body), dict[str, Json]()
     for name, said in _victims(body).items():
-        node = fleet.node(name) if name in fleet.nodes else None
+        node = _shared(name, fleet)
         chosen = _uids(said)
         enough: list[str] | None = chosen
         if request.units:

@@ -57,11 +57,11 @@ class Watcher:
                 found, version = await self._cluster.all_of(kind.kind, kind.namespace)
                 kind.are(found)
                 self._known.add(kind.kind)
-                failed = 0
                 async for what, changed in self._cluster.changes(
                     kind.kind, kind.namespace, version
                 ):
                     kind.change(what, changed)
+                    failed = 0  # not before: who may list and not watch would list all the time
             except (Rejected, Unavailable) as error:
                 facts = {"kind": kind.kind.__name__, "why": error.detail}
                 _log.info("watched anew", extra=facts)

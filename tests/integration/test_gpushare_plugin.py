@@ -21,7 +21,7 @@ from singularity.gpushare.cluster import Cluster
 from singularity.gpushare.containers import INSIDE, Containers
 from singularity.gpushare.plugin import Plugin
 from tests.standin.cuda import Client, compiler, stand_in
-from tests.standin.gpushare import Site
+from tests.standin.gpushare import Site, until
 from tests.standin.kubelet import Kubelet
 from tests.standin.kubernetes import Object, node, pod
 
@@ -49,7 +49,7 @@ class Node:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
-        self.kubelet.until(lambda: self.kubelet.devices)
+        until(lambda: bool(self.kubelet.devices))
 
     def _run(self) -> None:
         async def work() -> None:
@@ -167,9 +167,9 @@ def test_a_sick_gpu_is_told_to_kubelet_and_to_the_extender_and_so_is_its_recover
 
     assert fits()
     there.gpus[1] = gpu(1, health="it has lost memory")
-    there.kubelet.until(lambda: healthy() == {"0"} and not fits())
+    until(lambda: healthy() == {"0"} and not fits())
     there.gpus[1] = gpu(1)
-    there.kubelet.until(lambda: healthy() == {"0", "1"} and fits())
+    until(lambda: healthy() == {"0", "1"} and fits())
 
 
 def test_gpus_that_differ_are_each_as_large_as_they_are(there: Node) -> None:
@@ -182,13 +182,13 @@ def test_gpus_that_differ_are_each_as_large_as_they_are(there: Node) -> None:
         shown = there.site.ask("GET", "/gpushare-scheduler/inspect/g1").json()["nodes"][0]["devs"]
         return [each["totalGPU"] for each in shown]
 
-    there.kubelet.until(lambda: devices() == [7, 12])
+    until(lambda: devices() == [7, 12])
     assert len(there.kubelet.devices) == 19
 
 
 def test_a_kubelet_that_begins_anew_hears_of_the_plugin_again(there: Node) -> None:
     there.kubelet.begin_anew()
-    there.kubelet.until(lambda: there.kubelet.registered)
+    until(lambda: bool(there.kubelet.registered))
     there.bind("p", 3)
     found, _ = there.kubelet.allocate(3)
     assert found.envs["ALIYUN_COM_GPU_MEM_IDX"] == "0"
@@ -199,8 +199,8 @@ def test_the_plugin_may_do_what_it_does_and_no_more(there: Node) -> None:
     there.bind("p", 3)
     there.kubelet.allocate(3)
     there.gpus[1] = gpu(1, health="it has lost memory")
-    there.kubelet.until(lambda: "Unhealthy" in there.kubelet.devices.values())
-    there.kubelet.until(lambda: ("patch", "nodes/status", "") in there.site.cluster.asked)
+    until(lambda: "Unhealthy" in there.kubelet.devices.values())
+    until(lambda: ("patch", "nodes/status", "") in there.site.cluster.asked)
     loaded = list(yaml.safe_load_all((DEPLOY / "plugin.yaml").read_text()))
     assert len(codecs.load_all_yaml((DEPLOY / "plugin.yaml").read_text())) == len(loaded)
     may = {

@@ -4,7 +4,6 @@ devices, and has some allocated to containers."""
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Sequence
 from concurrent import futures
 from pathlib import Path
@@ -71,12 +70,6 @@ class Kubelet:
         given = MESSAGE["AllocateRequest"](container_requests=[request])
         (found,) = self._ask(endpoint, "Allocate")(given, timeout=_LIMIT_S).container_responses
         return found, ids
-
-    def until(self, law: Any) -> None:
-        deadline_s = time.monotonic() + _LIMIT_S
-        while not law():
-            assert time.monotonic() < deadline_s
-            time.sleep(0.02)
 
     def close(self) -> None:
         for channel in self._channels:
