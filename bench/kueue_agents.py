@@ -20,17 +20,8 @@ from urllib.parse import urlsplit
 
 import redis
 
-from singularity.agent.core import (
-    Admitted,
-    AgentState,
-    Done,
-    Ended,
-    Event,
-    Forget,
-    Saved,
-    Started,
-    react,
-)
+from singularity.agent.answers import Done, Ended, Saved, Started
+from singularity.agent.core import Admitted, AgentState, Event, Forget, react
 from singularity.agent.effects import Effect, Kill, Launch, LetGo, TakeCut
 from singularity.primitives.messages import Envelope, Register, Report
 from singularity.primitives.model import JobId, ShardImage

@@ -22,9 +22,9 @@ from singularity.primitives.findings import Certificate, Finding
 from singularity.primitives.messages import Start
 
 from . import comparison
+from .answers import Done, Ended
 from .checkpoint import OUTPUTS
 from .comparison import Comparison, Output
-from .core import Done, Ended
 from .cutting import Broken
 from .endings import ended_well, endings, post_mortem
 from .hands import Hands

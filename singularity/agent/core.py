@@ -10,108 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from singularity.primitives.findings import Certificate
 from singularity.primitives.messages import Cut, Envelope, Report, Reslot, Start, Stop
-from singularity.primitives.model import JobId, ShardImage, Unable
+from singularity.primitives.model import JobId, Unable
 from singularity.primitives.nodes import NodeId
 
+from .answers import Answers, Cooled, CutFailed, Done, Ended, Hung, Refused, Resized, Saved, Started
 from .effects import Effect, Kill, Launch, LetGo, TakeCut, TakeSlots
-
-# -- what the hands answer ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """They run. `reason` says why they can never be dumped here, "" if they can."""
-
-    job: JobId
-    incarnation: int
-    step: int = 0
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Saved:
-    """The cut is durable on this node; the ranks run on, or are gone when it was a release."""
-
-    job: JobId
-    incarnation: int
-    cut: int
-    released: bool
-    image: ShardImage
-    seconds: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class CutFailed:
-    """The gang gave the cut up; the ranks run on. `unable`: its engine would always fail so."""
-
-    job: JobId
-    incarnation: int
-    cut: int
-    reason: str
-    unable: Unable | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Resized:
-    """Every rank takes turns by the new slots; or, with a `reason`, all by the old ones."""
-
-    job: JobId
-    incarnation: int
-    resize: int
-    reason: str = ""
-    seconds: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """A replica takes requests, at `endpoint`."""
-
-    job: JobId
-    incarnation: int
-    endpoint: str
-
-
-@dataclass(frozen=True, slots=True)
-class Hung:
-    """A rank has made no step for too long; where all of them stand is kept."""
-
-    job: JobId
-    incarnation: int
-    reason: str
-    step: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """The ranks could not be started; none of them is left."""
-
-    job: JobId
-    incarnation: int
-    reason: str
-    corrupt: bool = False
-    unfit: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """No rank is left. `exit_code` when the programs ended themselves; None when they were
-    killed: by us after a Kill (`killed`), else by something that was no decision of ours.
-    `step` is the last mini-batch that the programs completed, where that is known; `certificate`
-    what was found, when they ran aside."""
-
-    job: JobId
-    incarnation: int
-    killed: bool = False
-    exit_code: int | None = None
-    reason: str = ""
-    step: int = 0
-    certificate: Certificate | None = None
-
-
-Done = Started | Answers | Saved | CutFailed | Resized | Hung | Refused | Ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +114,8 @@ def _letter(state: AgentState, letter: Envelope) -> Outcome:
 def _start(state: AgentState, start: Start) -> Outcome:
     assert start.job not in state.live, "the ledger waits for 'stopped' before it restarts"
     effects: tuple[Effect, ...] = (Launch(start),)
-    if start.job in state.last and not _begins_here(start):
+    last = state.last.get(start.job)
+    if last is not None and not last.warm and not _begins_here(start):
         effects = (LetGo(start.job, start.incarnation - 1), *effects)
     return _with(state, start.job, Life(start)), effects, ()
 
@@ -240,7 +145,8 @@ def _stop(state: AgentState, stop: Stop) -> Outcome:
     life = state.live.get(stop.job)
     if life is not None and life.start.incarnation == stop.incarnation:
         state = _with(state, stop.job, replace(life, stopping=True, cut=None, reslot=None))
-        return state, (Kill(stop.job, stop.incarnation, stop.stacks, stop.grace_s),), ()
+        kill = Kill(stop.job, stop.incarnation, stop.stacks, stop.grace_s, stop.warm)
+        return state, (kill,), ()
     last = state.last.get(stop.job)
     if last is not None and last.incarnation >= stop.incarnation:
         return state, (), (last,)  # ended before: how it ended is a better answer than 'stopped'
@@ -249,6 +155,8 @@ def _stop(state: AgentState, stop: Stop) -> Outcome:
 
 
 def _done(state: AgentState, done: Done) -> Outcome:
+    if isinstance(done, Cooled):
+        return _cooled(state, done)
     life = state.live.get(done.job)
     if life is None or life.start.incarnation != done.incarnation:
         return state, (), ()
@@ -312,14 +220,24 @@ def _ended(state: AgentState, done: Ended, life: Life) -> Outcome:
         stopped = done.killed and not life.lost
         report = _report(state, done, "stopped" if stopped else "lost")
     report = _with_last_cut(state, report)
-    report = report.model_copy(update={"reason": done.reason, "certificate": done.certificate})
-    return _tell(_without(state, done.job), report)
+    found = {"reason": done.reason, "certificate": done.certificate, "warm": done.warm}
+    return _tell(_without(state, done.job), report.model_copy(update=found))
+
+
+def _cooled(state: AgentState, done: Cooled) -> Outcome:
+    last = state.last.get(done.job)
+    if last is None or last.incarnation != done.incarnation or not last.warm:
+        return state, (), ()  # its next life began here, or it was to go
+    return _tell(state, last.model_copy(update={"warm": False}))
 
 
 def _boot(state: AgentState, boot: Boot) -> Outcome:
     """Reconcile the journal with reality: end what is half-started or half-dead, take up the
-    rest. What is ended here answers 'lost', for no user's program is to blame."""
+    rest. What is ended here answers 'lost', for no user's program is to blame. Nothing waits warm
+    any more: that ended with the agent."""
     effects: list[Effect] = []
+    cold = {j: r.model_copy(update={"warm": False}) for j, r in state.last.items() if r.warm}
+    state = replace(state, last={**state.last, **cold})
     for job, life in sorted(state.live.items()):
         alive = (job, life.start.incarnation) in boot.live
         if life.stopping or not life.started or not alive:

@@ -34,12 +34,13 @@ class TakeSlots:
 @dataclass(frozen=True, slots=True)
 class Kill:
     """Kill whatever there is of a job's ranks, in any stage; with `stacks`, keep first where each
-    of them stands. `grace_s` as in messages.Stop. Answered by Ended."""
+    of them stands. `grace_s` and `warm` as in messages.Stop. Answered by Ended."""
 
     job: JobId
     incarnation: int
     stacks: bool = False
     grace_s: float | None = None
+    warm: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Final
 from singularity.primitives.messages import Start
 from singularity.primitives.sharing import GIB
 
-from .core import Ended
+from .answers import Ended
 from .runtime.sandbox import ExitRecord, Sandbox
 
 _BY_INFRA: Final = frozenset({1, 2, 9, 15})  # HUP, INT, KILL, TERM: no program does that to itself

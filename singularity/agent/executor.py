@@ -10,8 +10,9 @@ from pathlib import Path
 from singularity.primitives.messages import Start
 from singularity.primitives.model import JobId
 
+from .answers import Cooled, Ended
 from .aside import Shadow, forget
-from .core import Ended, Life
+from .core import Life
 from .effects import Effect, Kill, Launch, LetGo
 from .hands import Hands, nothing
 from .replica import Replica
@@ -86,11 +87,13 @@ class Executor:
     def kill_all(self) -> None:
         """Kill every rank and wait until none is left. For a node that starts anew."""
         for hands in self._alive():
-            hands.kill(grace_s=0.0)
+            start = hands.start_command
+            hands.kill(Kill(start.job, start.incarnation, grace_s=0.0))
         for hands in self._known():
             hands.join()
         self._tools.handovers.clear()
         self._tools.images.recent.clear()
+        self._tools.warm.clear()
 
     def abandon(self) -> None:
         """Let go of every rank without touching it, as an agent that dies does."""
@@ -107,6 +110,8 @@ class Executor:
             for job in over:
                 del self._hands[job]
         self._tools.images.recent.room()
+        for job, incarnation in self._tools.warm.room():
+            self._answer(Cooled(job, incarnation), nothing)
 
     def pages(self) -> Mapping[JobId, int]:
         """The furthest step of each job here, for progress shown between checkpoints."""
@@ -129,7 +134,7 @@ class Executor:
         hands = self._hands.get(kill.job)
         known = hands is not None and hands.start_command.incarnation == kill.incarnation
         if hands is not None and known and not hands.ended:
-            hands.kill(with_stacks=kill.stacks, grace_s=kill.grace_s)
+            hands.kill(kill)
             return
         done = Ended(kill.job, kill.incarnation, killed=True)
         threading.Thread(target=self._answer, args=(done, nothing), daemon=True).start()
@@ -137,8 +142,8 @@ class Executor:
     def _let_go(self, effect: LetGo) -> None:
         """Beside the caller: to end ranks that stood here takes a while."""
         found = (effect.job, effect.incarnation)
-        let_go = self._tools.handovers.let_go
-        threading.Thread(target=let_go, args=found, name="let-go", daemon=True).start()
+        for let_go in (self._tools.handovers.let_go, self._tools.warm.let_go):
+            threading.Thread(target=let_go, args=found, name="let-go", daemon=True).start()
 
     def _known(self) -> list[Hands]:
         with self._lock:

@@ -25,12 +25,12 @@ from singularity.primitives.errors import (
 from singularity.primitives.messages import Cut, Reslot, Start
 
 from . import reslotting, stacks
+from .answers import CutFailed, Done, Ended, Hung, Refused, Saved, Started
 from .barrier import Verdict
 from .cooperative import begins_from_files
-from .core import CutFailed, Done, Ended, Hung, Refused, Saved, Started
 from .cutting import Broken, CutLoop
 from .dumping import Dumping
-from .effects import Effect, Launch, TakeCut, TakeSlots
+from .effects import Effect, Kill, Launch, TakeCut, TakeSlots
 from .endings import ended_well, endings, post_mortem
 from .engines import keeper
 from .families import Families, forget_page, forget_semaphores
@@ -64,8 +64,7 @@ class Hands(threading.Thread):
         self._families = Families(self._pages, self._ranks, alone=start.world == 1)
         self._pool = ThreadPoolExecutor(max_workers=max(2, len(start.ranks)))
         self._overseer = stacks.Overseer(start.hang_after_s, tools.first_step_s)
-        self._stacks_wanted = False
-        self._grace_s: float | None = None
+        self._order = Kill(start.job, start.incarnation)
         self._before = start.origin.step if start.origin and begins_from_files(start) else 0
         self._note_at = 0  # the step at which the ranks shall note the hash of their parameters
 
@@ -82,11 +81,9 @@ class Hands(threading.Thread):
     def put(self, effect: Effect) -> None:
         self._inbox.put(effect)
 
-    def kill(self, *, with_stacks: bool = False, grace_s: float | None = None) -> None:
-        """Stop whatever is going on and kill the ranks; answered by Ended(killed=True). Those that
-        may take their time to end have `grace_s` for it, where that is said."""
-        self._stacks_wanted = with_stacks
-        self._grace_s = grace_s
+    def kill(self, order: Kill) -> None:
+        """Stop whatever is going on and kill the ranks."""
+        self._order = order
         self._killed.set()
 
     def abandon(self) -> None:
@@ -125,10 +122,10 @@ class Hands(threading.Thread):
             if self._abandoned.is_set():
                 return
             if self._killed.is_set():
-                self._part()
+                waits = self._part()
                 if self._abandoned.is_set():
                     return
-                ended = Ended(start.job, start.incarnation, killed=True)
+                ended = Ended(start.job, start.incarnation, killed=True, warm=waits)
                 break
             try:
                 effect = self._inbox.get(timeout=_LOOK_EVERY_S)
@@ -156,10 +153,11 @@ class Hands(threading.Thread):
                 return None
         raise AssertionError(effect)
 
-    def _part(self) -> None:
-        """Before the ranks are killed."""
-        if self._stacks_wanted:
+    def _part(self) -> bool:
+        """Before the ranks are killed. True: they are not, but wait for the job's next life."""
+        if self._order.stacks:
             self._keep_stacks("stopped with its gang, of which a rank hangs")
+        return False
 
     def _finish(self, ended: Done) -> None:
         """The journal first, so that a crash here ends in the same place; then leave nothing

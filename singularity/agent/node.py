@@ -48,6 +48,7 @@ from .settings import AgentSettings
 from .sharing import ProcessorSharing, Sharer, Sharing, Unshared
 from .shim.build import built, home
 from .tools import Tools
+from .warm import Warm
 from .worker import Agent
 
 log = logging.getLogger(__name__)
@@ -210,6 +211,7 @@ def make_tools(
         layout=layout,
         images=images,
         handovers=handovers,
+        warm=Warm(layout),
         cooperative=Cooperative(store, layout),
         leads=leads,
         network=network,

@@ -40,14 +40,18 @@ class Held:
 
 
 def to_drop(
-    held: Iterable[Held], now_s: float, now: Memory, wanted_bytes: int = 0
+    held: Iterable[Held],
+    now_s: float,
+    now: Memory,
+    wanted_bytes: int = 0,
+    kept_s: float = _KEPT_S,
 ) -> tuple[tuple[JobId, ...], bool]:
     """What has to go, the oldest first, for `wanted_bytes` more to leave others enough memory; and
     whether they then do."""
     left = now.available_bytes - wanted_bytes - _SPARE_SHARE * now.total_bytes
     gone: list[JobId] = []
     for one in sorted(held, key=lambda h: (h.at_s, h.job)):
-        if left < 0 or now_s - one.at_s > _KEPT_S:
+        if left < 0 or now_s - one.at_s > kept_s:
             gone.append(one.job)
             left += one.bytes
     return tuple(gone), left >= 0

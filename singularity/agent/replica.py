@@ -12,9 +12,10 @@ from typing import Final
 from singularity.primitives.messages import Start
 
 from . import health, ports
-from .core import Answers, Done, Hung
+from .answers import Answers, Done, Hung
 from .hands import Hands, nothing
 from .health import Health, Patience
+from .interposer.page import Page
 from .runtime.sandbox import Sandbox
 from .tools import Answer, Tools
 
@@ -66,21 +67,39 @@ class Replica(Hands):
             self._answer(Hung(start.job, start.incarnation, reason), nothing)
         return None
 
-    def _part(self) -> None:
-        """Let the program end what it is answering; unless it hangs, or nothing here counts."""
-        super()._part()
-        serving = self.start_command.serving
-        assert serving is not None
-        if self._stacks_wanted:
+    def _fresh(self, seconds: dict[str, float]) -> None:
+        """What waits here for this life has only to be woken."""
+        start, began_s = self.start_command, time.monotonic()
+        sandbox = self._tools.warm.take(start)
+        if sandbox is None:
+            super()._fresh(seconds)
             return
+        self._ranks[0], self._pages[0] = sandbox, Page(self._page_path(0))
+        sandbox.thaw()
+        seconds["wake"] = time.monotonic() - began_s
+
+    def _part(self) -> bool:
+        """Let the program wait, or end what it is answering; unless it hangs, or nothing here
+        counts."""
+        super()._part()
+        start, serving = self.start_command, self.start_command.serving
+        assert serving is not None
+        if self._order.stacks:
+            return False
+        if self._order.warm and self._ranks and self._tools.warm.keep(start, self._ranks[0]):
+            self._ranks.clear()
+            return True
         for sandbox in self._ranks.values():
             sandbox.send(signal.SIGTERM)
         told_s = time.monotonic()
         while any(s.alive() for s in self._ranks.values()):
-            grace_s = serving.grace_s if self._grace_s is None else self._grace_s
-            over = time.monotonic() - told_s >= min(grace_s, serving.grace_s)
+            grace_s = self._order.grace_s  # asked each time: it may be told again, and less
+            over = time.monotonic() - told_s >= (
+                serving.grace_s if grace_s is None else min(grace_s, serving.grace_s)
+            )
             if over or self._abandoned.wait(_LOOK_S):
-                return
+                break
+        return False
 
     def _clear(self) -> None:
         if self._prober is not None:

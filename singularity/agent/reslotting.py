@@ -8,7 +8,7 @@ from typing import Final
 
 from singularity.primitives.messages import Reslot, Start
 
-from .core import Resized
+from .answers import Resized
 from .interposer.page import Page
 from .layout import slot
 

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from singularity.primitives.messages import Start
 from singularity.primitives.nodes import NodeId
 
+from .answers import Done
 from .cooperative import Cooperative
-from .core import Done
 from .handover import Handovers
 from .images import Images
 from .layout import Layout
 from .leads import Leads
 from .runtime.network import Network
 from .runtime.sandbox import Sandbox
+from .warm import Warm
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Tools:
     layout: Layout
     images: Images
     handovers: Handovers
+    warm: Warm
     cooperative: Cooperative
     leads: Leads
     network: Network

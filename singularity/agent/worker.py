@@ -26,8 +26,9 @@ from singularity.primitives.messages import (
 )
 from singularity.primitives.transport import VerifyKey
 
+from .answers import Done
 from .client import ControlPlane
-from .core import Admitted, AgentState, Boot, Done, Event, Forget, react
+from .core import Admitted, AgentState, Boot, Event, Forget, react
 from .effects import Effect
 from .executor import Executor
 from .journal import Journal

@@ -113,11 +113,13 @@ class Stop(_Command):
 
     `stacks`: first keep where each of them stands, for somebody will ask what it was waiting for.
     `grace_s`: a replica has no longer than that to end well, whatever its service says.
+    `warm`: it need not end; its processes may wait there, without devices, for its next life.
     """
 
     verb: Literal["stop"] = "stop"
     stacks: bool = False
     grace_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    warm: bool = False
 
 
 class Reslot(_Command):
@@ -162,11 +164,13 @@ class Report(Wire):
     unfit     this node's processors lack what the image needs: never try it here again
     unable    running: the transparent engine cannot work here; cut failed: its engine never will
     step      mini-batches completed at the cut, at the start, or at the end
-    seconds   how long each part took: barrier, dump, store, fetch, restore, reconnect, resize
+    seconds   how long each part took: barrier, dump, store, fetch, restore, reconnect, resize,
+              launch, wake
     resize    the last change of slots this node has finished with, 0 for none; `devices` is what
               its ranks share since then, and `reason` says why that is not what was asked
     certificate  how ranks that were restored aside compare, when they have ended
     endpoint     of a replica that runs: where it answers, "host:port"; "" until it does
+    warm         of one that was stopped: its processes wait there still, for its next life
     """
 
     job: JobId
@@ -186,6 +190,7 @@ class Report(Wire):
     devices: Natural = 0
     certificate: Certificate | None = None
     endpoint: str = Field(default="", max_length=256)
+    warm: bool = False
 
 
 class Register(Wire):

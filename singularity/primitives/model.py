@@ -247,7 +247,8 @@ class Job:
     takes the cut in flight. `unfit` are nodes whose processors cannot run its newest image.
     `certificate` is the newest finding on a cut of it; of a job of kind verify, its own.
     Of a replica, `endpoint` is where it answers, "host:port", "" until it does, and `leaving_at_s`
-    is since when it gets no new requests. `loans` are devices that replicas have of this job.
+    is since when it gets no new requests; of one without devices, `warm` is the node where its
+    processes still wait, as far as is known. `loans` are devices that replicas have of this job.
     """
 
     id: JobId
@@ -304,6 +305,7 @@ class Job:
     paces: tuple[Pace, ...] = ()
     endpoint: str = ""
     leaving_at_s: float | None = None
+    warm: NodeId | None = None
     loans: tuple[Loan, ...] = ()
 
     @property

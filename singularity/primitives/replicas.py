@@ -54,6 +54,21 @@ def patience_s(job: Job) -> float | None:
     return LAST_S if evicted(job) else None
 
 
+def waits(job: Job, report: Report) -> bool:
+    """Does it wait, warm, at the node that reports, for all that is known? Then the node goes on
+    keeping it, for as long as it is not told to forget the report."""
+    there = job.state in WAITING and job.warm == report.node
+    return there and report.warm and report.incarnation == job.incarnation
+
+
+def cooled(job: Job, report: Report) -> Job:
+    """Its node may say that it waits there no more."""
+    newest = job.warm == report.node and report.incarnation == job.incarnation
+    if not newest or report.warm or job.state not in WAITING:
+        return job
+    return replace(job, warm=None, version=job.version + 1)
+
+
 def _leaving_s(job: Job, now_s: float) -> float:
     return now_s if job.leaving_at_s is None else job.leaving_at_s
 

@@ -14,7 +14,9 @@ class Serving:
 
     Its program listens on the port in its environment, PORT, and takes requests once `health`, a
     path, answers 2xx. `concurrency` is how many requests it takes at once. One that is to rest gets
-    no new ones, and is stopped when it has none left, or after `grace_s`.
+    no new ones, and is stopped when it has none left, or after `grace_s`. Where it may stay `warm`
+    its processes are not ended then, but wait in the memory of their node until it shall serve
+    again there, or others need the memory.
     """
 
     service: ServiceId
@@ -22,3 +24,4 @@ class Serving:
     health: str = "/"
     grace_s: float = 30.0
     concurrency: int = 1
+    warm: bool = True

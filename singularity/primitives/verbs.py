@@ -58,6 +58,7 @@ def resume(job: Job, placement: Placement, now_s: float) -> Step:
         resize_refused=False,
         endpoint="",
         leaving_at_s=None,
+        warm=None,
         handover=handover,
         carried_s=job.carried_s if handover else 0.0,
         restoring_s=0.0,
@@ -76,10 +77,13 @@ def checkpoint(job: Job, now_s: float, note_after: int = 0) -> Step:
     return Step(*cuts.begin(job, now_s, keep_running=True, note_after=note_after))
 
 
-def suspend(job: Job, now_s: float, target: Placement = ()) -> Step:
+def suspend(job: Job, now_s: float, target: Placement = (), *, warm: bool = False) -> Step:
+    """Free its devices. A replica that may stay `warm` has nothing left to do."""
     assert not job.dumping and not job.resizing, "one thing at a time"
     if engines.next_up(job) is Engine.RESTART:
-        return stop(job, now_s, Goal.RETRY, "stopped, and begins again")
+        step = stop(job, now_s, Goal.RETRY, "stopped, and begins again")
+        told = tuple(command.model_copy(update={"warm": warm}) for command in step.commands)
+        return Step(step.job, told)
     changes = {"awaiting": job.nodes, "target": target, "cutting": engines.first(job)}
     return Step(
         *cuts.begin(advance(job, Event.QUIESCED, now_s, **changes), now_s, keep_running=False)
@@ -176,7 +180,7 @@ def settle(job: Job, report: Report, now_s: float) -> Step:
     """Fold one agent report into the job. Stale or repeated reports change nothing."""
     stale = report.incarnation != job.incarnation or report.node not in job.nodes
     if stale or job.state not in ACTIVE:
-        return Step(job)
+        return Step(replicas.cooled(job, report))
     if report.unable and cuts.answers(job, report):
         return _fall(job, report, now_s)
     job = cuts.distrusting(job, report) if report.corrupt else cuts.gather(job, report, now_s)
@@ -208,7 +212,7 @@ def settle(job: Job, report: Report, now_s: float) -> Step:
 def settled(job: Job | None, report: Report) -> bool:
     """May the agent forget this report? True when repeating it can never matter again."""
     gone = report.phase not in ("running", "hung")
-    if job is not None and cuts.keeps_for(job, report):
+    if job is not None and (cuts.keeps_for(job, report) or replicas.waits(job, report)):
         return False
     if job is None or report.incarnation < job.incarnation or job.state not in ACTIVE:
         return gone
@@ -313,7 +317,8 @@ def _survivor_gone(job: Job, report: Report, now_s: float) -> Job:
         job = _excused(job)
     placement = tuple(s for s in job.placement if s.node != node)
     left = job.awaiting - {node}
-    job = replace(job, placement=placement, awaiting=left, version=job.version + 1)
+    warm = node if report.warm else job.warm
+    job = replace(job, placement=placement, awaiting=left, warm=warm, version=job.version + 1)
     return job if left else _stopped(job, now_s)
 
 

@@ -115,11 +115,13 @@ def find(
     clusters that fit, the nearest comes first (nearness.py: its own region, unless prices or data
     say otherwise), then where it needs the fewest nodes, then the tightest. `free` int64[N] in
     place of what the draft has left; then what is being given up of shares counts as given up, and
-    so does what jobs that are `leaving` have.
+    so does what jobs that are `leaving` have. A replica goes where its processes wait.
     """
     if job.spec.share is not None:
         return _find_shares(draft, job, free, leaving)
     snapshot = draft.snapshot
+    if job.warm is not None and (there := _where_it_waits(draft, job, devices, free)):
+        return there
     pinned = job.confine is not None and job.confine.kind is ScopeKind.NODE
     if free is None and not pinned:
         own = {snapshot.row[n]: held for n, held in sorted(holdings(job).items())}
@@ -132,6 +134,19 @@ def find(
     room = np.where(feasible(snapshot, job) & snapshot.ready, room, 0)
     room[draft.shunned(job)] = 0
     return pack(snapshot, room, job, devices, draft.policy)
+
+
+def _where_it_waits(draft: Draft, job: Job, devices: int, free: Ints | None) -> Placement:
+    """The node that the job's processes have not left, if it has room for them; else ()."""
+    snapshot, node = draft.snapshot, job.warm
+    if node is None or (row := snapshot.row.get(node)) is None:
+        return ()
+    room = draft.free if free is None else free
+    if room[row] < devices or not (snapshot.ready[row] and snapshot.whole[row]):
+        return ()
+    if not may(draft, job)[row] or row in draft.shunned(job):
+        return ()
+    return (Shard(node, devices),)
 
 
 def _first(draft: Draft, job: Job, wanted: Gang) -> Placement:

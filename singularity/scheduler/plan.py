@@ -55,7 +55,8 @@ class Action:
     it costs, in device-seconds, where that was weighed, `whom` the job for which that is done and
     `lent_to` the service whose replica gets the devices. `note_after` is as in messages.Cut, and
     `origin` what a job of kind verify restores, for it has no checkpoints of its own. A move for a
-    `drain` takes up `pace_s` seconds of what that may carry."""
+    `drain` takes up `pace_s` seconds of what that may carry. A replica that is suspended `warm`
+    need not end."""
 
     verb: Verb
     job: JobId
@@ -70,6 +71,7 @@ class Action:
     origin: Checkpoint | None = None
     drain: str = ""
     pace_s: float = 0.0
+    warm: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,7 @@ def _dispatch(job: Job, action: Action, now_s: float) -> Step:
         case Verb.CHECKPOINT:
             return verbs.checkpoint(job, now_s, action.note_after)
         case Verb.SUSPEND | Verb.MIGRATE:
-            return verbs.suspend(job, now_s, action.placement)
+            return verbs.suspend(job, now_s, action.placement, warm=action.warm)
         case Verb.SCALE:
             return verbs.scale(job, action.placement, now_s)
         case Verb.FAILOVER:

@@ -203,8 +203,8 @@ def _dispensable(job: Job, short: Counter[NodeId]) -> tuple[object, ...]:
 
 
 def _first_to_wake(job: Job) -> tuple[object, ...]:
-    """Those that have not left yet, then those that fail least."""
-    return (job.state not in _PLACED, job.user_failures, job.id)
+    """Those that have not left yet, then those that fail least, then those that need not load."""
+    return (job.state not in _PLACED, job.user_failures, job.warm is None, job.id)
 
 
 def _replace(draft: Draft, pool: _Pool, count: int, spare: int, policy: Policy) -> None:
@@ -252,11 +252,20 @@ def _leave(draft: Draft, jobs: Sequence[Job], policy: Policy) -> None:
             continue
         since_s, what = job.leaving_at_s, "makes way" if evicted else "rests"
         if not job.endpoint or since_s is None:
-            _take(draft, Verb.SUSPEND, job, f"{what} before it took requests")
+            _stop(draft, job, f"{what} before it took requests", idle=True)
         elif over := _over(job, now_s, policy):
-            _take(draft, Verb.SUSPEND, job, f"{what}: {over}")
+            _stop(draft, job, f"{what}: {over}", idle=False)
         elif _idle(draft, job, since_s, policy):
-            _take(draft, Verb.SUSPEND, job, f"{what}: it has no requests left")
+            _stop(draft, job, f"{what}: it has no requests left", idle=True)
+
+
+def _stop(draft: Draft, job: Job, reason: str, *, idle: bool) -> None:
+    """One without requests may wait there until it shall serve again; not one whose revision is
+    served no more, nor on a node that is drained."""
+    serving = job.spec.serving
+    assert serving is not None
+    warm = idle and serving.warm and not draining(draft, job)
+    draft.take(Action(Verb.SUSPEND, job.id, job.version, reason, warm=warm))
 
 
 def _over(job: Job, now_s: float, policy: Policy) -> str:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from singularity.agent.core import AgentState, Boot, Done, Event, react
+from singularity.agent.answers import Done
+from singularity.agent.core import AgentState, Boot, Event, Forget, react
 from singularity.agent.executor import Executor
 from singularity.agent.gang import GangServer
 from singularity.agent.handover import Handovers
@@ -154,10 +155,15 @@ class LocalNode:
                     sandbox.kill()
             executor._tools.handovers.clear()
             executor._tools.images.recent.clear()
+            executor._tools.warm.clear()
 
     def short_of_memory(self) -> None:
         """Nothing is left beside the store of what was cut here."""
         self.tools.images.recent.clear()
+
+    def forget(self, job: JobId, incarnation: int) -> None:
+        """The control plane needs what was told of that life no more."""
+        self._handle(Forget(((job, incarnation),)))
 
     def send(self, command: Command) -> None:
         self._seq += 1

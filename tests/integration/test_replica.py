@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,6 +15,8 @@ import pytest
 from nodes import JOB, LocalNode, planet
 from sandboxes import until
 
+from singularity.agent.scratch import Memory
+from singularity.agent.warm import Warm
 from singularity.primitives.messages import Report, Start, Stop
 from singularity.primitives.nodes import NodeId
 from singularity.primitives.serving import ServiceId, Serving
@@ -28,12 +32,12 @@ def node(tmp_path: Path) -> Iterator[LocalNode]:
         yield made.node("a")
 
 
-def start(*more: str, grace_s: float = 30.0) -> Start:
+def start(*more: str, grace_s: float = 30.0, incarnation: int = 1) -> Start:
     serving = Serving(ServiceId("s"), 1, health="/health", grace_s=grace_s)
     return Start(
         job=JOB,
         node=NodeId("a"),
-        incarnation=1,
+        incarnation=incarnation,
         gang=(NodeId("a"),),
         world=1,
         ranks=(0,),
@@ -44,9 +48,9 @@ def start(*more: str, grace_s: float = 30.0) -> Start:
     )
 
 
-def stop(*, stacks: bool = False, grace_s: float | None = None) -> Stop:
+def stop(*, stacks: bool = False, grace_s: float | None = None, warm: bool = False) -> Stop:
     known = {"job": JOB, "node": NodeId("a"), "incarnation": 1}
-    return Stop.model_validate({**known, "stacks": stacks, "grace_s": grace_s})
+    return Stop.model_validate({**known, "stacks": stacks, "grace_s": grace_s, "warm": warm})
 
 
 def client(report: Report) -> httpx.Client:
@@ -156,3 +160,90 @@ def test_time_that_it_was_frozen_is_not_its_own(node: LocalNode) -> None:
     node.executor.thaw()
     assert httpx.get(f"http://{report.endpoint}/x").status_code == 200
     assert node.reports.empty()
+
+
+# -- at rest, warm -------------------------------------------------------------------------------
+
+
+def rested(node: LocalNode) -> tuple[Report, int]:
+    """Where it answered, and its process, which waits now."""
+    before = serving(node)
+    pid = node.executor._hands[JOB]._ranks[0].pid
+    assert pid is not None
+    node.send(stop(warm=True))
+    said = node.report()
+    assert (said.phase, said.warm) == ("stopped", True)
+    return before, pid
+
+
+def state(pid: int) -> str:
+    """T while it is stopped; "" when it is no more."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return ""
+
+
+def test_the_next_life_finds_what_waits_as_it_was(node: LocalNode) -> None:
+    before, pid = rested(node)
+    until(lambda: state(pid) == "T", "it to be stopped")
+    node.send(start(incarnation=2))
+    assert (running := node.report()).phase == "running" and "wake" in running.seconds
+    after = node.report()
+    assert (after.endpoint, after.warm, after.incarnation) == (before.endpoint, False, 2)
+    assert httpx.get(f"http://{after.endpoint}/x").status_code == 200
+    assert state(pid) not in ("T", "")
+    node.send(stop().model_copy(update={"incarnation": 2}))
+    assert node.report().phase == "stopped" and not state(pid)
+    assert "ended well" in output(node)
+
+
+def test_what_nobody_needs_any_more_is_told_to_end(node: LocalNode) -> None:
+    _, pid = rested(node)
+    node.forget(JOB, 1)
+    until(lambda: not state(pid), "it to be gone")
+    assert "ended well" in output(node)
+
+
+def test_another_program_begins_afresh(node: LocalNode) -> None:
+    _, pid = rested(node)
+    node.send(start("slow to load", incarnation=2))
+    until(lambda: "launch" in node.report().seconds, "it to begin")
+    assert not state(pid)
+
+
+def test_nothing_waits_where_memory_is_scarce(tmp_path: Path) -> None:
+    full = False
+
+    def look() -> Memory:
+        return Memory(1 if full else 1000, 1000)
+
+    with planet(tmp_path, "sgs") as made:
+        made.fit = lambda _, tools: replace(tools, warm=Warm(tools.layout, look))
+        node = made.node("a")
+        _, pid = rested(node)
+        full = True
+        node.executor.tend()
+        said = node.report()
+        assert (said.phase, said.warm) == ("stopped", False)
+        until(lambda: not state(pid), "it to be gone")
+        node.send(start(incarnation=2))
+        assert [node.report().phase for _ in range(2)] == ["running", "running"]
+        node.send(stop(warm=True).model_copy(update={"incarnation": 2}))
+        assert not node.report().warm
+
+
+def test_what_waits_ends_with_its_agent(node: LocalNode) -> None:
+    _, pid = rested(node)
+    node.restart()
+    until(lambda: not state(pid), "it to be gone")
+    assert not node.state.last[JOB].warm
+    node.send(start(incarnation=2))
+    assert [node.report().phase for _ in range(2)] == ["running", "running"]
+
+
+def test_what_died_while_it_waited_is_told(node: LocalNode) -> None:
+    _, pid = rested(node)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not state(pid), "it to be gone")
+    until(lambda: node.executor.tend() or not node.state.last[JOB].warm, "that to be told")

@@ -56,7 +56,7 @@ def test_the_storms_are_not_empty() -> None:
     verbs = {"resume", "checkpoint", "suspend", "migrate", "scale", "failover"}
     faults = {"crash", "restart", "isolate", "drain", "killed", "frozen", "lost", "hang", "hung"}
     orders = {"rebalance", "order-settle", "quota", "maintenance"}
-    services = {"wake", "rest", "scaled", "promoted", "reverted", "ended"}
+    services = {"wake", "rest", "scaled", "promoted", "reverted", "ended", "woken"}
     wanted = verbs | faults | orders | services
     assert wanted <= seen, wanted - seen
     assert len(EVERY - reached) < 6, f"a few storms come to nearly all: {EVERY - reached}"

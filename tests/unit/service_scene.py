@@ -74,6 +74,7 @@ class ServiceScene:
     def __init__(self, nodes: int = 2, devices: int = 4) -> None:
         self.ledger, self.now_s, self.plans = MemoryLedger(), 1_000.0, list[Plan]()
         self.answers = True  # replicas that run are ready
+        self.keeps = False  # replicas that were stopped wait where they were
         self._made = 0
         self._there = dict[ServiceId, int]()
         for n in range(nodes):
@@ -169,6 +170,7 @@ class ServiceScene:
             port = f"{node}:80" if job.spec.serving and self.answers else ""
             found = {"job": job.id, "node": node, "incarnation": job.incarnation, "phase": phase}
             told = {"resize": job.resize, "devices": devices, "endpoint": port}
+            told["warm"] = self.keeps and phase == "stopped"
             self.ledger.record(Report.model_validate({**found, **told}), self.now_s)
 
     def _may_be_ready(self, job: Job) -> bool:

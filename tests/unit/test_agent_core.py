@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from singularity.agent.core import (
-    Admitted,
-    AgentState,
-    Boot,
+from singularity.agent.answers import (
+    Cooled,
     CutFailed,
     Done,
     Ended,
-    Event,
-    Forget,
     Hung,
     Refused,
     Resized,
     Saved,
     Started,
-    react,
 )
-from singularity.agent.effects import Effect, Kill, Launch, TakeCut, TakeSlots
+from singularity.agent.core import Admitted, AgentState, Boot, Event, Forget, react
+from singularity.agent.effects import Effect, Kill, Launch, LetGo, TakeCut, TakeSlots
 from singularity.primitives.messages import Command, Cut, Envelope, Report, Reslot, Start, Stop
 from singularity.primitives.model import JobId, ShardImage, Unable
 from singularity.primitives.nodes import NodeId
@@ -314,3 +310,43 @@ def test_a_node_that_can_dump_nothing_says_so_when_ranks_start() -> None:
     assert [(r.phase, r.unable, r.reason) for r in agent.reports] == [
         ("running", Unable.NODE, "no CRIU")
     ]
+
+
+# -- what waits, warm ----------------------------------------------------------------------------
+
+
+def waiting() -> Agent:
+    """A life that was stopped, and whose processes wait for the next one."""
+    agent = Agent().running().letter(stop().model_copy(update={"warm": True}))
+    assert agent.effects[-1] == Kill(JOB, 1, warm=True)
+    return agent.see(Ended(JOB, 1, killed=True, warm=True))
+
+
+def test_what_waits_is_told_and_not_let_go_of_by_the_life_that_begins_here() -> None:
+    agent = waiting()
+    assert agent.reports[-1].phase == "stopped" and agent.reports[-1].warm
+    agent.letter(start(2))
+    assert [type(e) for e in agent.effects] == [Launch]
+    assert not agent.see(Started(JOB, 2)).reports[-1].warm
+
+
+def test_what_the_control_plane_has_no_use_for_is_let_go_of() -> None:
+    agent = waiting().see(Forget(((JOB, 1),)))
+    assert agent.effects[-1] == LetGo(JOB, 1)
+
+
+def test_that_it_waits_no_more_is_told_once() -> None:
+    agent = waiting().see(Cooled(JOB, 0))
+    assert not agent.reports and agent.state.last[JOB].warm
+    agent.see(Cooled(JOB, 1))
+    assert [r.warm for r in agent.reports] == [False]
+    agent.see(Cooled(JOB, 1))
+    assert not agent.reports
+    assert not agent.state.last[JOB].warm
+    agent.letter(start(2)).see(Cooled(JOB, 1))
+    assert agent.state.last[JOB].incarnation == 1, "nothing is said of a life that is over"
+
+
+def test_nothing_waits_after_a_restart() -> None:
+    agent = waiting().see(Boot(frozenset()))
+    assert not agent.state.last[JOB].warm

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from singularity.agent.core import AgentState, Forget, Refused, Saved, Started, react
+from singularity.agent.answers import Refused, Saved, Started
+from singularity.agent.core import AgentState, Forget, react
 from singularity.agent.effects import Launch, LetGo, TakeCut
 from singularity.api.story import end_of, tell
 from singularity.primitives import verbs

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from singularity.agent import health, ports
-from singularity.agent.core import AgentState, Answers, Boot, CutFailed, Hung, Started, react
+from singularity.agent.answers import Answers, CutFailed, Hung, Started
+from singularity.agent.core import AgentState, Boot, react
 from singularity.agent.health import Health, Patience
 from singularity.primitives.messages import Envelope, Start
 from singularity.primitives.model import JobId

@@ -13,7 +13,8 @@ from typing import Any, cast
 
 import pytest
 
-from singularity.agent.core import AgentState, Ended
+from singularity.agent.answers import Ended
+from singularity.agent.core import AgentState
 from singularity.agent.effects import Effect, Kill, Launch
 from singularity.agent.executor import Executor
 from singularity.agent.journal import Journal
@@ -272,8 +273,12 @@ def test_hands_of_jobs_that_are_over_are_let_go_of(monkeypatch: pytest.MonkeyPat
         def room(self) -> None:
             pass
 
+    class Warm:
+        def room(self) -> tuple[()]:
+            return ()
+
     class Tools:
-        images = Images()
+        images, warm = Images(), Warm()
 
     answers: list[object] = []
     executor = Executor(cast("Any", Tools()), lambda done, _: answers.append(done))

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from singularity.agent.answers import CutFailed, Done, Ended, Saved
 from singularity.agent.barrier import CutState, Dumped, Order, Verdict, View, give_up
 from singularity.agent.barrier import react as hear
-from singularity.agent.core import CutFailed, Done, Ended, Saved
 from singularity.agent.effects import TakeCut
 from singularity.primitives.messages import Cut
 from singularity.primitives.model import Engine, JobId, ShardImage, Unable

@@ -11,19 +11,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from singularity.agent import stall
-from singularity.agent.core import (
-    Admitted,
-    AgentState,
-    Boot,
-    Ended,
-    Event,
-    Forget,
-    Hung,
-    Refused,
-    Resized,
-    Started,
-    react,
-)
+from singularity.agent.answers import Cooled, Ended, Hung, Refused, Resized, Started
+from singularity.agent.core import Admitted, AgentState, Boot, Event, Forget, react
 from singularity.agent.effects import Effect, Kill, Launch, LetGo, TakeCut, TakeSlots
 from singularity.primitives.messages import Envelope, Heartbeat, Register, Report, Start
 from singularity.primitives.model import JobId
@@ -37,6 +26,7 @@ if TYPE_CHECKING:
     from .world import World
 
 _LOOK_S: Final = 1.0  # until an exit is noticed, or a kill is done
+_SCARCE_S: Final = 120.0  # until memory is needed for others, where it is
 _STALL_LOOK_S: Final = 10.0
 _CRASH_S: Final = 0.2  # chance per step that ranks whose peer is gone notice and crash
 
@@ -54,6 +44,7 @@ class Machine:
         self.frozen = False
         self.ranks: dict[JobId, Ranks] = {}
         self.memory = keeping.Memory()
+        self.warm: dict[JobId, int] = {}  # replicas that wait, and of which life they are
         self._life = 0  # of the agent process: whatever an earlier one began is void
         self._admitted = False
         self._asked = 0
@@ -85,6 +76,7 @@ class Machine:
         self.up = False
         self._life += 1
         self.cuts.restart()
+        self.warm.clear()  # no later than with the next agent, which knows nothing of them
 
     def power_off(self) -> None:
         self.shut_down()
@@ -151,6 +143,7 @@ class Machine:
                 self.vanish(job)
             self.cuts.clear()
             self.memory.clear()
+            self.warm.clear()
             self.handle(Admitted(epoch))
         self._admitted = True
         self._heard(began_s)
@@ -233,12 +226,29 @@ class Machine:
                 self.soon(took_s, partial(self._take_slots, effect))
             case LetGo():
                 self.memory.let_go(effect.job, effect.incarnation)
+                if self.warm.get(effect.job, effect.incarnation + 1) <= effect.incarnation:
+                    del self.warm[effect.job]
             case Kill():
-                ranks = self.ranks.get(effect.job)
+                ranks, waits = self.ranks.get(effect.job), False
                 if ranks is not None and ranks.start.incarnation == effect.incarnation:
+                    waits = effect.warm and ranks.up and self._keep(effect)
                     self.vanish(effect.job)
-                done = Ended(effect.job, effect.incarnation, killed=True)
+                done = Ended(effect.job, effect.incarnation, killed=True, warm=waits)
                 self.soon(_LOOK_S, partial(self.handle, done))
+
+    def _keep(self, kill: Kill) -> bool:
+        """Memory may be scarce at once, or some time later."""
+        if self.world.chance(self.world.costs.scarce):
+            return False
+        self.warm[kill.job] = kill.incarnation
+        if self.world.chance(self.world.costs.scarce):
+            self.soon(self.world.spread(_SCARCE_S), partial(self._cool, kill))
+        return True
+
+    def _cool(self, kill: Kill) -> None:
+        if self.warm.get(kill.job) == kill.incarnation:
+            del self.warm[kill.job]
+            self.handle(Cooled(kill.job, kill.incarnation))
 
     # -- ranks -----------------------------------------------------------------------------------
 
@@ -246,7 +256,10 @@ class Machine:
         assert start.job not in self.ranks, f"{start.job} is here already"
         ranks = self.ranks[start.job] = self.world.physics.launch(start)
         self.world.physics.verify_room(self.node, self.ranks)
-        launched_s = self.world.spread(self.world.costs.launch_s)
+        costs, woken = self.world.costs, self.warm.pop(start.job, None) is not None
+        launched_s = self.world.spread(costs.wake_s if woken else costs.launch_s)
+        if woken:
+            self.world.note("woken", start.job, self.node.id)
         self.soon(launched_s, partial(self._launched, ranks))
 
     def _launched(self, ranks: Ranks) -> None:

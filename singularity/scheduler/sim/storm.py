@@ -29,6 +29,7 @@ CLUSTERS = ("eu-0", "us-1", "eu-2")
 SERVICES = 2
 FAULTS_UNTIL_S = 3_000.0
 PATIENCE_S = 60_000.0
+_SOON_S = 120.0  # until nodes have been told what nobody needs any more
 _FAULTS = (
     ("crash", 6),
     ("restart", 20),
@@ -89,6 +90,9 @@ def survive(world: World) -> None:
     assert len(own) == JOBS and not left, left
     asides.all_told(world.ledger.jobs())
     assert not world.ledger.services(), "a service has not ended"
+    world.run(world.now_s + _SOON_S)
+    waiting = {m.node.id: sorted(m.warm) for m in world.machines.values() if m.warm}
+    assert not waiting, f"replicas wait for services that have ended: {waiting}"
     balanced(jobs, world.ledger.loans())
     assert all(n.used == 0 and not n.parts for n in world.ledger.nodes().values()), (
         "devices were never given back"
@@ -113,6 +117,7 @@ def _weather(rng: np.random.Generator) -> Costs:
         rot=float(rng.choice([0.0, 0.1])),
         refuse=float(rng.choice([0.0, 0.1])),
         undumping=float(rng.choice([0.0, 0.2])),
+        scarce=float(rng.choice([0.0, 0.2])),
     )
 
 

@@ -52,6 +52,7 @@ class Costs:
     per event. Late messages take `late_s` on average, the others `hop_s`."""
 
     launch_s: float = 5.0
+    wake_s: float = 0.5  # of a replica that waits
     dump_s: float = 20.0
     reslot_s: float = 3.0
     hop_s: float = 0.05
@@ -70,6 +71,7 @@ class Costs:
     rot: float = 0.0  # an image is found corrupt when it is restored
     undumping: float = 0.0  # a machine has no CRIU
     refuse: float = 0.0  # a launch fails for no lasting reason
+    scarce: float = 0.0  # a replica that rests cannot stay in memory; not as long as it rests
 
 
 class World:
@@ -359,7 +361,14 @@ class World:
         """From here on nothing goes wrong any more."""
         self.note("calm")
         self.costs = replace(
-            self.costs, drop=0.0, repeat=0.0, late=0.0, disk_full=0.0, rot=0.0, refuse=0.0
+            self.costs,
+            drop=0.0,
+            repeat=0.0,
+            late=0.0,
+            disk_full=0.0,
+            rot=0.0,
+            refuse=0.0,
+            scarce=0.0,
         )
 
 
