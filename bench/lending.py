@@ -5,11 +5,12 @@ are split once and for all.
     bench/lending.py --data DIR     DIR holds servegen/m-*.csv and pollux/philly_82k.csv
 
 Each region has 16 nodes of 8. Its service is of the premium tier, and replicas answer 30 s after
-their start; who gives devices to it stands still for 30 s at each change, and who was suspended
-comes back 60 s after its start. With fixed devices, each service has the fewest that keep as many
-of its requests in time, and training goes on until its last job has ended. Training is every other
-job of the busiest two weeks of the Philly trace, tiers by a hash of the name, on 1 to as many
-devices as it asks for. All is decided by the production code.
+their start, 5 s where they rested and wait in memory (bench/wake.py measures that); who gives
+devices to it stands still for 30 s at each change, and who was suspended comes back 60 s after its
+start. With fixed devices, each service has the fewest that keep as many of its requests in time,
+and training goes on until its last job has ended. Training is every other job of the busiest two
+weeks of the Philly trace, tiers by a hash of the name, on 1 to as many devices as it asks for. All
+is decided by the production code.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from singularity.scheduler.sim.traces import Arrival, Machines, Reading, Serves,
 POOLS = ("m-large", "m-mid", "m-small")
 NODES, DEVICES = 16, 8
 FIRST_DAY, WIDEST = 20, 32
-COSTS = Costs(restart_s=60.0, ready_s=30.0, stall_s=30.0, gap_s=1.0)
+COSTS = Costs(restart_s=60.0, ready_s=30.0, wake_s=5.0, stall_s=30.0, gap_s=1.0)
 DAY_S = 86400.0
 
 
@@ -102,7 +103,8 @@ def show(label: str, run: Run, took_s: float, held: dict[str, Fixed], days: floa
         share = held[name].in_time if held else card.in_time[name]
         hours = held[name].devices * 24 * days if held else card.service_device_h[name]
         changes = 1 if held else card.scalings[name]
-        print(f"  {name:8}{share:10.4%} in time{hours:9.0f} device-hours{changes:7} changes")
+        woken = "" if held else f", {card.woken[name]:.1%} of starts where it rested"
+        print(f"  {name:8}{share:10.4%} in time{hours:9.0f} device-hours{changes:7} changes{woken}")
     kept = ", ".join(
         f"{tier} {'-' if share is None else f'{share:.2%}'}" for tier, share in card.kept.items()
     )

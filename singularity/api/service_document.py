@@ -115,7 +115,8 @@ class ServiceDocument(Document):
     """`devices` is what each replica has, as cpu:1; with `share`, only that of one device, on which
     others may be. `concurrency` is how many requests it takes at
     once: those of the target unless said. `scale_to_zero` is after how long without a request the
-    last replica rests; without it `replicas.min` always stay."""
+    last replica rests; without it `replicas.min` always stay. One that rests waits in memory for
+    its next turn, unless `warm` is false: then its program ends, and is started anew."""
 
     name: Annotated[Name, StringConstraints(max_length=_NAME_MOST)]
     run: Command
@@ -136,6 +137,7 @@ class ServiceDocument(Document):
     queue: Queue = Queue()
     health: Annotated[str, StringConstraints(pattern=r"^/[!-~]*$", max_length=1024)] = "/"
     grace: Annotated[Duration, Field(le=3600.0)] = 30.0
+    warm: bool = True
 
     @model_validator(mode="before")
     @classmethod
@@ -205,7 +207,7 @@ class ServiceDocument(Document):
             memory_bytes=self.memory,
             share=self.share.share() if self.share else None,
             engines=(Engine.RESTART,),
-            serving=Serving(id_, 1, self.health, self.grace, at_once),
+            serving=Serving(id_, 1, self.health, self.grace, at_once, self.warm),
         )
 
 

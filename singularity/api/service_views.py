@@ -71,7 +71,8 @@ def why_view(found: Standing, told: Mapping[JobId, Sequence[Json]]) -> Json:
     resting = sum(replicas.resting(job) for job in found.replicas)
     counts = f"{ready} of {wanted} wanted replicas answer"
     if resting:
-        counts += f"; {resting} more rest until there is load for them"
+        warm = sum(job.warm is not None for job in found.replicas)
+        counts += f"; {resting} more rest until there is load for them, {warm} of them in memory"
     bounds = f"; it may have {service.least} to {service.most}"
     reasons = [{"kind": "replicas", "detail": counts + bounds}]
     if found.load is not None:

@@ -61,6 +61,7 @@ def job_view(job: Job, spec: Json, nodes: Mapping[NodeId, Node], outlook: Outloo
         "state": str(job.state),
         "intent": str(job.intent),
         "resting": replicas.resting(job),
+        "warm": job.warm,
         "devices": job.devices,
         "device": job.spec.device,
         "ranks": job.spec.ranks,

@@ -50,7 +50,7 @@ class Policy:
     aside_wait_s: float = 300.0  # for idle devices; whoever asked to verify wants an answer
     aside_settle_s: float = 5.0  # from the start, or the last cut, to one that is to be compared
     scale_smooth_s: float = 300.0  # over which load is averaged while it changes no more than usual
-    scale_memory_s: float = 18000.0  # in which what is remembered of a peak falls to a third
+    scale_memory_s: float = 9000.0  # in which what is remembered of a peak falls to a third
     scale_up_step: float = 0.1  # of the replicas that there are: at least so many more
     scale_down_step: float = 0.15  # and at least so many fewer
     scale_down_after_s: float = 150.0  # fewer must have been enough for so long

@@ -192,8 +192,8 @@ def test_why_a_service_has_the_replicas_that_it_has(api: Api, fleet: list[Agent]
     after = api.ok("GET", "/v1/services/cnn/why")
     assert after["state"] == "serving" and [r["kind"] for r in after["reasons"]] == kinds
     assert after["reasons"][0]["detail"] == (
-        "2 of 2 wanted replicas answer; 1 more rest until there is load for them;"
-        " it may have 2 to 3"
+        "2 of 2 wanted replicas answer; 1 more rest until there is load for them, 0 of them in"
+        " memory; it may have 2 to 3"
     )
     listed = {j["name"]: j["resting"] for j in api.ok("GET", "/v1/jobs")["items"]}
     assert sorted(listed.values()) == [False, False, True]

@@ -14,8 +14,9 @@ from functools import partial
 from math import ceil
 from typing import Final
 
-from singularity.primitives.messages import Command, Cut, Reslot, Start
+from singularity.primitives.messages import Command, Cut, Reslot, Start, Stop
 from singularity.primitives.model import ACTIVE, Engine, Job, JobId, JobSpec, Kind
+from singularity.primitives.nodes import NodeId
 from singularity.primitives.replicas import ready
 from singularity.primitives.serving import ServiceId, Serving
 from singularity.scheduler.autoscale import Scaling, size
@@ -94,6 +95,7 @@ class Inference(Replay):
         fleet = tuple(fleet) or trace.fleet
         self._until_s = float(max((s.rates.seconds for s in trace.services), default=0))
         self._pools: dict[ServiceId, _Pool] = {}
+        self._warm: dict[JobId, NodeId] = {}  # where processes of replicas wait
         self._books = _Books()
         super().__init__(trace, fleet, policy, costs or Costs(), name)
         for service in self._trace.services:
@@ -122,9 +124,10 @@ class Inference(Replay):
             self._note_action(action)
 
     def _takes_s(self, command: Command) -> float:
-        if isinstance(command, Start) and command.serving is not None:
-            return self._costs.ready_s
-        return super()._takes_s(command)
+        if not isinstance(command, Start) or command.serving is None:
+            return super()._takes_s(command)
+        waits = self._warm.get(command.job) == command.node
+        return self._costs.wake_s if waits else self._costs.ready_s
 
     def _obey(self, command: Command) -> None:
         job = self._ledger.job(command.job)
@@ -133,10 +136,17 @@ class Inference(Replay):
         elif command.incarnation == job.incarnation:
             assert not isinstance(command, Cut | Reslot), command
             if isinstance(command, Start):
+                woken = self._warm.pop(job.id, None) == command.node
+                pool = self._pools[job.spec.serving.service]
+                pool.told.woken += woken
+                pool.told.begun += not woken
                 where = {"endpoint": f"{job.id}:80"}
                 self._report(job.id, command.node, "running", **where)
-            else:
-                self._report(job.id, command.node, "stopped")
+                return
+            warm = isinstance(command, Stop) and command.warm
+            if warm:
+                self._warm[job.id] = command.node
+            self._report(job.id, command.node, "stopped", warm=warm)
 
     # -- services --------------------------------------------------------------------------------
 

@@ -40,7 +40,8 @@ class Outcome:
 class Pooled:
     """A service: `late` of its `requests` waited for longer than promised. `asked_s` and `held_s`
     are device-seconds that its autoscaler wanted and that its replicas held, and `changes` is how
-    often the first changed."""
+    often the first changed. `begun` and `woken`: how often a replica began anew, and was woken
+    where it rested."""
 
     name: str
     requests: float = 0.0
@@ -48,6 +49,8 @@ class Pooled:
     asked_s: float = 0.0
     held_s: float = 0.0
     changes: int = 0
+    begun: int = 0
+    woken: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,7 @@ class Scorecard:
     worked        device-hours of work that jobs have done, at their full size
     in_time       by service: share of its requests that waited no longer than promised
     scalings      by service: how often its autoscaler wanted another number of replicas
+    woken         by service: the share of its replicas' starts where they had rested
     fairness      T / (T alone x how contended the fleet was meanwhile): mean and p99; below 1 is
                   better than an equal part of the fleet
     """
@@ -127,6 +131,7 @@ class Scorecard:
     in_time: dict[str, float]
     service_device_h: dict[str, float]
     scalings: dict[str, int]
+    woken: dict[str, float]
     rounds: int
     decide_p50_ms: float
     decide_p99_ms: float
@@ -164,6 +169,7 @@ def scorecard(run: Run) -> Scorecard:
         in_time={p.name: 1.0 - p.late / max(1.0, p.requests) for p in run.pools},
         service_device_h={p.name: p.held_s / 3600.0 for p in run.pools},
         scalings={p.name: p.changes for p in run.pools},
+        woken={p.name: p.woken / max(1, p.woken + p.begun) for p in run.pools},
         rounds=run.rounds,
         decide_p50_ms=float(np.median(ms)),
         decide_p99_ms=float(np.percentile(ms, 99)),

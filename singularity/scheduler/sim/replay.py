@@ -41,8 +41,8 @@ class Costs:
     """Seconds that machines take, and how often the scheduler looks: not sooner than `gap_s` after
     its last round, and every `tick_s` while somebody waits or holds less than it wants. A resize
     is answered after `resize_s`, and the work stands still for `stall_s`; a replica takes requests
-    `ready_s` after its start. Jobs are cut every `every_s`, which tells how fast they are; 0: only
-    when they must leave, for nothing fails here."""
+    `ready_s` after its start, and `wake_s` where it rested. Jobs are cut every `every_s`, which
+    tells how fast they are; 0: only when they must leave, for nothing fails here."""
 
     start_s: float = 0.0
     restart_s: float = 60.0
@@ -50,6 +50,7 @@ class Costs:
     resize_s: float = 0.0
     stall_s: float = 0.0
     ready_s: float = 0.0
+    wake_s: float = 0.0
     every_s: float = 0.0
     gap_s: float = 0.0
     tick_s: float = 300.0
