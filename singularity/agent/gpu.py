@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from enum import IntEnum
 from pathlib import Path
@@ -27,11 +28,9 @@ from pydantic import TypeAdapter
 
 from singularity.primitives.errors import CheckpointFailed, ImageUnfit, RestoreFailed
 
-from . import seats
 from .checkpoint import CriuCheckpointer, Dump
 from .runtime.processes import descendants
 from .runtime.sandbox import Sandbox
-from .seats import Held
 
 log = logging.getLogger(__name__)
 
@@ -129,6 +128,7 @@ class CudaDriver:
         missing = [n for n in _NEEDED if not hasattr(library, f"cuCheckpointProcess{n}")]
         if missing:
             raise DriverRefused("the CUDA driver is older than 570, and cannot move a process")
+        os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # GPUs have the numbers that NVML gives them
         if code := library.cuInit(0):
             raise DriverRefused(f"the CUDA driver does not start: error {code}")
         return cls(library)
@@ -196,15 +196,25 @@ def nothing(_sandbox: Sandbox, _images: Path) -> None:
     """Nothing is known of the rank's devices besides."""
 
 
+def nowhere(_directory: Path) -> Mapping[int, int]:
+    """No GPU follows another than that of its number."""
+    return {}
+
+
 class GpuCheckpointer(CriuCheckpointer):
     """A rank that uses no GPU goes through it as through CRIU alone. `note` is called while it is
-    off its devices."""
+    off its devices; `moves`, of the directory of the sandbox that it is brought back to, tells by
+    number which GPU it goes to from which."""
 
     def __init__(
-        self, criu: Path, driver: Driver, note: Callable[[Sandbox, Path], None] = nothing
+        self,
+        criu: Path,
+        driver: Driver,
+        note: Callable[[Sandbox, Path], None] = nothing,
+        moves: Callable[[Path], Mapping[int, int]] = nowhere,
     ) -> None:
         super().__init__(criu)
-        self._driver, self._note = driver, note
+        self._driver, self._note, self._moves = driver, note, moves
 
     def dump(self, sandbox: Sandbox, images: Path) -> Dump:
         began_s = time.monotonic()
@@ -223,7 +233,7 @@ class GpuCheckpointer(CriuCheckpointer):
         began_s = time.monotonic()
         note = images / _NOTE
         was_on = _GPUS.validate_json(note.read_bytes()) if note.exists() else ()
-        pairs = paired(was_on, self._driver.gpus, seats.recall(sandbox.directory))
+        pairs = paired(was_on, self._driver.gpus, self._moves(sandbox.directory))
         super().restore(sandbox, images, deadline_s)
         try:
             for pid in users(sandbox) if was_on else ():
@@ -269,31 +279,28 @@ class GpuCheckpointer(CriuCheckpointer):
 
 
 def paired(
-    was_on: Sequence[UUID], now: Sequence[UUID], held: Held | None = None
+    was_on: Sequence[UUID], now: Sequence[UUID], moves: Mapping[int, int]
 ) -> tuple[tuple[UUID, UUID], ...]:
-    """Where each GPU of the node before has its successor: by number; but the one that a rank has a
-    share of, by what it is given, and the other way round. () where all are the same.
+    """Where each GPU of the node before has its successor: as `moves` says by number, else the one
+    of its number, else another that follows none. () where all are the same.
 
     Raises ImageUnfit when there are not as many.
     """
     if len(now) < len(was_on):
         raise ImageUnfit(f"it was on a node with {len(was_on)} GPUs, and this one has {len(now)}")
-    before, after = list(was_on), list(now[: len(was_on)])
-    if was_on and held is not None and held.was is not None and held.was != held.index:
-        before, after = _swapped(before, list(now), held.was, held.index)
-    if before == after:
+    to = {old: new for old, new in moves.items() if was_on}
+    if any(old >= len(was_on) or new >= len(now) for old, new in to.items()):
+        raise ImageUnfit(f"of its GPUs {sorted(to)} one was not there, or is not here")
+    free = [new for new in range(len(now)) if new not in to.values()]
+    for old in range(len(was_on)):  # those first that can be followed by their like
+        if old not in to and old in free:
+            free.remove(old)
+            to[old] = old
+    left = iter(free)
+    after = [now[to[old] if old in to else next(left)] for old in range(len(was_on))]
+    if list(was_on) == after:
         return ()
-    return tuple(zip(before, after, strict=True))
-
-
-def _swapped(
-    before: list[UUID], now: list[UUID], was: int, index: int
-) -> tuple[list[UUID], list[UUID]]:
-    """`was` is followed by `index`, and whoever was followed by that, by what followed `was`."""
-    if not (was < len(before) and index < len(now)):
-        raise ImageUnfit(f"there is no GPU {index} here, or was no GPU {was} there")
-    now[was], now[index] = now[index], now[was]
-    return before, now[: len(before)]
+    return tuple(zip(was_on, after, strict=True))
 
 
 def users(sandbox: Sandbox) -> Iterator[int]:

@@ -332,8 +332,8 @@ class Hands(threading.Thread):
         before = self.start_command
         # At once: whoever asks meanwhile which slots there are is told the new ones.
         self.start_command = reslotting.given(before, wanted)
-        limit_s = self._tools.reslot_deadline_s
-        done = reslotting.turn(before, wanted, self._pages, self._check, limit_s)
+        fixed, limit_s = self._tools.fixed, self._tools.reslot_deadline_s
+        done = reslotting.turn(before, wanted, self._pages, self._check, limit_s, fixed)
         if done.reason:
             self.start_command = before
         self._answer(done, nothing)

@@ -14,7 +14,7 @@ from singularity.primitives.messages import Admission, DeviceNote, Register, Sta
 from singularity.store.imagestore import ImageStore
 from singularity.store.places import open_blobs
 
-from . import ports, processors
+from . import ports, processors, seats, wholegpus
 from .checkpoint import Checkpointer, CriuCheckpointer, SuspendInPlace
 from .client import ControlPlane
 from .cooperative import Cooperative
@@ -49,6 +49,7 @@ from .sharing import ProcessorSharing, Sharer, Sharing, Unshared
 from .shim.build import built, home
 from .tools import Tools
 from .warm import Warm
+from .wholegpus import WholeGpus
 from .worker import Agent
 
 log = logging.getLogger(__name__)
@@ -143,9 +144,12 @@ def open_sharing(settings: AgentSettings, layout: Layout, devices: DeviceManager
         except DeviceUnavailable as error:
             reason = error.detail
     else:
-        return Unshared("this node gives out its GPUs whole (SINGULARITY_SHARE)")
+        reason = "this node gives out its GPUs whole (SINGULARITY_SHARE)"
+        return WholeGpus(layout, settings.devices, reason)
     log.warning("no shares of devices here: %s", reason)
-    return Unshared(reason)
+    if isinstance(devices, CpuManager):
+        return Unshared(reason)
+    return WholeGpus(layout, settings.devices, reason)
 
 
 def make_tools(
@@ -218,6 +222,7 @@ def make_tools(
         create=create,
         launch=launch,
         release=sharing.release,
+        fixed=sharing.fixed,
         reconnect_deadline_s=settings.reconnect_deadline_s,
         reslot_deadline_s=settings.reslot_deadline_s,
         first_step_s=settings.first_step_s,
@@ -240,7 +245,8 @@ def choose_checkpointer(configured: str, sharing: Sharing) -> Checkpointer:
     verdict = probe(criu)
     if criu is not None and verdict.ok:
         try:
-            return GpuCheckpointer(criu, CudaDriver.open(), sharing.note)
+            moves = wholegpus.moves if sharing.whole else seats.moves
+            return GpuCheckpointer(criu, CudaDriver.open(), sharing.note, moves)
         except DriverRefused as error:
             log.info("ranks that use GPUs cannot be moved: %s", error)
             return CriuCheckpointer(criu)

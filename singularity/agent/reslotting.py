@@ -26,9 +26,13 @@ def turn(
     pages: Mapping[int, Page],
     check: Callable[[], None],
     limit_s: float,
+    fixed: str = "",
 ) -> Resized:
     """Tell the ranks their slots, and wait until all follow; a `reason` says who does not, and the
-    old ones are in force again. `check` raises where going on is pointless."""
+    old ones are in force again. `check` raises where going on is pointless, and `fixed` says why
+    they cannot follow."""
+    if fixed:
+        return Resized(before.job, before.incarnation, wanted.resize, fixed)
     began_s, stuck = time.monotonic(), ""
     _write(given(before, wanted), pages)
     while late := [rank for rank, page in pages.items() if page.turn != page.slot]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,14 @@ def recall(directory: Path) -> Held | None:
     with suppress(FileNotFoundError, ValueError):
         return _HELD.validate_json((directory / _NOTE).read_bytes())
     return None
+
+
+def moves(directory: Path) -> Mapping[int, int]:
+    """Of the GPUs of the node before, which is followed by another here."""
+    held = recall(directory)
+    if held is None or held.was is None or held.was == held.index:
+        return {}
+    return {held.was: held.index}
 
 
 def note(images: Path, carried: Carried) -> None:

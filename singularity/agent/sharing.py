@@ -39,8 +39,8 @@ class Sharer:
 class Sharing(Protocol):
     """`memory_bytes` of each device, 0 where no shares can be had; `preempts`: real-time ones can,
     or `reason` says why not. `whole`: devices can be had as a whole besides. `yields`: best-effort
-    work leaves a device block by block. `stuck` says why ranks
-    that have shares cannot be carried as they are, "" where they can."""
+    work leaves a device block by block. `fixed` says why ranks cannot go over to other devices
+    while they run, "" where they can."""
 
     @property
     def memory_bytes(self) -> int: ...
@@ -54,6 +54,8 @@ class Sharing(Protocol):
     def driven(self) -> bool: ...
     @property
     def yields(self) -> bool: ...
+    @property
+    def fixed(self) -> str: ...
 
     def refuses(self, share: DeviceShare) -> str:
         """Why no rank has such a share here, "" where it can."""
@@ -62,7 +64,7 @@ class Sharing(Protocol):
         """Of the sandbox of a rank that has a share."""
 
     def environment(self, start: Start, rank: int, sandbox: Sandbox) -> Mapping[str, str]:
-        """What must be set in a rank that has a share; it counts as there from now on."""
+        """What must be set in a rank to find its devices; it counts as there from now on."""
 
     def note(self, sandbox: Sandbox, images: Path) -> None:
         """The rank is off its device, and dumped to `images`: keep there what is known of it."""
@@ -88,7 +90,7 @@ def seat_of(start: Start, rank: int) -> tuple[int, DeviceShare] | None:
 class Unshared:
     """A node that gives out no shares."""
 
-    memory_bytes, preempts, whole, driven, yields = 0, False, True, False, False
+    memory_bytes, preempts, whole, driven, yields, fixed = 0, False, True, False, False, ""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason

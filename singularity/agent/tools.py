@@ -22,7 +22,8 @@ from .warm import Warm
 @dataclass(frozen=True, slots=True)
 class Tools:
     """`create` makes the sandbox of one rank, which sees the files that the process of the given
-    number sees, or the node's; `launch` starts the program, `release` is told when it is gone."""
+    number sees, or the node's; `launch` starts the program, `release` is told when it is gone.
+    `fixed` says why ranks cannot go over to other devices while they run, "" where they can."""
 
     node: NodeId
     layout: Layout
@@ -35,6 +36,7 @@ class Tools:
     create: Callable[[Start, int, int | None], Sandbox]
     launch: Callable[[Sandbox, Start, int], None]
     release: Callable[[Start, int], None]
+    fixed: str
     reconnect_deadline_s: float
     reslot_deadline_s: float
     first_step_s: float

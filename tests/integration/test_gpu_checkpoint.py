@@ -193,8 +193,8 @@ def test_what_is_missing_of_a_driver_is_said(
 
 def test_gpus_that_are_the_same_need_no_map() -> None:
     one, two, three = (UUID(int=i) for i in (1, 2, 3))
-    assert paired((one, two), (one, two)) == () == paired((), (one,))
-    assert paired((one,), (two, three)) == ((one, two),)
+    assert paired((one, two), (one, two), {}) == () == paired((), (one,), {})
+    assert paired((one,), (two, three), {}) == ((one, two),)
 
 
 def test_whether_a_process_can_leave_a_gpu_is_proven_by_doing_it(bench: Bench) -> None:
