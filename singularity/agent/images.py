@@ -61,6 +61,7 @@ class Images:
     processor: processors.Processor
     reseat: Callable[[Start, int, Sandbox, Path], None]  # before a rank with a share is restored
     sharers_stuck: str = ""  # why no rank with a share of a device can be dumped here
+    fixed: str = ""  # why ranks here keep the devices that they see, whoever is given those
 
     @property
     def obstacle(self) -> str:
@@ -231,9 +232,9 @@ class Images:
     def stand(self, start: Start, ref: CutRef, ranks: Mapping[int, Sandbox]) -> bool:
         """Keep `ranks`, which are parked and were saved by `ref`, for as long as there is memory;
         False where they are to be ended. One that holds more than memory would be in the way, and
-        so would a share of a device: its memory is given to others, and the job's next may be of
-        another device."""
-        if start.share is not None:
+        so would a share of a device, or devices by name: they are given to others, and the job's
+        next may be other ones."""
+        if start.share is not None or self.fixed:
             return False
         copies = self.recent.of(ref.job)
         if not all(r in copies and self.checkpointer.idle(copies[r].path) for r in ranks):

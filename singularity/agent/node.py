@@ -209,6 +209,7 @@ def make_tools(
         processor=processors.here(),
         reseat=sharing.reseat,
         sharers_stuck=stuck(sharing, checkpointer),
+        fixed=sharing.fixed,
     )
     return Tools(
         node=settings.node,

@@ -86,7 +86,8 @@ class Replica(Hands):
         assert serving is not None
         if self._order.stacks:
             return False
-        if self._order.warm and self._ranks and self._tools.warm.keep(start, self._ranks[0]):
+        may_wait = self._order.warm and self._ranks and not self._tools.fixed
+        if may_wait and self._tools.warm.keep(start, self._ranks[0]):
             self._ranks.clear()
             return True
         for sandbox in self._ranks.values():
