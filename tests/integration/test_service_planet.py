@@ -67,15 +67,18 @@ def test_a_service_grows_at_the_cost_of_training_loses_its_router_and_gives_back
 
 
 def test_a_service_that_nobody_asks_rests_and_its_first_request_wakes_it(story: Story) -> None:
-    """Also when the router and the scheduler are other processes than those that put it to rest."""
+    """Also when the router and the scheduler are other processes than those that put it to rest.
+    It is the same process that serves again, which knows of all requests that it had."""
     story.call("POST", "services", {**SERVICE, "scale_to_zero": "2s"})
-    for _ in range(2):
+    begun = Counter[str]()
+    for turn in ("first", "second"):
         story.until("it to rest", lambda: story.service()["condition"] == "at-rest")
         story.until("nothing to be left of it", lambda: not story.service()["replicas"]["items"])
-        (answer,) = story.hold("wakes-it")
-        story.until("it to be woken", lambda: story.begun() == Counter(["wakes-it"]))
+        (answer,) = story.hold(turn, gate=turn)
+        begun[turn] += 1
+        story.until("it to be woken", lambda: story.begun() == begun)
         assert story.service()["condition"] == "serving", "it stays while it has a request"
-        story.let_go()
+        story.let_go(turn)
         assert answer.result() == 200
         story.planet.kill("router-here")
         story.planet.kill("schedule")
