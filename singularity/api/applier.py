@@ -93,6 +93,10 @@ class SqlLedger(SqlReports, SqlDuties, SqlServices, SqlProjects, SqlTariffs):
     def request_checkpoint(self, job: JobId, now_s: float) -> Job:
         return self._wish(job, "its owner wants a checkpoint", now_s, checkpoint_wanted=True)
 
+    def go_back(self, job: JobId, to: tuple[int, int], now_s: float) -> Job:
+        reason = f"its owner goes back to checkpoint {to[0]}-{to[1]}"
+        return self._wish(job, reason, now_s, back_to=to, retry_at_s=0.0)
+
     def _wish(self, job_id: JobId, reason: str, now_s: float, **changes: object) -> Job:
         with self._engine.begin() as db:
             job = lock_jobs(db, {job_id}).get(job_id)

@@ -92,6 +92,17 @@ def verify(
         raise typer.Exit(ExitCode.ERROR)
 
 
+@ckpt.command("restore")
+def restore(
+    ctx: typer.Context,
+    job: JobName,
+    checkpoint: Annotated[str, typer.Argument(help="As `ls` names it.")],
+    output: Output = Format.TABLE,
+) -> None:
+    """Let a job go back to one of its checkpoints; what it did since is given up."""
+    show_one(server(ctx).post(path_of(job, "checkpoints", checkpoint, "restore")), JOBS, output)
+
+
 @ckpt.command("preflight")
 def preflight(
     ctx: typer.Context,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from . import engines, pace
+from .errors import NotFound
 from .holdings import at_risk_s, stays
 from .lifecycle import Event, advance
 from .messages import Command, Cut, Report
@@ -121,6 +122,34 @@ def distrusting(job: Job, report: Report) -> Job:
         handover=None,
         checkpoints=left,
         corrupt_in=report.incarnation,
+        unfit=frozenset(),  # those before may ask for less
+        version=job.version + 1,
+    )
+
+
+def named(job: Job, name: str) -> Checkpoint:
+    """A checkpoint of the job by its name, as 3-2. Raises NotFound with those that there are."""
+    known = {f"{c.incarnation}-{c.cut}": c for c in job.checkpoints}
+    if (found := known.get(name)) is None:
+        raise NotFound(f"{job.spec.name} has no checkpoint {name}", near=list(known))
+    return found
+
+
+def chosen(job: Job) -> Checkpoint | None:
+    """What its owner wants it to go back to; None also where newer ones have taken its place."""
+    found = [c for c in job.checkpoints if (c.incarnation, c.cut) == job.back_to]
+    return found[0] if found else None
+
+
+def gone_back(job: Job, to: Checkpoint) -> Job:
+    """Without what came after that checkpoint of it."""
+    return replace(
+        job,
+        checkpoints=job.checkpoints[job.checkpoints.index(to) :],
+        checkpoint_wanted=False,
+        handover=None,
+        carried_s=0.0,
+        step=to.step,
         unfit=frozenset(),  # those before may ask for less
         version=job.version + 1,
     )

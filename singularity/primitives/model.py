@@ -233,6 +233,7 @@ class Job:
     `gathered` the images that are durable. `checkpoints` are those that count, newest first.
     `handover` is newer than all of them: what the life before left in the memory of its nodes for
     the next, until that runs; `carried_s` is the progress that so came to this life unsaved.
+    `back_to` is the checkpoint, by incarnation and cut, that its owner wants it to go back to.
     `awaiting` are the nodes still to report before the state can change, `exited` those whose
     ranks have all ended well, `corrupt_in` the incarnation that last found its checkpoint corrupt.
     `cut_ended_s` is when the last cut was over, well or not; `pausing_s` what the cut in flight has
@@ -279,6 +280,7 @@ class Job:
     handover: Checkpoint | None = None
     carried_s: float = 0.0
     checkpoint_wanted: bool = False
+    back_to: tuple[int, int] | None = None
     corrupt_in: int = 0
     step: int = 0
     started_at_s: float | None = None  # first time RUNNING

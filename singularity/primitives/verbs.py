@@ -160,6 +160,17 @@ def overdue(job: Job, now_s: float, message: str) -> Step:
     return stop(job, now_s, _infra_goal(job), message)
 
 
+def go_back(job: Job, now_s: float) -> Step:
+    """To the checkpoint that its owner chose, if that is kept: what was done since is given up."""
+    to, job = cuts.chosen(job), replace(job, back_to=None, version=job.version + 1)
+    if to is None:
+        return Step(job)
+    after = cuts.gone_back(job, to)
+    if job.state in WAITING:
+        return Step(after)
+    return stop(after, now_s, Goal.RETRY, f"goes back to step {to.step}")
+
+
 def cancel(job: Job, now_s: float) -> Step:
     if job.state in WAITING:
         told = "cancelled by its owner"

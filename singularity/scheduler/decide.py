@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from singularity.primitives import engines
+from singularity.primitives import cuts, engines
 from singularity.primitives.model import TERMINAL, Engine, Intent, Job, JobId, JobState
 
 from . import admit, aside, elastic, evacuate, quarantine, rebalance, serve, upkeep
@@ -62,12 +62,14 @@ def overdue(draft: Draft, policy: Policy) -> None:
 def obey(draft: Draft) -> None:
     """Make true what owners have asked for."""
     for job in draft.snapshot.astir:
-        if job.intent is Intent.RUN and job.confine is None:
+        if job.intent is Intent.RUN and job.confine is None and job.back_to is None:
             continue  # most; nothing more than to run
         if job.state in TERMINAL or draft.touched(job):
             continue
         if job.intent is Intent.CANCEL and job.state is not JobState.STOPPING:
             draft.take(Action(Verb.CANCEL, job.id, job.version, "its owner cancelled it"))
+        elif job.back_to is not None:
+            draft.take(Action(Verb.GO_BACK, job.id, job.version, _going_back(job)))
         elif job.spec.serving is not None:
             continue  # whether it serves is said by its service
         elif job.intent is Intent.HOLD and draft.can_cut(job):
@@ -76,6 +78,12 @@ def obey(draft: Draft) -> None:
         elif job.state is JobState.RUNNING and job.confine is not None:
             _move(draft, job)
     elastic.shrink_to_wish(draft)
+
+
+def _going_back(job: Job) -> str:
+    if (to := cuts.chosen(job)) is None:
+        return "the checkpoint that its owner chose is kept no more"
+    return f"its owner chose to go back to step {to.step}: what came after is given up"
 
 
 def _move(draft: Draft, job: Job) -> None:

@@ -140,6 +140,9 @@ class Ledger(Protocol):
 
     def request_checkpoint(self, job: JobId, now_s: float) -> Job: ...
 
+    def go_back(self, job: JobId, to: tuple[int, int], now_s: float) -> Job:
+        """To the checkpoint of that incarnation and number."""
+
     def acknowledge(self, actor: str, now_s: float) -> None:
         """An operator approves of the evictions until now: they bound no others any more."""
         ...

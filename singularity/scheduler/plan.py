@@ -37,6 +37,7 @@ class Verb(StrEnum):
     SCALE = "scale"
     FAILOVER = "failover"
     STOP = "stop"  # overdue: stop and try again
+    GO_BACK = "go-back"  # to an earlier checkpoint
     CANCEL = "cancel"
     EXPIRE = "expire"  # ran longer than its owner allowed
     LET_GO = "let-go"  # of a handover that nobody comes for
@@ -155,8 +156,9 @@ def _dispatch(job: Job, action: Action, now_s: float) -> Step:
             return verbs.failover(job, action.lost, now_s, action.reason)
         case Verb.STOP:
             return verbs.overdue(job, now_s, action.reason)
-        case Verb.CANCEL:
-            return verbs.cancel(job, now_s)
+        case Verb.GO_BACK | Verb.CANCEL:
+            plain = verbs.go_back if action.verb is Verb.GO_BACK else verbs.cancel
+            return plain(job, now_s)
         case Verb.EXPIRE:
             return verbs.stop(job, now_s, Goal.FAIL, action.reason)
         case Verb.LET_GO:

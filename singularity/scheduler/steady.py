@@ -33,7 +33,7 @@ def steady(job: Job) -> bool:
     if job.state is not JobState.RUNNING or job.intent is not Intent.RUN:
         return False
     special = spec.aside or spec.serving or spec.share or spec.topology.apart
-    asked = job.confine or job.checkpoint_wanted or spec.max_duration_s
+    asked = job.confine or job.checkpoint_wanted or job.back_to or spec.max_duration_s
     gives = job.taken or job.loans or job.leaving_at_s is not None
     passing = job.target or job.resizing or job.dumping or job.exited
     return not (special or asked or gives or passing) and job.held == job.devices

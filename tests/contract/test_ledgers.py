@@ -325,6 +325,10 @@ class Ledgers(TwoLedgers):
     def request_checkpoint(self, i: int) -> None:
         self.same(lambda x: x.request_checkpoint(JOBS[i], self.now_s))
 
+    @rule(i=st.integers(0, 3), life=st.integers(1, 3), cut=st.integers(1, 3))
+    def go_back(self, i: int, life: int, cut: int) -> None:
+        self.same(lambda x: x.go_back(JOBS[i], (life, cut), self.now_s))
+
     @rule(
         which=st.integers(0, 2),
         parent=st.sampled_from(["", "", "team", "p0", "unknown"]),

@@ -87,3 +87,36 @@ def test_a_preflight_certifies_a_job_and_a_verification_tells_one_that_differs(
     assert told["step"] <= told["differs_at"] <= told["step"] + 4
     assert ask(http, "GET", f"jobs/{other}")["state"] == "running"
     ask(http, "POST", f"jobs/{other}/cancel")
+
+
+def test_a_job_goes_back_to_an_earlier_checkpoint_and_does_the_same_again(
+    http: httpx.Client, tmp_path: Path
+) -> None:
+    """What it had written since is cut off, and comes again, byte by byte."""
+    job = submit(http, tmp_path, "back", preflight=False)
+    log = tmp_path / "loss-0.csv"
+
+    def steps() -> int:
+        return log.read_bytes().count(b"\n") if log.exists() else 0
+
+    def saved(cut: int) -> Json:
+        until(http, job, lambda _: steps() > 20 * cut)
+        ask(http, "POST", f"jobs/{job}/checkpoints")
+        found = until(http, job, lambda j: j["checkpoint"] and j["checkpoint"]["cut"] == cut)
+        return dict(found["checkpoint"])
+
+    first, _ = saved(1), saved(2)
+    until(http, job, lambda _: steps() > 80)
+    before = log.read_bytes()
+    name = f"{first['incarnation']}-{first['cut']}"
+    assert http.post(f"jobs/{job}/checkpoints/7-7/restore").status_code == 404
+    ask(http, "POST", f"jobs/{job}/checkpoints/{name}/restore")
+    until(http, job, lambda j: j["incarnation"] == 2 and j["state"] == "running")
+    until(http, job, lambda _: len(log.read_bytes()) > len(before))
+    assert log.read_bytes().startswith(before)
+    told = [e["reason"] for e in ask(http, "GET", f"jobs/{job}/events")["items"]]
+    back = f"its owner chose to go back to step {first['step']}: what came after is given up"
+    assert back in told
+    kept = ask(http, "GET", f"jobs/{job}/checkpoints")["items"]
+    assert [(c["incarnation"], c["cut"]) for c in kept] == [(1, first["cut"])]
+    ask(http, "POST", f"jobs/{job}/cancel")

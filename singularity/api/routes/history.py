@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated, Final
@@ -15,7 +14,8 @@ from singularity.api.auth import Caller
 from singularity.api.services import Heavy, Paged, Services, Serving, Viewer
 from singularity.api.store import Page
 from singularity.api.views import Json
-from singularity.primitives.errors import InvalidSpec, NotFound
+from singularity.primitives import cuts
+from singularity.primitives.errors import NotFound
 from singularity.primitives.model import TERMINAL, Job
 from singularity.store.vault import Vault
 from singularity.store.verify import verify
@@ -25,7 +25,6 @@ router = APIRouter(prefix="/v1", tags=["history"])
 _EVENTS: Final = "text/event-stream"
 _BATCH: Final = 500
 _YOUNG_S: Final = 0.5  # longer than a transaction that writes events takes
-_CUT: Final = re.compile(r"([0-9]{1,9})-([0-9]{1,9})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,15 +140,9 @@ def stacks_text(
 def verify_checkpoint(job: str, checkpoint: str, who: Viewer, serving: Serving, _: Heavy) -> Json:
     """Read every chunk of it and check its hash."""
     found = serving.store.find(who, job)
-    named = _CUT.fullmatch(checkpoint)
-    if named is None:
-        raise InvalidSpec(f"{checkpoint!r} is no checkpoint; they are named <incarnation>-<cut>")
-    for known in found.checkpoints:
-        if (known.incarnation, known.cut) == (int(named[1]), int(named[2])):
-            papers = serving.key.papers(found.spec.project, found.id, known.incarnation)
-            return verify(serving.images, Vault(papers), found.id, known).view()
-    near = [f"{c.incarnation}-{c.cut}" for c in found.checkpoints]
-    raise NotFound(f"{found.spec.name} has no checkpoint {checkpoint}", near=near)
+    known = cuts.named(found, checkpoint)
+    papers = serving.key.papers(found.spec.project, found.id, known.incarnation)
+    return verify(serving.images, Vault(papers), found.id, known).view()
 
 
 def _ended(serving: Services, who: Caller, job: Job) -> bool:

@@ -17,7 +17,7 @@ from singularity.api.schemas import JobDocument, read_job, schema
 from singularity.api.services import Heavy, Paged, Services, Serving, Submitter, Viewer
 from singularity.api.store import Filter
 from singularity.api.views import Json, sharing_reasons
-from singularity.primitives import engines
+from singularity.primitives import cuts, engines
 from singularity.primitives.errors import (
     Forbidden,
     IllegalTransition,
@@ -244,6 +244,15 @@ def take_checkpoint(job: str, who: Submitter, serving: Serving) -> Json:
             engine=Engine.RESTART,
         )
     return _changed(serving, serving.ledger.request_checkpoint(found.id, serving.clock.now_s()))
+
+
+@router.post("/jobs/{job}/checkpoints/{checkpoint}/restore", status_code=202)
+def restore(job: str, checkpoint: str, who: Submitter, serving: Serving) -> Json:
+    """Go back to that checkpoint: what came after it is given up."""
+    found = _own_master(_living(serving.store.find(who, job)))
+    to = cuts.named(found, checkpoint)
+    at = to.incarnation, to.cut
+    return _changed(serving, serving.ledger.go_back(found.id, at, serving.clock.now_s()))
 
 
 @router.post("/jobs/{job}/suspend", status_code=202)

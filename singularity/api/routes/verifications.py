@@ -9,8 +9,9 @@ from singularity.api.intake import new_ids
 from singularity.api.rows import Submission
 from singularity.api.services import Serving, Submitter
 from singularity.api.views import Json
+from singularity.primitives import cuts
 from singularity.primitives.asides import STEPS, shadow
-from singularity.primitives.errors import IllegalTransition, NotFound
+from singularity.primitives.errors import IllegalTransition
 from singularity.primitives.model import TERMINAL, Aside, Job
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
@@ -50,8 +51,5 @@ def _aside(job: Job, asked: Verification) -> Aside:
                 state=job.state,
             )
         return Aside(job.id, asked.steps)
-    known = {f"{c.incarnation}-{c.cut}": c for c in job.checkpoints}
-    if (named := known.get(asked.checkpoint)) is None:
-        detail = f"{job.spec.name} has no checkpoint {asked.checkpoint}"
-        raise NotFound(detail, near=list(known))
-    return Aside(job.id, asked.steps, named.incarnation, named.cut)
+    found = cuts.named(job, asked.checkpoint)
+    return Aside(job.id, asked.steps, found.incarnation, found.cut)

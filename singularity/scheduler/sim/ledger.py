@@ -267,6 +267,9 @@ class MemoryLedger(MemoryServices):
     def request_checkpoint(self, job: JobId, now_s: float) -> Job:
         return self._wish(job, now_s, checkpoint_wanted=True)
 
+    def go_back(self, job: JobId, to: tuple[int, int], now_s: float) -> Job:
+        return self._wish(job, now_s, back_to=to, retry_at_s=0.0)
+
     def acknowledge(self, actor: str, now_s: float) -> None:
         self._acknowledged_s = max(self._acknowledged_s, now_s)
 
