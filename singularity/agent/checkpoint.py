@@ -109,17 +109,24 @@ class CriuCheckpointer:
         images.mkdir(parents=True, exist_ok=True)
         if reasons := obstacles(look(sandbox, pid)):
             raise CannotCarry(f"it cannot be carried, and runs on: {told(reasons)}")
-        argv = self._criu("dump", sandbox, images)
-        argv += ["--tree", str(pid), "--leave-running", "--network-lock", "skip"]
-        began_s = time.monotonic()
+        began_s, before = time.monotonic(), set(images.iterdir())
         with _alone(sandbox) as lock:
-            argv += ["--action-script", str(_script(sandbox, pid, images))]
-            code = _spawn(sandbox.command(argv), images, lock).wait()
-        if code != 0:
-            raise _failure(sandbox, images, code)
+            try:
+                self._dump(sandbox, pid, images, lock)
+            except CannotCarry:  # it may have been something that befell the rank just then
+                for path in set(images.iterdir()) - before:
+                    path.unlink()
+                self._dump(sandbox, pid, images, lock)
         found = _OUTPUTS.validate_json((images / OUTPUTS).read_bytes())
         size = sum(entry.stat().st_size for entry in images.iterdir())
         return Dump(time.monotonic() - began_s, size, found.sizes)
+
+    def _dump(self, sandbox: Sandbox, pid: int, images: Path, lock: int) -> None:
+        argv = self._criu("dump", sandbox, images)
+        argv += ["--tree", str(pid), "--leave-running", "--network-lock", "skip"]
+        argv += ["--action-script", str(_script(sandbox, pid, images))]
+        if code := _spawn(sandbox.command(argv), images, lock).wait():
+            raise _failure(sandbox, images, code)
 
     def idle(self, images: Path) -> bool:
         return True
@@ -239,8 +246,8 @@ def _script(sandbox: Sandbox, pid: int, images: Path) -> Path:
 
 
 def _failure(sandbox: Sandbox, images: Path, code: int) -> HandFailed:
-    """What a dump that failed was: CRIU's judgement of the rank, which it will not change; or the
-    machine's doing, which may pass."""
+    """What a dump that failed was: CRIU's judgement of the rank, which it will not change if it
+    says so twice; or the machine's doing, which may pass."""
     complaint = _complaint(images, "dump.log", code)
     detail = f"the rank runs on: {complaint}"
     room = os.statvfs(images)
