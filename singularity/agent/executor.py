@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from singularity.primitives.errors import SandboxFailed
 from singularity.primitives.messages import Start
 from singularity.primitives.model import JobId
 
@@ -44,9 +45,7 @@ class Executor:
             }
             beside = life.start.aside is not None  # whoever compared them is gone
             if len(ranks) < len(life.start.ranks) or not life.started or beside:
-                for sandbox in ranks.values():
-                    sandbox.kill()
-                    sandbox.remove()
+                _end(ranks.values())
                 if beside:
                     forget(self._tools.layout, life.start)
                 continue
@@ -57,8 +56,7 @@ class Executor:
             whole.add((job, life.start.incarnation))
         known = {(job, life.start.incarnation) for job, life in live.items()}
         self._tools.handovers.recall(known, found)
-        for sandbox in found.values():
-            sandbox.remove()
+        _end(found.values())
         return frozenset(whole)
 
     def perform(self, effect: Effect) -> None:
@@ -160,3 +158,12 @@ class Executor:
         directory.mkdir(parents=True, exist_ok=True)
         adopted = {p: Sandbox.adopt(p) for p in sorted(directory.iterdir())}
         return {p: s for p, s in adopted.items() if s is not None}
+
+
+def _end(sandboxes: Iterable[Sandbox]) -> None:
+    """As far as it can be: an agent has more to do than to wait for the kernel."""
+    for sandbox in sandboxes:
+        try:
+            sandbox.remove()
+        except SandboxFailed as error:
+            log.error("left to the kernel: %s", error.detail)

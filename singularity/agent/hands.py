@@ -169,10 +169,11 @@ class Hands(threading.Thread):
         self._pool.shutdown(wait=False)
 
     def _clear(self) -> None:
-        for sandbox in self._ranks.values():
-            sandbox.kill()
-        for rank, sandbox in self._ranks.items():
-            sandbox.remove()
+        """All at once, and as far as it can be: whoever is left does nothing any more."""
+        gone = {rank: self._pool.submit(s.remove) for rank, s in self._ranks.items()}
+        for rank, removed in gone.items():
+            if (error := removed.exception()) is not None:
+                log.error("left to the kernel: %s", error)
             self._tools.release(self.start_command, rank)
             forget_page(self._page_path(rank))
         self._ranks.clear()

@@ -32,7 +32,7 @@ from sandboxes import (
 from singularity.agent.runtime.cgroup import Limits
 from singularity.agent.runtime.lease import RunLease
 from singularity.agent.runtime.network import HostNetwork, Network, open_network
-from singularity.agent.runtime.processes import Identity, descendants
+from singularity.agent.runtime.processes import Identity, children, descendants
 from singularity.agent.runtime.sandbox import Sandbox
 from singularity.primitives.errors import SandboxFailed
 
@@ -310,6 +310,37 @@ for i in itertools.count():
         lease.extend(time.monotonic() - 60.0)
         state = Path(f"/proc/{sandbox.pid}/stat")
         until(lambda: state.read_text().split()[2] == "T", "the rank stops")
+
+
+def test_who_came_in_to_dump_a_rank_is_not_stopped_with_it(tmp_path: Path, net: Network) -> None:
+    """Nobody would let it go on: a dump that was under way when contact was lost never ended."""
+    with leased(tmp_path, net) as (sandbox, lease):
+        sandbox.launch(spec(tmp_path, ("sh", "-c", "sleep 1000 & exec sleep 2000")))
+        until(lambda: sandbox.pid, "the rank")
+        argv = sandbox.command(["sh", "-c", "echo in; read _; echo done"])
+        pipe = subprocess.PIPE
+        with subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True) as guest:
+            assert guest.stdin and guest.stdout and guest.stdout.readline() == "in\n"
+            lease.extend(time.monotonic() - 60.0)
+            state = Path(f"/proc/{sandbox.pid}/stat")
+            until(lambda: state.read_text().split()[2] == "T", "the rank stops")
+            assert guest.communicate("\n")[0] == "done\n"
+            states = [Path(f"/proc/{p}/stat") for p in descendants(sandbox.supervisor.pid)]
+            assert [s.read_text().split()[2] for s in states] == ["T", "T"], "and what it started"
+
+
+def test_a_sandbox_dies_though_who_sent_somebody_in_is_stopped(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """The kernel waits for a parent outside to take note of its child's end."""
+    sandbox.launch(spec(tmp_path, ("sleep", "1000")))
+    argv = sandbox.command(["sleep", "3000"])
+    with subprocess.Popen(argv) as guest:
+        until(lambda: children(guest.pid), "somebody to be in")
+        guest.send_signal(signal.SIGSTOP)
+        sandbox.kill()
+        assert not sandbox.alive()
+        assert guest.wait() == -signal.SIGKILL
 
 
 def test_an_ordinary_user_has_sandboxes_too(tmp_path: Path) -> None:

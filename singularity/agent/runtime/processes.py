@@ -79,6 +79,24 @@ def descendants(pid: int) -> Iterator[int]:
         yield from descendants(child)
 
 
+def pid_namespace(pid: int) -> str:
+    """That it is in, "" where that cannot be known."""
+    with suppress(OSError):
+        return os.readlink(f"/proc/{pid}/ns/pid")
+    return ""
+
+
+def senders(namespace: str) -> list[int]:
+    """Those outside of that pid namespace whose children are in it (nsenter)."""
+    found = []
+    for name in os.listdir("/proc") if namespace else ():
+        with suppress(OSError):
+            sends = name.isdigit() and os.readlink(f"/proc/{name}/ns/pid_for_children")
+            if sends == namespace != os.readlink(f"/proc/{name}/ns/pid"):
+                found.append(int(name))
+    return found
+
+
 def inner_pid(pid: int) -> int | None:
     """What `pid` is called in its own pid namespace."""
     with suppress(FileNotFoundError, ProcessLookupError):

@@ -31,9 +31,18 @@ from singularity.primitives.errors import SandboxFailed
 from . import supervisor
 from .cgroup import Cgroup, Limits, Usage, make_cgroup
 from .network import Network
-from .processes import Identity, children, descendants, for_ranks, inner_pid
+from .processes import (
+    Identity,
+    children,
+    descendants,
+    for_ranks,
+    inner_pid,
+    pid_namespace,
+    senders,
+)
 
 _START_S: Final = 20.0  # for a supervisor to answer, on a machine that is very busy
+_DIE_SOON_S: Final = 2.0  # as nearly all do
 _DIE_S: Final = 20.0  # for the kernel to take a sandbox down; a rank in a device driver is slow
 _OVERRUN: Final = "overrun"  # a file in the sandbox's directory, where it was ended for that
 _FREEZE_ROUNDS: Final = 20  # to catch processes that are forked while others are being stopped
@@ -272,10 +281,14 @@ class Sandbox:
     def kill(self) -> None:
         """Kill the rank and all it ever started, and wait until none is left. Idempotent.
 
-        Raises SandboxFailed when the kernel cannot: a process is stuck in it.
+        Raises SandboxFailed when the kernel cannot: a process is stuck in it. It also waits for
+        those who came in from outside, and they for their parents, which may be stopped.
         """
-        if not self._state.supervisor.kill(_DIE_S):
-            raise SandboxFailed(f"the sandbox {self.directory.name} does not die")
+        inside = pid_namespace(self.supervisor.pid)  # not to be read while it dies
+        if not self._state.supervisor.kill(_DIE_SOON_S):
+            _signal(senders(inside), signal.SIGKILL)
+            if not self._state.supervisor.kill(_DIE_S):
+                raise SandboxFailed(f"the sandbox {self.directory.name} does not die")
         if self._process is not None:
             _reap(self._process)
         if self._state.cgroup is not None:

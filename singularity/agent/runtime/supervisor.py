@@ -133,11 +133,15 @@ def _until_ns(lease: int) -> int:
 
 
 def _stop_all() -> list[int]:
-    """Whom it stopped, who was running."""
+    """Whom it stopped, who was running. Not those who came in from outside, to dump a rank: it does
+    not run meanwhile, and nobody would let them go on."""
     stopped: list[int] = []
     for _ in range(_ROUNDS):
-        others = [int(name) for name in os.listdir("/proc") if name.isdigit() and name != "1"]
-        running = [pid for pid in others if pid not in stopped and _runs(pid)]
+        found = {int(name): _look(name) for name in os.listdir("/proc") if name.isdigit()}
+        ours = {1}
+        while more := {pid for pid, (up, _) in found.items() if up in ours and pid not in ours}:
+            ours |= more
+        running = [pid for pid in ours - {1, *stopped} if found[pid][1] not in _STOPPED]
         if not running:
             break
         for pid in running:
@@ -146,12 +150,14 @@ def _stop_all() -> list[int]:
     return stopped
 
 
-def _runs(pid: int) -> bool:
+def _look(pid: str) -> tuple[int, str]:
+    """Its parent, 0 for one outside, and its state; (0, "X") where it is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b") ")[2][:1].decode() not in _STOPPED
+            state, parent = file.read().rpartition(b") ")[2].split()[:2]
     except OSError:
-        return False  # it is gone
+        return 0, "X"
+    return int(parent), state.decode()
 
 
 def _signal(pid: int, number: int) -> None:
