@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from singularity.primitives.engines import keeps_nothing
@@ -97,11 +98,13 @@ def total(offers: list[Offer]) -> float:
 
 
 def weight(chosen: list[Offer], blocked: Job) -> tuple[float, ...]:
-    """Of two ways to make room the lighter is taken. For a replica, to suspend weighs more."""
+    """Of two ways to make room the lighter is taken. For a replica, to suspend weighs more, and so
+    does room where it would have to load."""
     owned, ruined = sum(not o.borrowed for o in chosen), sum(o.ruinous for o in chosen)
     gone = sum(not o.target for o in chosen) if blocked.spec.serving else 0
     dearest, near = min(o.job.tier for o in chosen), sum(o.near for o in chosen)
-    return (owned, ruined, gone, -dearest, near, total(chosen), len(chosen))
+    loads = blocked.warm is not None and not any(_at(blocked.warm, o) for o in chosen)
+    return (owned, ruined, gone, -dearest, near, loads, total(chosen), len(chosen))
 
 
 def cheapest_first(found: Offer) -> tuple[object, ...]:
@@ -118,6 +121,20 @@ def cheapest_by_device(found: Offer) -> tuple[object, ...]:
     gives = max(1, found.gives)
     *first, price, name = cheapest_first(found)
     return (*first, found.price.device_s / gives, -gives, price, name)
+
+
+def nearest_first(node: NodeId) -> Callable[[Offer], tuple[object, ...]]:
+    """The same for a replica that waits at `node`: who frees that goes before who had more."""
+
+    def order(found: Offer) -> tuple[object, ...]:
+        *first, level, price, name = cheapest_first(found)
+        return (*first, not _at(node, found), level, price, name)
+
+    return order
+
+
+def _at(node: NodeId, found: Offer) -> bool:
+    return any(freed == node for freed, _ in found.frees)
 
 
 def spared_first(found: Offer) -> tuple[object, ...]:

@@ -6,7 +6,7 @@ is given, freed or promised: of a thousand jobs that wait, most ask for the same
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Final
 
 import numpy as np
@@ -23,6 +23,7 @@ from .offers import (
     cheapest_first,
     footing_of,
     given,
+    nearest_first,
     offered,
     spared_first,
     weight,
@@ -105,7 +106,10 @@ class _Ways:
         offers = self._offers(jobs, max(1, short) + self._more)
         offers = [o for o in offers if o.target or self.givers.may_leave(o.job)]
         found = []
-        for order in (cheapest_first, cheapest_by_device):
+        orders: list[Callable[[Offer], tuple[object, ...]]] = [cheapest_first, cheapest_by_device]
+        if blocked.warm is not None:
+            orders.append(nearest_first(blocked.warm))
+        for order in orders:
             offers.sort(key=order)
             if chosen := choose(self._draft, blocked, devices, offers, _least(short, offers)):
                 found.append(self._trimmed(chosen, max(1, short) + self._more))

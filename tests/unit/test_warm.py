@@ -159,6 +159,17 @@ def test_it_goes_elsewhere_when_there_is_no_room() -> None:
     assert scene.job(rests.id).nodes == {N0}
 
 
+def test_training_makes_room_there_rather_than_elsewhere() -> None:
+    scene, rests = resting()
+    for name, devices in (("a", 3), ("b", 4)):
+        scene.train(name, devices, least=1)
+        scene.tick()
+    assert scene.job("a").nodes == {N0} and scene.job("b").nodes == {N1}
+    scene.go(70, busy=1.8)
+    assert scene.job(rests.id).nodes == {N1}
+    assert (scene.job("a").held, scene.job("b").held) == (3, 3)
+
+
 def test_who_waits_warm_is_woken_before_others() -> None:
     scene, rests = resting()
     scene.rescale(1, 4)
