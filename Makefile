@@ -28,7 +28,7 @@ $(DEPS): requirements.lock requirements-torch.txt
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "venv: $(PYTHON) has no venv module; install your distribution's python3-venv" >&2; exit 1; }
 	@echo "venv: 1/4 an empty environment in .venv" >&2
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "venv: 2/4 what requirements.lock pins (about 105 packages)" >&2
+	@echo "venv: 2/4 what requirements.lock pins (about 150 packages)" >&2
 	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
 	@echo "venv: 3/4 torch (200 MB or more, once)" >&2
 	@$(BIN)/python -m pip install --quiet -r requirements-torch.txt

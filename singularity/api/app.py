@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache, partial
 from typing import Any, Final
 
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 from fastapi.responses import PlainTextResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import problems
+from .contract import contract
 from .routes import (
     agents,
     drains,
@@ -38,6 +39,9 @@ from .telemetry import Meter
 
 BODY_MOST_BYTES: Final = 1024 * 1024
 METRICS_TYPE: Final = "text/plain; version=0.0.4"
+_OPERATING: Final = (fleet, drains, maintenance, operations, rebalance, shares, projects, plans)
+_ASKED: Final = (jobs, verifications, history, services, *_OPERATING, enrolment, tokens)
+DOORS: Final = (agents, routers, *_ASKED)  # tried in this order: first who asks most
 
 
 class Gate:
@@ -95,10 +99,10 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.services = serving
     app.add_middleware(Gate, meter=meter)
     problems.install(app)
-    operating = (fleet, drains, maintenance, operations, rebalance, shares, projects, plans)
-    doors = (jobs, verifications, history, services, *operating, enrolment, tokens)
-    for module in (agents, routers, *doors):  # tried in this order: first who asks most
-        app.include_router(module.router)
+    for door in DOORS:
+        app.include_router(door.router)
+
+    described = cache(partial(contract, app.title, app.version, app.routes))
 
     @app.get("/healthz", include_in_schema=False)
     def health() -> PlainTextResponse:
@@ -113,6 +117,6 @@ def create_app(settings: Settings) -> FastAPI:
 
     @app.get("/v1/openapi.json", include_in_schema=False)
     def openapi(_: Viewer) -> dict[str, Any]:
-        return get_openapi(title=app.title, version=app.version, routes=app.routes)
+        return described()
 
     return app

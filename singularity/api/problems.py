@@ -18,14 +18,19 @@ from starlette.exceptions import HTTPException
 
 from singularity.primitives.errors import (
     InvalidSpec,
+    NotAllowed,
+    NotFound,
+    Rejected,
     SingularityError,
+    TooLarge,
     Unauthenticated,
     Unavailable,
 )
 
 log = logging.getLogger(__name__)
 
-_SLUGS: Final = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "body-too-large"}  # its phrase has changed
+# What the framework refuses by itself, before any of ours is asked.
+_FRAMEWORK: Final = {kind.status: kind for kind in (NotFound, NotAllowed, TooLarge)}
 
 
 def document(error: SingularityError) -> dict[str, Any]:
@@ -77,13 +82,8 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def routing(_: Request, error: HTTPException) -> JSONResponse:
         status = HTTPStatus(error.status_code)
-        slug = _SLUGS.get(status, status.phrase.lower().replace(" ", "-"))
-        body = {
-            "type": f"/problems/{slug}",
-            "title": slug.replace("-", " ").capitalize(),
-            "status": int(status),
-            "detail": str(error.detail),
-        }
+        kind = _FRAMEWORK.get(status, Rejected)
+        body = document(kind(str(error.detail))) | {"status": int(status)}
         return JSONResponse(body, int(status), error.headers, "application/problem+json")
 
     @app.exception_handler(DBAPIError)

@@ -2,7 +2,7 @@
 
 * SingularityError
   x Rejected            the caller asked for something we refuse (4xx)
-    + InvalidSpec · Unauthenticated · Forbidden · NotFound
+    + InvalidSpec · Unauthenticated · Forbidden · NotFound · NotAllowed
     + Conflict
       - IllegalTransition · IdempotencyMismatch · PlanetBusy · NotEmpty · SchemaNewer
     + Unplaceable · StaleIncarnation · LetterRefused · TooLarge · NotCarried · BackupDamaged
@@ -58,6 +58,12 @@ class Forbidden(Rejected):
 
 class NotFound(Rejected):
     slug, status = "not-found", HTTPStatus.NOT_FOUND
+
+
+class NotAllowed(Rejected):
+    """There is such a path, and that is not what can be done with it."""
+
+    slug, status = "method-not-allowed", HTTPStatus.METHOD_NOT_ALLOWED
 
 
 class Conflict(Rejected):
