@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute
 
 from singularity.primitives.errors import SingularityError
 
+from .nouns import NAMED
 from .schemas import JobDocument
 from .service_document import ServiceDocument
 
@@ -62,6 +63,7 @@ def contract(title: str, version: str, routes: Sequence[BaseRoute]) -> Json:
             held[field]["items"] = _of(document)
         else:
             held[field] = _of(document)
+    found["paths"] = _lifted(found["paths"], schemas)
     parts["responses"] = {_named(status): _answer(status) for status in _WHY}
     parts["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     found["security"] = [{"token": []}]
@@ -75,6 +77,20 @@ def contract(title: str, version: str, routes: Sequence[BaseRoute]) -> Json:
             where = f"#/components/responses/{_named(status)}"
             answers[str(int(status))] = {"$ref": where}
     return found
+
+
+def _lifted(held: Any, schemas: Json) -> Any:
+    """With nouns told by reference, and each among `schemas` once."""
+    if isinstance(held, list):
+        return [_lifted(each, schemas) for each in held]
+    if not isinstance(held, dict):
+        return held
+    inside = {name: _lifted(each, schemas) for name, each in held.items()}
+    if NAMED not in inside:
+        return inside
+    title = inside.pop(NAMED)
+    schemas[title] = inside | {"title": title}
+    return _of_name(title)
 
 
 def _operations(found: Json) -> Iterator[tuple[str, str, Json]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,16 +24,88 @@ from schemathesis.specs.openapi.checks import (
 
 from singularity.api.app import DOORS
 from singularity.api.contract import contract, kinds
-from tests.integration.api_client import ADMIN, Agent, Api, Json, bearer, run, turn
+from tests.integration.api_client import ADMIN, JOIN, Agent, Api, Json, bearer, run, turn
 
+EXAMPLES: Final = int(os.environ.get("SINGULARITY_FUZZ", "0"))  # 0: few, the same every time
 TYPES: Final = {f"/problems/{kind.slug}" for kind in kinds()}
 PROBLEM: Final = "application/problem+json"
-ROLES: Final = ("admin", "admin", "admin", "viewer", "submitter", "node", "router", "none")
+ROLES: Final = ("admin", "admin", "admin", "admin", "viewer", "submitter", "node", "router", "none")
 YES: Final = ("1", "true", "t", "on", "yes", "y")
 ODD: Final = (
     "a\0b", "../..", "%2e%2e", "é\u202e\U0001f642", "'; DROP TABLE job; --", "9" * 400, "-1",
     str(2**63), "NaN", "1e999", " ", "a/b", "{}", "x" * 3000, "\n", "%", "null", "00",
 )  # fmt: skip
+_WEB: Final = {"name": "web", "kind": "serve", "run": "serve", "target": {"rps": 9}}
+_NEW: Final = {"name": "new", "run": ["python", "train.py"], "devices": "cpu:2", "env": {"A": "1"}}
+_FULL: Final = {
+    **{**_NEW, "project": "vision", "tier": "basic", "workdir": "/tmp", "ranks": 2},
+    "elastic": {"min": 1, "max": 2},
+    "place": {
+        "regions": "us-*",
+        "not": ["eu-*"],
+        "data": "us-east",
+        "prefer": "rack",
+        "apart": "a",
+    },
+    "checkpoint": {"every": "5m", "keep": 2},
+    "retry": {"infra": 3, "user": 1, "on_exit_codes": [3]},
+    "limits": {"max_duration": "1h", "hang_after": 600, "memory": "1GiB"},
+}
+_SHARES: Final = {"name": "part", "run": "x", "share": {"memory": "1GiB", "compute": "50%"}}
+# By operation, bodies that chance does not find.
+GOOD: Final[dict[str, list[Json]]] = {
+    "POST /v1/jobs": [
+        _FULL,
+        _SHARES,
+        _NEW,
+        {**_NEW, "kind": "batch", "array": 2},
+        {**_NEW, "after": "digits"},
+    ],
+    "POST /v1/jobs:batch": [{"items": [{"job": _NEW, "key": "k"}, {"job": {}}]}],
+    "POST /v1/jobs/{job}/move": [{"to": "eu-north"}, {"to": None}],
+    "POST /v1/jobs/{job}/resize": [{"devices": 1}],
+    "POST /v1/services": [
+        {**_WEB, "name": "other", "replicas": {"min": 1, "max": 2}, "scale_to_zero": "10m"}
+        | {"slo": {"wait_p99": "500ms", "attainment": 0.99}, "queue": {"most": 9, "timeout": "9s"}},
+        _WEB,
+    ],
+    "POST /v1/services/{service}/updates": [{"service": {**_WEB, "run": "serve --more"}}],
+    "PATCH /v1/services/{service}": [{"replicas": {"min": 1, "max": 2}}],
+    "POST /v1/plans": [{"jobs": [_NEW]}, {"without": ["us-east"]}, {"devices": ["+8:cpu@us-1"]}],
+    "POST /v1/maintenance": [
+        {"name": "nightly", "target": "east-1", "every": "daily 05:00", "for": "30m"}
+        | {"policy": "migrate", "moves": 2, "bandwidth": "200MB/s", "reason": "why"}
+    ],
+    "PUT /v1/projects/{project}": [
+        {"weight": 2.0, "devices": {"cpu": {"guaranteed": 4, "borrow": 2, "lend": 1}}}
+    ],
+    "PUT /v1/regions/{region}/price": [{"cost": 1.5, "carbon_g": 20}],
+    "POST /v1/nodes/{node}/quarantine": [{"within": "1s", "reason": "why", "drain": True}],
+    "POST /v1/join-tokens": [{"node": "new-2", "within": "1h"}],
+    "POST /v1/jobs/{job}/verifications": [{"checkpoint": "1-1", "steps": 3}],
+    "POST /v1/drains": [
+        {"target": "east-2", "within": "2h", "moves": 3, "bandwidth": "1MB/s", "reason": "x"},
+        {"target": "east-2", "deadline_s": 1e10, "policy": "migrate"},
+        {"target": "east-1", "plan": True},
+    ],
+    "POST /v1/rebalance": [{}, {"plan": True}],
+    "POST /v1/tokens": [{"role": "viewer", "name": "ci", "project": "p", "expires_s": 60}],
+    "POST /v1/agent/register": [
+        {"node": "new-1", "region": "mars", "cluster": "m", "device": "cpu", "devices": 2}
+        | {"address": "new-1:7000"}
+    ],
+    "POST /v1/agent/heartbeat": [
+        {"node": "east-1", "epoch": 1, "acknowledged": 0, "reports": []},
+    ],
+    "POST /v1/agent/report": [
+        {
+            "reports": [
+                {"job": "x", "node": "east-1", "incarnation": 1, "phase": "lost", "reason": ""}
+            ]
+        }
+    ],
+    "POST /v1/routers/{region}/loads": [{"router": "r"}],
+}
 _ARRAY_MOST: Final = 4  # an array of thousands is as lawful, and takes a second
 CHECKS: Final = [
     not_a_server_error,
@@ -39,6 +114,8 @@ CHECKS: Final = [
     response_schema_conformance,
     response_headers_conformance,
 ]
+# It does not read tuples in answers (prefixItems); pydantic reads this one in every agent.
+_EXCEPT: Final = {"POST /v1/agent/heartbeat": (response_schema_conformance,)}
 load_all_checks()
 
 
@@ -50,7 +127,10 @@ def described() -> Json:
     return contract("Singularity", "1", bare.routes)
 
 
-SCHEMA: Final = schemathesis.openapi.from_dict(described())
+# Who asks is chosen here; of schemes that it knows it would leave tokens out, and make some up.
+SCHEMA: Final = schemathesis.openapi.from_dict(
+    {name: part for name, part in described().items() if name != "security"}
+)
 LABELS: Final = [found.ok().label for found in SCHEMA.get_all_operations()]
 
 
@@ -72,6 +152,9 @@ def requests_to(draw: st.DrawFn, label: str, known: Mapping[str, list[str]]) -> 
         there = st.sampled_from(known.get(name, ["x"]))
         kept = st.just(case.path_parameters[name])
         case.path_parameters[name] = draw(st.one_of(there, there, st.sampled_from(ODD), kept))
+    if (good := known.get(label)) and draw(st.booleans()):
+        case.body = copy.deepcopy(draw(st.sampled_from(good)))
+        case.media_type = "application/json"
     for name in ("job", "service", "target", "project"):
         if isinstance(case.query, dict) and name in case.query and draw(st.booleans()):
             case.query[name] = draw(st.sampled_from(known.get(name, ["x"])))
@@ -81,7 +164,7 @@ def requests_to(draw: st.DrawFn, label: str, known: Mapping[str, list[str]]) -> 
         case.query.pop("after" if "/routers/" in label else "", None)  # to wait is lawful
         if str(case.query.get("follow", "")).lower() in YES:
             del case.query["follow"]  # would be told for ever; streams have a test of their own
-    return Asked(case, draw(st.sampled_from(ROLES)))
+    return Asked(case, draw(st.sampled_from(("join", *ROLES) if "register" in label else ROLES)))
 
 
 def _sober(draw: st.DrawFn, body: Json, known: Mapping[str, list[str]]) -> None:
@@ -108,7 +191,9 @@ class World:
     """A server with something of everything, and who may ask there."""
 
     def __init__(self, api: Api) -> None:
+        self._number = 0
         self.api, self.http = api, requests.Session()
+        self.told: Counter[tuple[str, int]] = Counter()
         self.url = str(api.http.base_url)
         fleet = [Agent(api, "east-1"), Agent(api, "east-2"), Agent(api, "north-1", "eu-north")]
         job = run(api, fleet)
@@ -128,10 +213,12 @@ class World:
             "viewer": api.token("viewer"),
             "submitter": api.token("submitter", "default"),
             "node": fleet[0].token,
+            "join": JOIN,
             "router": api.token("router"),
         }
         spare = api.ok("POST", "/v1/tokens", {"role": "viewer", "name": "spare"})
-        self.known = {
+        self.known: dict[str, list[Any]] = {
+            **GOOD,
             "job": [job["id"], "digits", ended["id"], "ended"],
             "node": ["east-1", "east-2", "north-1"],
             "to": ["region/eu-north", "east-2"],
@@ -147,16 +234,38 @@ class World:
             "checkpoint": ["1-1"],
         }
 
+    def restore(self) -> None:
+        """Some of what there was, for the next operation: an earlier one may have ended it."""
+        self._number += 1
+        name = f"job-{self._number}"
+        self.known["job"][:2] = [
+            self.api.ok("POST", "/v1/jobs", {**_NEW, "name": name})["id"],
+            name,
+        ]
+        self.api.call("POST", "/v1/services", _WEB)
+        if not self.api.ok("GET", "/v1/drains")["items"]:
+            drain = self.api.ok("POST", "/v1/drains", {"target": "north-1"})
+            self.known["drain_id"] = [drain["id"]]
+        window = {"name": f"weekly-{self._number}", "target": "east-2", "every": "daily 03:00"}
+        self.api.ok("POST", "/v1/maintenance", {**window, "for": "1h"})
+        self.known["name"] = [window["name"]]
+        self.known["token_id"] = [self.api.ok("POST", "/v1/join-tokens", {})["id"]]
+        self.known["number"] = [str(n["id"]) for n in self.api.ok("GET", "/v1/operations")["items"]]
+        for node in ("east-1", "east-2"):
+            self.api.call("POST", f"/v1/nodes/{node}/release")
+            self.api.call("POST", f"/v1/nodes/{node}/uncordon")
+
     def holds(self, asked: Asked) -> None:
         """Ask, and check the answer against the contract."""
         token = self.tokens.get(asked.role)
         headers = {} if token is None else bearer(token)
         case = asked.case
         answer = case.call(base_url=self.url, session=self.http, headers=headers, timeout=60)
-        case.validate_response(answer, checks=CHECKS)
+        checks = [c for c in CHECKS if c not in _EXCEPT.get(case.operation.label, ())]
+        case.validate_response(answer, checks=checks)
         told = f"{asked.role}: {case.as_curl_command()} -> {answer.status_code} {answer.text[:500]}"
-        if token is None and answer.status_code not in (404, 405):  # no such path is no secret
-            assert answer.status_code == 401, told
+        assert token is not None or answer.status_code == 401, told
+        self.told[case.operation.label, answer.status_code] += 1
         if answer.status_code >= 400:
             is_problem(answer.status_code, _type(answer.headers), answer.content, told)
 

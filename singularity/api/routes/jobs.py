@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from singularity.api.auth import Caller
+from singularity.api.documents import Document
 from singularity.api.intake import Capacity, Entry, Measure, check_key, entries
+from singularity.api.nouns import AJob, AWhy, Checkpoints, Jobs, Lives, Outcomes, Submitted
 from singularity.api.problems import document
 from singularity.api.schemas import JobDocument, read_job, schema
 from singularity.api.services import Heavy, Paged, Services, Serving, Submitter, Viewer
@@ -42,30 +44,22 @@ from singularity.scheduler.explain import explain
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
 
-class Move(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class Move(Document):
     to: str | None = Field(max_length=200)
 
 
-class Item(BaseModel):
+class Item(Document):
     """A job document, and the Idempotency-Key that it would come with."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     job: dict[str, Any]
     key: str | None = None
 
 
-class Batch(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class Batch(Document):
     items: tuple[Item, ...] = Field(min_length=1, max_length=2000)
 
 
-class Resize(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class Resize(Document):
     devices: int = Field(ge=1, le=100_000)
 
 
@@ -80,7 +74,7 @@ def submit(
     who: Submitter,
     serving: Serving,
     idempotency_key: Annotated[str | None, Header()] = None,
-) -> Json:
+) -> Submitted:
     """Durable when answered. The same key and body again give the same job again."""
     new = _admit(body, idempotency_key, who, serving, Measure())
     jobs, ids = [job for job, _ in new.asked], new.ids(serving.intake.submit(new.entries))
@@ -90,7 +84,7 @@ def submit(
 
 
 @router.post("/jobs:batch")
-def submit_batch(body: Batch, who: Submitter, serving: Serving) -> Json:
+def submit_batch(body: Batch, who: Submitter, serving: Serving) -> Outcomes:
     """Each as by itself, in their order, and many in one transaction: of each what became of it, a
     problem or the ids. One that is wrong harms no other, and all that are right are durable when
     answered."""
@@ -178,12 +172,12 @@ def jobs(
     state: Annotated[str | None, Query(max_length=200)] = None,
     project: Annotated[str | None, Query(max_length=64)] = None,
     tier: Annotated[str | None, Query(max_length=64)] = None,
-) -> Json:
+) -> Jobs:
     return serving.store.jobs(who, Filter(state, project, tier), page)
 
 
 @router.get("/jobs/{job}")
-def one_job(job: str, who: Viewer, serving: Serving) -> Json:
+def one_job(job: str, who: Viewer, serving: Serving) -> AJob:
     found = serving.store.find(who, job)
     view = serving.store.view(found)
     if found.spec.share is not None:
@@ -192,7 +186,7 @@ def one_job(job: str, who: Viewer, serving: Serving) -> Json:
 
 
 @router.get("/jobs/{job}/why")
-def why(job: str, who: Viewer, serving: Serving, _: Heavy) -> Json:
+def why(job: str, who: Viewer, serving: Serving, _: Heavy) -> AWhy:
     """Decides on the present state, carries out nothing, and tells what it found."""
     found = serving.store.find(who, job)
     snapshot, policy = serving.ledger.snapshot(serving.clock.now_s()), serving.settings.policy()
@@ -218,17 +212,17 @@ def why(job: str, who: Viewer, serving: Serving, _: Heavy) -> Json:
 
 
 @router.get("/jobs/{job}/incarnations")
-def incarnations(job: str, who: Viewer, serving: Serving, page: Paged) -> Json:
+def incarnations(job: str, who: Viewer, serving: Serving, page: Paged) -> Lives:
     return serving.store.incarnations(serving.store.find(who, job), page)
 
 
 @router.get("/jobs/{job}/checkpoints")
-def checkpoints(job: str, who: Viewer, serving: Serving, page: Paged) -> Json:
+def checkpoints(job: str, who: Viewer, serving: Serving, page: Paged) -> Checkpoints:
     return serving.store.checkpoints(serving.store.find(who, job), page.limit)
 
 
 @router.post("/jobs/{job}/checkpoints", status_code=202)
-def take_checkpoint(job: str, who: Submitter, serving: Serving) -> Json:
+def take_checkpoint(job: str, who: Submitter, serving: Serving) -> AJob:
     """Take one now; the job goes on running."""
     found = _own_master(serving.store.find(who, job))
     if found.state is not JobState.RUNNING:
@@ -247,18 +241,18 @@ def take_checkpoint(job: str, who: Submitter, serving: Serving) -> Json:
 
 
 @router.post("/jobs/{job}/suspend", status_code=202)
-def suspend(job: str, who: Submitter, serving: Serving) -> Json:
+def suspend(job: str, who: Submitter, serving: Serving) -> AJob:
     """Checkpoint, give the devices back, and wait for resume."""
     return _intend(serving, _own_master(serving.store.find(who, job)), Intent.HOLD)
 
 
 @router.post("/jobs/{job}/resume", status_code=202)
-def resume(job: str, who: Submitter, serving: Serving) -> Json:
+def resume(job: str, who: Submitter, serving: Serving) -> AJob:
     return _intend(serving, _no_replica(serving.store.find(who, job)), Intent.RUN)
 
 
 @router.post("/jobs/{job}/cancel", status_code=202)
-def cancel(job: str, who: Submitter, serving: Serving) -> Json:
+def cancel(job: str, who: Submitter, serving: Serving) -> AJob:
     found = _no_replica(serving.store.find(who, job))
     if found.state is JobState.CANCELLED or found.intent is Intent.CANCEL:
         return serving.store.view(found)
@@ -266,7 +260,7 @@ def cancel(job: str, who: Submitter, serving: Serving) -> Json:
 
 
 @router.post("/jobs/{job}/move", status_code=202)
-def move(job: str, body: Move, who: Submitter, serving: Serving) -> Json:
+def move(job: str, body: Move, who: Submitter, serving: Serving) -> AJob:
     """Confine the job to a place, which moves it there; null lets it go anywhere again."""
     found = _own_master(_living(serving.store.find(who, job)))
     scope = None if body.to is None else serving.store.scope(body.to)
@@ -277,7 +271,7 @@ def move(job: str, body: Move, who: Submitter, serving: Serving) -> Json:
 
 
 @router.post("/jobs/{job}/resize", status_code=202)
-def resize(job: str, body: Resize, who: Submitter, serving: Serving) -> Json:
+def resize(job: str, body: Resize, who: Submitter, serving: Serving) -> AJob:
     found = _own_master(_living(serving.store.find(who, job)))
     spec, devices = found.spec, body.devices
     if not spec.devices_min <= devices <= spec.devices_max:

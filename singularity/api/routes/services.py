@@ -8,6 +8,7 @@ from fastapi import APIRouter, Body, Header, Query
 
 from singularity.api.auth import Caller
 from singularity.api.intake import check_key, digest, new_ids
+from singularity.api.nouns import AService, AWhy, Loans, TheServices
 from singularity.api.rows import Submission
 from singularity.api.service_document import (
     Rescaling,
@@ -49,7 +50,7 @@ def make(
     who: Submitter,
     serving: Serving,
     idempotency_key: Annotated[str | None, Header()] = None,
-) -> Json:
+) -> AService:
     """Durable when answered. The same key and body again give the same service again."""
     key = check_key(idempotency_key)
     document = _read(body, who)
@@ -63,7 +64,7 @@ def make(
 
 
 @router.get("/services")
-def services(who: Viewer, serving: Serving) -> Json:
+def services(who: Viewer, serving: Serving) -> TheServices:
     """Those that have not ended."""
     now_s = serving.clock.now_s()
     found = serving.offered.standings(serving.offered.services(who), now_s)
@@ -71,12 +72,12 @@ def services(who: Viewer, serving: Serving) -> Json:
 
 
 @router.get("/services/{service}")
-def one_service(service: str, who: Viewer, serving: Serving) -> Json:
+def one_service(service: str, who: Viewer, serving: Serving) -> AService:
     return _view(serving, serving.offered.find(who, service))
 
 
 @router.patch("/services/{service}")
-def rescale(service: str, body: Rescaling, who: Submitter, serving: Serving) -> Json:
+def rescale(service: str, body: Rescaling, who: Submitter, serving: Serving) -> AService:
     """Other bounds, or another target; what is left out stays."""
     now_s = serving.clock.now_s()
 
@@ -93,7 +94,7 @@ def rescale(service: str, body: Rescaling, who: Submitter, serving: Serving) -> 
 
 
 @router.post("/services/{service}/updates", status_code=202)
-def update(service: str, body: Update, who: Submitter, serving: Serving) -> Json:
+def update(service: str, body: Update, who: Submitter, serving: Serving) -> AService:
     """As a new document says. What replicas run is a new revision: with `canary` on trial first,
     else in force as soon as its replicas answer."""
     now_s, found = serving.clock.now_s(), serving.offered.find(who, service)
@@ -108,14 +109,14 @@ def update(service: str, body: Update, who: Submitter, serving: Serving) -> Json
 
 
 @router.delete("/services/{service}", status_code=202)
-def end(service: str, who: Submitter, serving: Serving) -> Json:
+def end(service: str, who: Submitter, serving: Serving) -> AService:
     """Its replicas take no new requests, finish those they have, and stop."""
     found, now_s = serving.offered.find(who, service), serving.clock.now_s()
     return _changed(serving, serving.ledger.change_service(found.id, "ending", ended, now_s))
 
 
 @router.get("/services/{service}/why")
-def why(service: str, who: Viewer, serving: Serving, _: Heavy) -> Json:
+def why(service: str, who: Viewer, serving: Serving, _: Heavy) -> AWhy:
     """Decides on the present state, carries out nothing, and tells of each replica that shall
     answer and does not yet what keeps it."""
     service_, now_s = serving.offered.find(who, service), serving.clock.now_s()
@@ -141,7 +142,7 @@ def loans(
     page: Paged,
     service: Annotated[str | None, Query(max_length=200)] = None,
     job: Annotated[str | None, Query(max_length=200)] = None,
-) -> Json:
+) -> Loans:
     """Devices that services have of other jobs: on the first page those of now, then those that
     are over, the newest first. One must be said by who sees a project only."""
     if who.project is not None and service is None and job is None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from singularity.api.documents import Document
 from singularity.api.intake import new_ids
+from singularity.api.nouns import AJob
 from singularity.api.rows import Submission
 from singularity.api.services import Serving, Submitter
 from singularity.api.views import Json
@@ -16,17 +18,15 @@ from singularity.primitives.model import TERMINAL, Aside, Job
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
 
-class Verification(BaseModel):
+class Verification(Document):
     """Of `checkpoint`, as <incarnation>-<cut>; of one that is taken for it, without."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     checkpoint: str | None = Field(default=None, max_length=20)
     steps: int = Field(default=STEPS, ge=1, le=10_000)
 
 
 @router.post("/jobs/{job}/verifications", status_code=202)
-def verify(job: str, body: Verification, who: Submitter, serving: Serving) -> Json:
+def verify(job: str, body: Verification, who: Submitter, serving: Serving) -> AJob:
     """Restore it beside the job, on idle devices, let it run and compare what both write. The
     answer is a job of kind verify; its certificate, and then the job's own, tell what came of it.
     """
