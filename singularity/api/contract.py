@@ -1,7 +1,8 @@
-"""What the REST API promises, as OpenAPI: built from the routes, and from what holds of all of them.
+"""What the REST API promises, as OpenAPI: built from the routes, and from what holds of all.
 
-Every way of failing is a problem of RFC 9457, and which of them an operation may answer with follows
-from what it takes. What people write is declared as the documents that are published beside it.
+Every way of failing is a problem of RFC 9457, and which of them an operation may answer with
+follows from what it takes. What people write is declared as the documents that are published
+beside it.
 """
 
 from __future__ import annotations

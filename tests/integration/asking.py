@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 import requests
@@ -119,6 +120,7 @@ _EXCEPT: Final = {"POST /v1/agent/heartbeat": (response_schema_conformance,)}
 load_all_checks()
 
 
+@cache
 def described() -> Json:
     """The document, without a server."""
     bare = FastAPI()

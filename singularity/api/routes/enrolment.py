@@ -10,7 +10,6 @@ from pydantic import Field, StringConstraints
 from singularity.api.documents import Document, Duration
 from singularity.api.nouns import ANode, ATicket, Tickets
 from singularity.api.services import Operator, Serving
-from singularity.api.views import Json
 from singularity.primitives.nodes import NodeId
 from singularity.primitives.operations import By
 

@@ -10,7 +10,6 @@ from singularity.api import operations as kept
 from singularity.api.nouns import AnOperation, Operations
 from singularity.api.services import Operator, Overseer, Paged, Serving
 from singularity.api.store import listing
-from singularity.api.views import Json
 from singularity.primitives.operations import By
 
 router = APIRouter(prefix="/v1/operations", tags=["operations"])

@@ -12,7 +12,6 @@ from singularity.api.documents import Document
 from singularity.api.nouns import AToken, Tokens
 from singularity.api.schemas import Name
 from singularity.api.services import Admin, Serving
-from singularity.api.views import Json
 
 router = APIRouter(prefix="/v1/tokens", tags=["tokens"])
 

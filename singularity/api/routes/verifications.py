@@ -10,7 +10,6 @@ from singularity.api.intake import new_ids
 from singularity.api.nouns import AJob
 from singularity.api.rows import Submission
 from singularity.api.services import Serving, Submitter
-from singularity.api.views import Json
 from singularity.primitives.asides import STEPS, shadow
 from singularity.primitives.errors import IllegalTransition, NotFound
 from singularity.primitives.model import TERMINAL, Aside, Job
