@@ -318,19 +318,16 @@ class Intake:
 
     async def submitted(self, new: list[Entry]) -> list[JobId]:
         """As `submit`, for who waits in the event loop. Who gives up waiting takes nothing back."""
-        ask = _Ask(new)
-        self._asked.put(ask)
+        self._asked.put(ask := _Ask(new))
+        written = asyncio.shield(asyncio.wrap_future(ask.answer))
         try:
-            return await asyncio.wait_for(
-                asyncio.shield(asyncio.wrap_future(ask.answer)), _DEADLINE_S
-            )
+            return await asyncio.wait_for(written, _DEADLINE_S)
         except TimeoutError:
             raise _slow() from None
 
     def ask(self, new: list[Entry]) -> Callable[[], list[JobId]]:
         """To be written soon, in the order of asking; what is returned waits, as `submit` does."""
-        ask = _Ask(new)
-        self._asked.put(ask)
+        self._asked.put(ask := _Ask(new))
         return ask.wait
 
     def close(self) -> None:

@@ -186,12 +186,12 @@ def _predecessors(document: JobDocument, who: Caller, serving: Services) -> list
     """The jobs that must have succeeded first. Raises NotFound, InvalidSpec."""
     found = []
     for name in document.after:
-        job = serving.store.find(who, name)
-        if job.spec.project != document.project:
+        id_, project, state = serving.store.standing(who, name)
+        if project != document.project:
             raise NotFound(f"after: there is no job {name!r} in project {document.project}")
-        if job.state in (JobState.FAILED, JobState.CANCELLED):
-            raise InvalidSpec(f"after: {name} has {job.state}; this job could never start")
-        found.append(job.id)
+        if state in (JobState.FAILED, JobState.CANCELLED):
+            raise InvalidSpec(f"after: {name} has {state}; this job could never start")
+        found.append(id_)
     return found
 
 
