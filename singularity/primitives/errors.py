@@ -5,7 +5,8 @@
     + InvalidSpec · Unauthenticated · Forbidden · NotFound · NotAllowed
     + Conflict
       - IllegalTransition · IdempotencyMismatch · PlanetBusy · NotEmpty · SchemaNewer
-    + Unplaceable · StaleIncarnation · LetterRefused · TooLarge · NotCarried · BackupDamaged
+    + Outdated · Unplaceable · StaleIncarnation · LetterRefused · TooLarge · NotCarried
+    + BackupDamaged
   x Unavailable         we cannot serve it now, retry is safe (503)
     + BrokerDown · NotLeader · NodeUnreachable · DeviceUnavailable · Overloaded
   x ReplicaFailed       a replica of a service did not answer as it should (502)
@@ -92,6 +93,12 @@ class SchemaNewer(Conflict):
     """A database, or a backup, of a later release than this one."""
 
     slug = "schema-newer"
+
+
+class Outdated(Rejected):
+    """It has changed since the caller saw it, who asked to be told so."""
+
+    slug, status = "outdated", HTTPStatus.PRECONDITION_FAILED
 
 
 class Unplaceable(Rejected):

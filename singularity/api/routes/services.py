@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Header, Query
+from fastapi import APIRouter, Body, Header, Query, Response
 
 from singularity.api.auth import Caller
 from singularity.api.intake import check_key, digest, new_ids
@@ -22,7 +22,7 @@ from singularity.api.services import Heavy, Paged, Services, Serving, Submitter,
 from singularity.api.store import listing
 from singularity.api.views import Json
 from singularity.primitives import replicas
-from singularity.primitives.errors import Forbidden, InvalidSpec
+from singularity.primitives.errors import Forbidden, InvalidSpec, Outdated
 from singularity.primitives.model import Intent
 from singularity.primitives.serving import ServiceId
 from singularity.scheduler.decide import decide
@@ -37,6 +37,7 @@ from singularity.scheduler.services import (
 )
 
 router = APIRouter(prefix="/v1", tags=["services"])
+Seen = Annotated[str | None, Header(max_length=100)]  # If-Match: what it must still be
 
 
 @router.get("/schema/service")
@@ -72,16 +73,21 @@ def services(who: Viewer, serving: Serving) -> TheServices:
 
 
 @router.get("/services/{service}")
-def one_service(service: str, who: Viewer, serving: Serving) -> AService:
-    return _view(serving, serving.offered.find(who, service))
+def one_service(service: str, who: Viewer, serving: Serving, response: Response) -> AService:
+    found = serving.offered.find(who, service)
+    response.headers["ETag"] = _tag(found)
+    return _view(serving, found)
 
 
 @router.patch("/services/{service}")
-def rescale(service: str, body: Rescaling, who: Submitter, serving: Serving) -> AService:
+def rescale(
+    service: str, body: Rescaling, who: Submitter, serving: Serving, if_match: Seen = None
+) -> AService:
     """Other bounds, or another target; what is left out stays."""
     now_s = serving.clock.now_s()
 
     def change(now: Service) -> Amended:
+        _need_seen(now, if_match)
         least = body.replicas.min if body.replicas else now.least
         most = body.replicas.max if body.replicas else now.most
         target = body.target.target() if body.target else now.target
@@ -94,7 +100,9 @@ def rescale(service: str, body: Rescaling, who: Submitter, serving: Serving) -> 
 
 
 @router.post("/services/{service}/updates", status_code=202)
-def update(service: str, body: Update, who: Submitter, serving: Serving) -> AService:
+def update(
+    service: str, body: Update, who: Submitter, serving: Serving, if_match: Seen = None
+) -> AService:
     """As a new document says. What replicas run is a new revision: with `canary` on trial first,
     else in force as soon as its replicas answer."""
     now_s, found = serving.clock.now_s(), serving.offered.find(who, service)
@@ -103,16 +111,22 @@ def update(service: str, body: Update, who: Submitter, serving: Serving) -> ASer
     canary = body.canary.canary() if body.canary else None
 
     def change(now: Service) -> Amended:
+        _need_seen(now, if_match)
         return updated(now, wanted, canary, lambda n: new_ids(n, now_s), now_s)
 
     return _changed(serving, serving.ledger.change_service(found.id, "updated", change, now_s))
 
 
 @router.delete("/services/{service}", status_code=202)
-def end(service: str, who: Submitter, serving: Serving) -> AService:
+def end(service: str, who: Submitter, serving: Serving, if_match: Seen = None) -> AService:
     """Its replicas take no new requests, finish those they have, and stop."""
     found, now_s = serving.offered.find(who, service), serving.clock.now_s()
-    return _changed(serving, serving.ledger.change_service(found.id, "ending", ended, now_s))
+
+    def change(now: Service) -> Amended:
+        _need_seen(now, if_match)
+        return ended(now)
+
+    return _changed(serving, serving.ledger.change_service(found.id, "ending", change, now_s))
 
 
 @router.get("/services/{service}/why")
@@ -172,6 +186,18 @@ def _read(body: dict[str, Any], who: Caller) -> ServiceDocument:
     if not who.sees(document.project):
         raise Forbidden(f"the token is for project {who.project}, not {document.project}")
     return document
+
+
+def _tag(service: Service) -> str:
+    return f'"{service.version}"'
+
+
+def _need_seen(now: Service, if_match: str | None) -> None:
+    """With the row locked: between this and the change nobody changes it. Raises Outdated."""
+    if if_match is not None and if_match.strip() not in ("*", _tag(now)):
+        raise Outdated(
+            f"{now.name} has version {now.version} now; look at it again", version=now.version
+        )
 
 
 def _must_fit(serving: Services, service: Service) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Header
 from pydantic import Field
 
 from singularity.api.documents import Document
-from singularity.api.intake import new_ids
+from singularity.api.intake import check_key, digest, new_ids
 from singularity.api.nouns import AJob
 from singularity.api.rows import Submission
 from singularity.api.services import Serving, Submitter
@@ -25,15 +27,23 @@ class Verification(Document):
 
 
 @router.post("/jobs/{job}/verifications", status_code=202)
-def verify(job: str, body: Verification, who: Submitter, serving: Serving) -> AJob:
+def verify(
+    job: str,
+    body: Verification,
+    who: Submitter,
+    serving: Serving,
+    idempotency_key: Annotated[str | None, Header()] = None,
+) -> AJob:
     """Restore it beside the job, on idle devices, let it run and compare what both write. The
     answer is a job of kind verify; its certificate, and then the job's own, tell what came of it.
-    """
+    The same key and body again give the same job again."""
+    key = check_key(idempotency_key)
     found, now_s = serving.store.find(who, job), serving.clock.now_s()
     (id_,) = new_ids(1, now_s)
     made = shadow(found, _aside(found, body), id_, now_s)
     serving.gauge.must_fit(made)
-    ids = serving.intake.submit([(made, Submission())])
+    mark = None if key is None else digest({"verifies": found.id, **body.model_dump()})
+    ids = serving.intake.submit([(made, Submission(key, mark))])
     return serving.store.views(ids)[0]
 
 
