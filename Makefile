@@ -1,7 +1,7 @@
 # `make check` before every commit, `make test` for everything; what a target needs it builds itself.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help venv criu format check static test carry transitions demo demo-drain demo-inference storm bench bench-checkpoint bench-scheduler bench-device bench-router bench-gpu golden lock clean
+.PHONY: help venv criu format check static test fuzz carry transitions demo demo-drain demo-inference storm bench bench-checkpoint bench-scheduler bench-device bench-router bench-gpu golden lock clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,6 +9,7 @@ DEPS := .venv/.deps
 STAMP := .venv/.stamp
 SEEDS ?= 50
 COUNT ?= 20
+EXAMPLES ?= 200
 SEED ?= 1
 PLOTS ?= build/plots
 FAST := tests/unit tests/properties tests/contract tests/conformance tests/golden
@@ -28,7 +29,7 @@ $(DEPS): requirements.lock requirements-torch.txt
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "venv: $(PYTHON) has no venv module; install your distribution's python3-venv" >&2; exit 1; }
 	@echo "venv: 1/4 an empty environment in .venv" >&2
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "venv: 2/4 what requirements.lock pins (about 105 packages)" >&2
+	@echo "venv: 2/4 what requirements.lock pins (about 150 packages)" >&2
 	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
 	@echo "venv: 3/4 torch (200 MB or more, once)" >&2
 	@$(BIN)/python -m pip install --quiet -r requirements-torch.txt
@@ -58,6 +59,10 @@ check: static  ## format, lint, types, import contracts, fast tests (two minutes
 test: static criu  ## everything: check, simulation, integration
 	$(PYTEST) $(BESIDE) tests
 
+fuzz: $(STAMP)  ## EXAMPLES=200 requests to each operation of the REST API, by chance (SEED=n repeats them)
+	SINGULARITY_FUZZ=$(EXAMPLES) SINGULARITY_SEED=$(if $(filter command line environment,$(origin SEED)),$(SEED),0) \
+	  $(PYTEST) -s tests/integration/test_contract.py tests/integration/test_strange_requests.py
+
 carry: $(STAMP) criu  ## every way people run PyTorch, moved, to the bit
 	SINGULARITY_CARRY=all $(PYTEST) tests/integration/test_carry.py
 
@@ -77,12 +82,11 @@ storm: $(STAMP)  ## SEEDS=50 simulated planets under faults
 	$(BIN)/python -m singularity.scheduler.sim storm --seeds $(SEEDS)
 
 bench: $(STAMP)  ## the figures, with their ranges and the runs they came from
-	@for figure in overhead elastic splice store plane; do echo "== bench/$$figure.py"; $(BIN)/python bench/$$figure.py || exit 1; done
+	@for figure in overhead elastic splice store plane submits; do echo "== bench/$$figure.py"; $(BIN)/python bench/$$figure.py || exit 1; done
 
 bench-checkpoint: $(STAMP) criu  ## what a cut, a move and shared devices cost
-	@for figure in overhead elastic splice store migration faults "plane --submits 0"; do \
-	  echo "== bench/$$figure"; set -- $$figure; script=$$1; shift; \
-	  $(BIN)/python bench/$$script.py "$$@" || exit 1; done
+	@for figure in overhead elastic splice store migration faults plane; do \
+	  echo "== bench/$$figure"; $(BIN)/python bench/$$figure.py || exit 1; done
 
 bench-scheduler: $(STAMP)  ## what decisions and questions cost; with DATA=dir that holds openb, pollux, servegen or kueue, these too
 	$(BIN)/python bench/scale.py

@@ -1,5 +1,5 @@
-"""The plane on this machine, through its real doors: how many submits a second are durable, how
-long from submit to the first line of a program, and what the parts of a move take.
+"""The plane on this machine, through its real doors: how long from submit to the first
+line of a program, and what the parts of a move take.
 
 The planet is the embedded default (3 regions of 2 nodes), so every figure shares its cores with
 Postgres, the broker, the API, four loops and six agents.
@@ -12,7 +12,6 @@ import statistics
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,6 @@ class Bench:
             base_url=planet.url,
             headers=headers,
             timeout=60,
-            limits=httpx.Limits(max_connections=64),
         )
 
     def call(self, method: str, path: str, body: object = None) -> Any:
@@ -48,31 +46,6 @@ class Bench:
             assert time.monotonic() < deadline_s, f"{job} never came to {state}: {found}"
             time.sleep(0.02)
         return found
-
-    def submits(self, count: int, clients: int) -> None:
-        """Jobs that wait for another: submitted in full, and never placed."""
-        first = {"name": "first", "kind": "batch", "run": "sleep 600", "devices": "cpu:1"}
-        self.call("POST", "jobs", first)
-        body = {"kind": "batch", "run": "true", "devices": "cpu:1", "after": ["first"]}
-        took: list[float] = []
-
-        def submit(number: int) -> None:
-            began_s = time.perf_counter()
-            self.call("POST", "jobs", {**body, "name": f"waits-{number}"})
-            took.append(time.perf_counter() - began_s)
-
-        with ThreadPoolExecutor(clients) as pool:
-            list(pool.map(submit, range(200)))  # warm
-            took.clear()
-            began_s = time.perf_counter()
-            list(pool.map(submit, range(200, 200 + count)))
-            seconds = time.perf_counter() - began_s
-        took.sort()
-        p50, p99 = took[len(took) // 2] * 1e3, took[int(len(took) * 0.99)] * 1e3
-        print(
-            f"submit: {count / seconds:.0f} durable jobs/s with {clients} clients in this process"
-        )
-        print(f"        p50 {p50:.1f} ms, p99 {p99:.1f} ms")
 
     def first_line(self, times: int) -> None:
         """From POST until the program's first line is in its log."""
@@ -139,8 +112,6 @@ def spread(seconds: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--submits", type=int, default=2000)
-    parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--moves", type=int, default=6)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="singularity-bench-") as scratch:
@@ -153,8 +124,6 @@ def main() -> None:
             bench.first_line(10)
             if args.moves:
                 bench.moves(args.moves, root / "out")
-            if args.submits:
-                bench.submits(args.submits, args.clients)
 
 
 if __name__ == "__main__":

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache, partial
 from typing import Any, Final
 
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 from fastapi.responses import PlainTextResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import problems
+from .contract import contract
 from .routes import (
     agents,
     drains,
@@ -32,19 +33,24 @@ from .routes import (
     verifications,
 )
 from .service_metrics import service_metrics
-from .services import Overseer, Services, Serving, Viewer
+from .services import Overseer, Services, Serving, Viewer, known
 from .settings import Settings
 from .telemetry import Meter
 
 BODY_MOST_BYTES: Final = 1024 * 1024
+OPEN: Final = "/healthz"  # to everybody, and nothing else is
 METRICS_TYPE: Final = "text/plain; version=0.0.4"
+_OPERATING: Final = (fleet, drains, maintenance, operations, rebalance, shares, projects, plans)
+_ASKED: Final = (jobs, verifications, history, services, *_OPERATING, enrolment, tokens)
+DOORS: Final = (agents, routers, *_ASKED)  # tried in this order: first who asks most
 
 
 class Gate:
-    """Refuses bodies over 1 MiB, whatever they claim to be, and counts answers."""
+    """Lets in who is known, before anything of the request is read; refuses bodies over 1 MiB,
+    whatever they claim to be, and counts answers."""
 
-    def __init__(self, app: ASGIApp, meter: Meter) -> None:
-        self._app, self._meter = app, meter
+    def __init__(self, app: ASGIApp, meter: Meter, serving: Services) -> None:
+        self._app, self._meter, self._serving = app, meter, serving
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -68,9 +74,18 @@ class Gate:
             await send(message)
 
         try:
-            await self._app(scope, limited, noted)
+            await (await self._past(scope))(scope, limited, noted)
         finally:
             self._meter.request(scope["method"], status)
+
+    async def _past(self, scope: Scope) -> ASGIApp:
+        """Where the request goes: on, or to the answer that turns it away."""
+        if scope["path"] != OPEN:
+            try:
+                scope["caller"] = await known(scope, self._serving)
+            except Exception as error:
+                return problems.answer(error, scope["path"])
+        return self._app
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -93,14 +108,14 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.services = serving
-    app.add_middleware(Gate, meter=meter)
+    app.add_middleware(Gate, meter=meter, serving=serving)
     problems.install(app)
-    operating = (fleet, drains, maintenance, operations, rebalance, shares, projects, plans)
-    doors = (jobs, verifications, history, services, *operating, enrolment, tokens)
-    for module in (agents, routers, *doors):  # tried in this order: first who asks most
-        app.include_router(module.router)
+    for door in DOORS:
+        app.include_router(door.router)
 
-    @app.get("/healthz", include_in_schema=False)
+    described = cache(partial(contract, app.title, app.version, app.routes))
+
+    @app.get(OPEN, include_in_schema=False)
     def health() -> PlainTextResponse:
         return PlainTextResponse("ok")
 
@@ -113,6 +128,6 @@ def create_app(settings: Settings) -> FastAPI:
 
     @app.get("/v1/openapi.json", include_in_schema=False)
     def openapi(_: Viewer) -> dict[str, Any]:
-        return get_openapi(title=app.title, version=app.version, routes=app.routes)
+        return described()
 
     return app

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from typing import Final
 
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
@@ -35,7 +36,7 @@ from singularity.scheduler.standing import admissible, outdated
 
 from . import tables as t
 from .books import Books, End, Readings, insert_jobs, load_jobs, load_nodes, nodes_from
-from .bulk import Answer, Question, among, ask, begun, literally
+from .bulk import Answer, Question, array_of, ask, begun, literally
 from .drains import book
 from .duties import SqlDuties
 from .folding import SqlReports
@@ -43,7 +44,7 @@ from .following import Follower
 from .lease import Lease
 from .locks import jobs_on, lock_jobs, lock_nodes, locked_hosts, locked_jobs, with_verified
 from .operations import Deed, note
-from .projects import GOVERNED, SqlProjects, open_projects, projects_from
+from .projects import GOVERNED, SqlProjects, opening, projects_from
 from .rows import Submission, node_row
 from .tariffs import SqlTariffs
 from .traffic import SqlServices, write_changes
@@ -72,12 +73,13 @@ class SqlLedger(SqlReports, SqlDuties, SqlServices, SqlProjects, SqlTariffs):
 
         Raises IntegrityError when two of the same key race: nothing is inserted, try again.
         """
-        with self._engine.begin() as db:
-            open_projects(db, {job.spec.project for job, _ in jobs}, jobs[0][0].submitted_at_s)
-            known = _known(db, jobs)
-            new = [(j, s) for j, s in jobs if (j.spec.project, s.key) not in known]
-            insert_jobs(db, new)
-        return [known.get((job.spec.project, s.key), job.id) for job, s in jobs]
+        projects = opening({job.spec.project for job, _ in jobs}, jobs[0][0].submitted_at_s)
+        digests = {(j.spec.project, s.key): s.digest for j, s in jobs if s.key is not None}
+        with begun(self._engine, projects, *_earlier(digests)) as (db, found):
+            known = _known(digests, found[1:])
+            new = [(j, s) for j, s in jobs if (j.spec.project, s.key or "") not in known]
+            insert_jobs(db, new, End())
+        return [known.get((job.spec.project, s.key or ""), job.id) for job, s in jobs]
 
     def intend(self, job: JobId, intent: Intent, now_s: float) -> Job:
         """What the owner wants now. Raises Conflict when the job has ended."""
@@ -283,23 +285,27 @@ class SqlLedger(SqlReports, SqlDuties, SqlServices, SqlProjects, SqlTariffs):
             return {n.id: n for n in load_nodes(db, select(t.node))}
 
 
-def _known(
-    db: Connection, jobs: Sequence[tuple[Job, Submission]]
-) -> dict[tuple[str, str | None], JobId]:
-    """(project, idempotency key) -> job, for those of `jobs` that were submitted before.
+_Digests = Mapping[tuple[str, str], str | None]  # by project and idempotency key
+_EARLIER: Final = """
+SELECT project, idempotency_key, id, body_digest FROM job
+WHERE project = ANY (%s::text[]) AND idempotency_key = ANY (%s::text[])"""
+
+
+def _earlier(digests: _Digests) -> tuple[Question, ...]:
+    """Asks for all that may have been submitted before."""
+    if not digests:
+        return ()
+    projects, keys = {project for project, _ in digests}, {key for _, key in digests}
+    return (Question(_EARLIER, (array_of(projects), array_of(keys))),)
+
+
+def _known(digests: _Digests, found: Sequence[Answer]) -> dict[tuple[str, str], JobId]:
+    """(project, idempotency key) -> job, for those that were submitted before.
 
     Raises IdempotencyMismatch when the same key came with another body.
     """
-    digests = {(j.spec.project, s.key): s.digest for j, s in jobs if s.key is not None}
-    if not digests:
-        return {}
-    query = select(t.job.c.project, t.job.c.idempotency_key, t.job.c.id, t.job.c.body_digest)
-    query = query.where(
-        among(t.job.c.project, {p for p, _ in digests}),
-        among(t.job.c.idempotency_key, {k or "" for _, k in digests}),
-    )
     known = {}
-    for project, key, job, digest in db.execute(query):
+    for project, key, job, digest in (row for answer in found for row in answer):
         if (project, key) not in digests:
             continue
         if digests[project, key] != digest:

@@ -23,7 +23,7 @@ from singularity.primitives.verbs import Step
 from . import projects
 from . import service_tables as st
 from . import tables as t
-from .bulk import Json, Question, Writes, array_of, insert_rows
+from .bulk import Json, Question, Writes, array_of
 from .database import LETTERS, WAKE
 from .lives import Lives
 from .rows import (
@@ -114,14 +114,16 @@ def load_nodes(db: Connection, query: Select[Any]) -> list[Node]:
     return [node_of(row) for row in db.execute(query).mappings()]
 
 
-def insert_jobs(db: Connection, new: Sequence[tuple[Job, Submission]]) -> None:
+def insert_jobs(
+    db: Connection, new: Sequence[tuple[Job, Submission]], end: End | None = None
+) -> None:
+    """All of each in one message. With an `end`, that is the end of the transaction."""
     if not new:
         return
-    insert_rows(db, t.job, [job_row(job, submission) for job, submission in new])
     books = Books(db, {}, {})
-    for job, _ in new:
-        books.open(job)
-    books.flush()
+    for job, submission in new:
+        books.open(job, submission)
+    books.flush(end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +155,7 @@ class Books:
         self._before: dict[JobId, Job] = {}
         self._touched: set[NodeId] = set()
         self._moved: set[JobId] = set()  # who holds something else than before
-        self._new: list[Job] = []
+        self._new: list[tuple[Job, Submission]] = []
         self._letters: list[Envelope] = []
         self._events: list[Json] = []
         self._loans: list[Json] = []
@@ -161,9 +163,9 @@ class Books:
         self._used: Counter[tuple[str, str]] = Counter()  # more devices by project and kind
         self._due_s = 0.0
 
-    def open(self, job: Job) -> None:
+    def open(self, job: Job, submission: Submission) -> None:
         """A job that is new."""
-        self._new.append(job)
+        self._new.append((job, submission))
         facts = {"devices": job.devices, "ranks": job.spec.ranks}
         line = Happening("submitted", "", job.state, "", 0, facts)
         self._note(job.id, line, job.submitted_at_s, None)
@@ -225,7 +227,8 @@ class Books:
         `end`, that is the end of the transaction."""
         writes, changed = self._writes, [(b, self.jobs[i]) for i, b in sorted(self._before.items())]
         counts = Counter(row["job"] for row in self._events)
-        writes.insert(t.job_state, [state_row(job, counts[job.id]) for job in self._new])
+        writes.insert(t.job, [job_row(*new) for new in self._new])
+        writes.insert(t.job_state, [state_row(job, counts[job.id]) for job, _ in self._new])
         if changed:
             self._write_jobs(changed, counts)
         writes.update(t.node, ("id",), [node_row(self.nodes[n]) for n in sorted(self._touched)])

@@ -23,7 +23,10 @@ _LATER: Final = {
 def seconds(text: object) -> float:
     """'30s', '5m', '1h30m', or a number of seconds."""
     if isinstance(text, int | float) and not isinstance(text, bool):
-        return float(text)
+        try:
+            return float(text)
+        except OverflowError:
+            raise ValueError("that is longer than anything") from None
     parts = re.findall(r"(\d+(?:\.\d+)?)(ms|[smhd])", str(text))
     if not parts or "".join(n + u for n, u in parts) != str(text):
         raise ValueError(f"{text!r} is no duration; write for example 30s, 5m or 1h30m")

@@ -3,6 +3,7 @@ is several times as many submits a second as one transaction each, for a few mil
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -222,13 +223,16 @@ class Gauge:
         self._read_s, self._capacity = -math.inf, Capacity(None)
         self._fitting: set[Hashable] = set()
 
+    def fits(self, job: Job) -> bool:
+        """Did one that is alike fit a moment ago? Asks nobody."""
+        fresh = 0 <= self._clock.now_s() - self._read_s < _FLEET_AGE_S
+        return fresh and _kind(job) in self._fitting
+
     def must_fit(self, job: Job) -> None:
         """Raises Unplaceable."""
-        kind = alike(job), job.devices, job.spec.devices_min, job.spec.ranks
-        if kind in self._fitting and 0 <= self._clock.now_s() - self._read_s < _FLEET_AGE_S:
-            return
-        self._ask(lambda capacity: capacity.must_fit(job))
-        self._fitting.add(kind)
+        if not self.fits(job):
+            self._ask(lambda capacity: capacity.must_fit(job))
+            self._fitting.add(_kind(job))
 
     def must_hold(self, spec: JobSpec, replicas: int) -> None:
         """Raises Unplaceable."""
@@ -245,6 +249,11 @@ class Gauge:
         self._capacity, self._fitting = Capacity.of(self._fleet()), set()
         self._read_s = now_s
         must_fit(self._capacity)
+
+
+def _kind(job: Job) -> Hashable:
+    """Jobs of one kind fit where one of them does."""
+    return alike(job), job.devices, job.spec.devices_min, job.spec.ranks
 
 
 class Waker:
@@ -274,6 +283,10 @@ class Waker:
             self._stop.wait(_BREATH_S)
 
 
+def _slow() -> Unavailable:
+    return Unavailable("the database is slow; with the same key it is safe to repeat")
+
+
 @dataclass(slots=True)
 class _Ask:
     entries: list[Entry]
@@ -283,9 +296,7 @@ class _Ask:
         try:
             return self.answer.result(_DEADLINE_S)
         except TimeoutError:
-            raise Unavailable(
-                "the database is slow; with the same key it is safe to repeat"
-            ) from None
+            raise _slow() from None
 
     @property
     def keys(self) -> set[tuple[str, str]]:
@@ -305,10 +316,18 @@ class Intake:
         """Durable on return. Raises IdempotencyMismatch, Unavailable."""
         return self.ask(new)()
 
+    async def submitted(self, new: list[Entry]) -> list[JobId]:
+        """As `submit`, for who waits in the event loop. Who gives up waiting takes nothing back."""
+        self._asked.put(ask := _Ask(new))
+        written = asyncio.shield(asyncio.wrap_future(ask.answer))
+        try:
+            return await asyncio.wait_for(written, _DEADLINE_S)
+        except TimeoutError:
+            raise _slow() from None
+
     def ask(self, new: list[Entry]) -> Callable[[], list[JobId]]:
         """To be written soon, in the order of asking; what is returned waits, as `submit` does."""
-        ask = _Ask(new)
-        self._asked.put(ask)
+        self._asked.put(ask := _Ask(new))
         return ask.wait
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -10,7 +11,7 @@ from typing import Any, Final
 from fastapi import FastAPI, Request
 from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from psycopg.errors import NumericValueOutOfRange
 from sqlalchemy.exc import DataError, DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -18,14 +19,22 @@ from starlette.exceptions import HTTPException
 
 from singularity.primitives.errors import (
     InvalidSpec,
+    NotAllowed,
+    NotFound,
+    Rejected,
     SingularityError,
+    TooLarge,
     Unauthenticated,
     Unavailable,
 )
 
 log = logging.getLogger(__name__)
 
-_SLUGS: Final = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "body-too-large"}  # its phrase has changed
+PROBLEM: Final = "application/problem+json"
+_NO_TEXT: Final = "some text holds characters that cannot be stored"
+_OURS: Final = "an internal error; the server's log has it"
+# What the framework refuses by itself, before any of ours is asked.
+_FRAMEWORK: Final = {kind.status: kind for kind in (NotFound, NotAllowed, TooLarge)}
 
 
 def document(error: SingularityError) -> dict[str, Any]:
@@ -39,13 +48,15 @@ def document(error: SingularityError) -> dict[str, Any]:
     return {**jsonable_encoder(error.facts), **standard}
 
 
-def problem(error: SingularityError) -> JSONResponse:
+def problem(error: SingularityError) -> Response:
     headers = {}
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, Unavailable):
         headers["Retry-After"] = "1"
-    return JSONResponse(document(error), int(error.status), headers, "application/problem+json")
+    # What was sent may be told again, also what is no text: half a pair of surrogates.
+    text = json.dumps(document(error), separators=(",", ":"))
+    return Response(text, int(error.status), headers, PROBLEM)
 
 
 def faults(errors: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -63,47 +74,46 @@ def invalid(errors: Sequence[Mapping[str, Any]]) -> InvalidSpec:
     return InvalidSpec(told, errors=found)
 
 
+def answer(error: Exception, path: str) -> Response:
+    """What whoever asked for `path` is told when `error` came of it."""
+    if isinstance(error, SingularityError):
+        return problem(error)
+    if isinstance(error, RequestValidationError):
+        return problem(invalid(error.errors()))
+    if isinstance(error, HTTPException):
+        status = HTTPStatus(error.status_code)
+        kind = _FRAMEWORK.get(status, Rejected)
+        body = document(kind(str(error.detail))) | {"status": int(status)}
+        return JSONResponse(body, int(status), error.headers, PROBLEM)
+    if isinstance(error, DBAPIError):
+        return problem(_database(error, path))
+    if isinstance(error, UnicodeEncodeError):
+        return problem(InvalidSpec(_NO_TEXT))
+    if isinstance(error, PoolTimeout):
+        log.error("no connection free", extra={"path": path})
+        return problem(Unavailable("the database has more to do than it can; try again"))
+    log.error("bug", extra={"path": path, "error": type(error).__name__}, exc_info=error)
+    return problem(SingularityError(_OURS))
+
+
+def _database(error: DBAPIError, path: str) -> SingularityError:
+    if isinstance(error.orig, NumericValueOutOfRange):
+        return InvalidSpec("a number is too large")
+    if isinstance(error, DataError):
+        return InvalidSpec(_NO_TEXT)
+    away = isinstance(error, OperationalError) or error.connection_invalidated
+    log.error("database", extra={"path": path, "reason": str(error.orig)})
+    if away:
+        return Unavailable("the database does not answer; try again")
+    return SingularityError(_OURS)
+
+
 def install(app: FastAPI) -> None:
     """Teach `app` to answer every failure with a problem document."""
 
-    @app.exception_handler(SingularityError)
-    async def ours(_: Request, error: SingularityError) -> JSONResponse:
-        return problem(error)
+    async def told(request: Request, error: Exception) -> Response:
+        return answer(error, request.url.path)
 
-    @app.exception_handler(RequestValidationError)
-    async def bad_request(_: Request, error: RequestValidationError) -> JSONResponse:
-        return problem(invalid(error.errors()))
-
-    @app.exception_handler(HTTPException)
-    async def routing(_: Request, error: HTTPException) -> JSONResponse:
-        status = HTTPStatus(error.status_code)
-        slug = _SLUGS.get(status, status.phrase.lower().replace(" ", "-"))
-        body = {
-            "type": f"/problems/{slug}",
-            "title": slug.replace("-", " ").capitalize(),
-            "status": int(status),
-            "detail": str(error.detail),
-        }
-        return JSONResponse(body, int(status), error.headers, "application/problem+json")
-
-    @app.exception_handler(DBAPIError)
-    async def database(request: Request, error: DBAPIError) -> JSONResponse:
-        if isinstance(error.orig, NumericValueOutOfRange):
-            return problem(InvalidSpec("a number is too large"))
-        if isinstance(error, DataError):
-            return problem(InvalidSpec("some text holds characters that cannot be stored"))
-        away = isinstance(error, OperationalError) or error.connection_invalidated
-        log.error("database", extra={"path": request.url.path, "reason": str(error.orig)})
-        if away:
-            return problem(Unavailable("the database does not answer; try again"))
-        return problem(SingularityError("an internal error; the server's log has it"))
-
-    @app.exception_handler(PoolTimeout)
-    async def crowded(request: Request, _: PoolTimeout) -> JSONResponse:
-        log.error("no connection free", extra={"path": request.url.path})
-        return problem(Unavailable("the database has more to do than it can; try again"))
-
-    @app.exception_handler(Exception)
-    async def bug(request: Request, error: Exception) -> JSONResponse:
-        log.exception("bug", extra={"path": request.url.path, "error": type(error).__name__})
-        return problem(SingularityError("an internal error; the server's log has it"))
+    ours = (SingularityError, RequestValidationError, HTTPException, DBAPIError, PoolTimeout)
+    for kind in (*ours, Exception):
+        app.add_exception_handler(kind, told)

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, delete, insert, select, update
-from sqlalchemy.dialects.postgresql import insert as upsert
 
 from singularity.primitives.model import JobId
 from singularity.primitives.projects import Allotment, Project, Usage, admitted
@@ -23,7 +22,10 @@ PROJECTS: Final = (Question(_ALL), _SAID)
 # Locked last of all rows, in the order of their ids; submits may go on.
 _LOCKED: Final = f"{_ALL} WHERE {{which}} ORDER BY id FOR NO KEY UPDATE"
 GOVERNED: Final = (Question(_LOCKED.format(which="EXISTS (SELECT FROM allotment)")), _SAID)
-_NEW = {"parent": "", "weight": 1.0, "held": {}, "device_s": 0.0, "at_s": 0.0}
+_OPENED: Final = """
+INSERT INTO project (id, created_at_s, parent, weight, held, device_s, at_s)
+SELECT new.id, %s, '', 1.0, '{}', 0.0, 0.0 FROM unnest(%s::text[]) AS new (id)
+ON CONFLICT DO NOTHING"""
 
 
 class SqlProjects:
@@ -50,10 +52,14 @@ class SqlProjects:
             return load_projects(db)
 
 
+def opening(ids: Collection[str], now_s: float) -> Question:
+    """Makes those that are new; they have no limit."""
+    return Question(_OPENED, (now_s, array_of(ids)))
+
+
 def open_projects(db: Connection, ids: Collection[str], now_s: float) -> None:
-    """Make those that are new; they have no limit."""
-    rows = [{"id": p, "created_at_s": now_s, **_NEW} for p in sorted(ids)]
-    db.execute(upsert(t.project).on_conflict_do_nothing(), rows)
+    """See `opening`."""
+    ask(db, opening(ids, now_s))
 
 
 def load_projects(db: Connection) -> list[Project]:

@@ -5,6 +5,7 @@ Keys are strict. What this release does not run is refused by name instead of be
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -43,7 +44,10 @@ def size_bytes(text: object) -> int:
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]i?B|)", str(text))
     if found is None:
         raise ValueError(f"{text!r} is no size; write for example 512MiB or 8GiB")
-    return int(float(found[1]) * _BYTES[found[2]])
+    size = float(found[1]) * _BYTES[found[2]]
+    if math.isinf(size):
+        raise ValueError("that is more than anything")
+    return int(size)
 
 
 def _bandwidth(text: object) -> float:

@@ -73,22 +73,39 @@ class Store:
         Of several of one name it is the one that has not ended, or the last that was submitted.
         Raises NotFound, and Conflict when several have not ended.
         """
-        mine: list[ColumnElement[bool]] = [(t.job.c.id == name) | (t.job.c.name == name)]
-        if caller.project is not None:
-            mine.append(t.job.c.project == caller.project)
         with self._engine.connect() as db:
-            query = _jobs().where(*mine).order_by(t.job.c.id.desc()).limit(_NAMESAKES_MOST)
-            found = read_jobs(db, query)
-        for job in found:
-            if job.id == name:
-                return job
-        live = [job for job in found if job.state not in TERMINAL]
+            found = read_jobs(
+                db,
+                _jobs()
+                .where(*_called(caller, name))
+                .order_by(t.job.c.id.desc())
+                .limit(_NAMESAKES_MOST),
+            )
+        return found[self._which(caller, name, [(job.id, job.state) for job in found])]
+
+    def standing(self, caller: Caller, name: str) -> tuple[JobId, str, JobState]:
+        """Of the job that `find` would find: id, project and state, and nothing else is read."""
+        query = select(t.job.c.id, t.job_state.c.state, t.job.c.project)
+        query = query.join(t.job_state, t.job_state.c.id == t.job.c.id)
+        with self._engine.connect() as db:
+            query = query.where(*_called(caller, name)).order_by(t.job.c.id.desc())
+            rows = db.execute(query.limit(_NAMESAKES_MOST))
+            found = [(JobId(i), JobState(state), str(project)) for i, state, project in rows]
+        id_, state, project = found[self._which(caller, name, [(i, s) for i, s, _ in found])]
+        return id_, project, state
+
+    def _which(self, caller: Caller, name: str, found: Sequence[tuple[str, JobState]]) -> int:
+        """The place in `found`, newest first. Raises NotFound, Conflict."""
+        for at, (id_, _) in enumerate(found):
+            if id_ == name:
+                return at
+        live = [at for at, (_, state) in enumerate(found) if state not in TERMINAL]
         if len(live) > 1:
-            ids = [job.id for job in live]
+            ids = [found[at][0] for at in live]
             raise Conflict(f"{len(live)} jobs are called {name}; say which by its id", jobs=ids)
         if not found:
             raise NotFound(f"there is no job {name!r}", near=self._near(caller, name))
-        return (live or found)[0]
+        return live[0] if live else 0
 
     def _near(self, caller: Caller, name: str) -> list[str]:
         query = select(t.job.c.name).order_by(t.job.c.id.desc()).limit(_NAMESAKES_MOST)
@@ -236,6 +253,14 @@ class Store:
 def _jobs() -> Select[str, str]:
     query = select(*JOB)
     return query.join(t.job_state, t.job_state.c.id == t.job.c.id)
+
+
+def _called(caller: Caller, name: str) -> list[ColumnElement[bool]]:
+    """Those that the caller may see and may mean."""
+    mine: list[ColumnElement[bool]] = [(t.job.c.id == name) | (t.job.c.name == name)]
+    if caller.project is not None:
+        mine.append(t.job.c.project == caller.project)
+    return mine
 
 
 def _matching(caller: Caller, wanted: Filter) -> list[ColumnElement[bool]]:

@@ -11,17 +11,25 @@ import json
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from starlette.concurrency import run_in_threadpool
 
 from . import logs
 from .views import Json
 
+EVENTS: Final = "text/event-stream"
 _LOOK_S: Final = 0.25
 _STATE_LOOK_S: Final = 1.0  # a look at a whole state may take a decision about all jobs
 _LOOKS_A_COMMENT: Final = 60  # a comment every 15 s keeps proxies from closing a quiet stream
 _BLOCK: Final = 64 * 1024
+
+
+def told(answer: dict[int | str, Any]) -> dict[int | str, Any]:
+    """What a route says in its part of the schema whose `answer` may be followed, too."""
+    events = {EVENTS: {"schema": {"type": "string"}}}
+    content = {**answer[200].get("content", {}), **events}
+    return {**answer, 200: {"description": "As asked.", **answer[200], "content": content}}
 
 
 def sse(id_: str, event: str, data: str) -> str:

@@ -2,10 +2,11 @@
 
 * SingularityError
   x Rejected            the caller asked for something we refuse (4xx)
-    + InvalidSpec · Unauthenticated · Forbidden · NotFound
+    + InvalidSpec · Unauthenticated · Forbidden · NotFound · NotAllowed
     + Conflict
       - IllegalTransition · IdempotencyMismatch · PlanetBusy · NotEmpty · SchemaNewer
-    + Unplaceable · StaleIncarnation · LetterRefused · TooLarge · NotCarried · BackupDamaged
+    + Outdated · Unplaceable · StaleIncarnation · LetterRefused · TooLarge · NotCarried
+    + BackupDamaged
   x Unavailable         we cannot serve it now, retry is safe (503)
     + BrokerDown · NotLeader · NodeUnreachable · DeviceUnavailable · Overloaded
   x ReplicaFailed       a replica of a service did not answer as it should (502)
@@ -60,6 +61,12 @@ class NotFound(Rejected):
     slug, status = "not-found", HTTPStatus.NOT_FOUND
 
 
+class NotAllowed(Rejected):
+    """There is such a path, and that is not what can be done with it."""
+
+    slug, status = "method-not-allowed", HTTPStatus.METHOD_NOT_ALLOWED
+
+
 class Conflict(Rejected):
     slug, status = "conflict", HTTPStatus.CONFLICT
 
@@ -86,6 +93,12 @@ class SchemaNewer(Conflict):
     """A database, or a backup, of a later release than this one."""
 
     slug = "schema-newer"
+
+
+class Outdated(Rejected):
+    """It has changed since the caller saw it, who asked to be told so."""
+
+    slug, status = "outdated", HTTPStatus.PRECONDITION_FAILED
 
 
 class Unplaceable(Rejected):

@@ -6,16 +6,17 @@ import json
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import Field
 
 from singularity.api import drains as kept
-from singularity.api import streams
+from singularity.api import nouns, streams
 from singularity.api.documents import Document, Duration
 from singularity.api.drains import Record
+from singularity.api.nouns import ADrain, Drains
 from singularity.api.schemas import Bandwidth
 from singularity.api.services import Operator, Overseer, Services, Serving
 from singularity.api.views import Json
@@ -28,6 +29,7 @@ from singularity.scheduler.exodus import Departure, destination, foresee
 from singularity.scheduler.snapshot import Snapshot
 
 router = APIRouter(prefix="/v1", tags=["drains"])
+_FORESEEN: Final = nouns.json_of({"type": "object"}, why="What it would do.")
 
 
 class DrainRequest(Document):
@@ -44,7 +46,7 @@ class DrainRequest(Document):
     plan: bool = False
 
 
-@router.post("/drains", status_code=201)
+@router.post("/drains", status_code=201, responses=_FORESEEN | nouns.json_of(nouns.DRAIN, 201))
 def drain(body: DrainRequest, who: Operator, serving: Serving) -> Response:
     """Let everything leave the target, and send nothing there until it is undone."""
     now_s = serving.clock.now_s()
@@ -77,7 +79,7 @@ def _deadline_s(body: DrainRequest, now_s: float) -> float | None:
 
 
 @router.get("/drains")
-def drains(_: Overseer, serving: Serving) -> Json:
+def drains(_: Overseer, serving: Serving) -> Drains:
     """Those in force."""
     with serving.engine.connect() as db:
         found = kept.records(db)
@@ -85,7 +87,7 @@ def drains(_: Overseer, serving: Serving) -> Json:
     return {"items": [_told(r, waiting) for r in found], "next": None}
 
 
-@router.get("/drains/{drain_id}")
+@router.get("/drains/{drain_id}", responses=streams.told(nouns.json_of(nouns.DRAIN)))
 def one_drain(
     drain_id: str, _: Overseer, serving: Serving, follow: Annotated[bool, Query()] = False
 ) -> Response:
@@ -103,11 +105,11 @@ def one_drain(
             if view["ended_at_s"] is not None or view["done"]:
                 return
 
-    return StreamingResponse(told(), media_type="text/event-stream")
+    return StreamingResponse(told(), media_type=streams.EVENTS)
 
 
 @router.post("/drains/{drain_id}/pause")
-def pause(drain_id: str, who: Operator, serving: Serving) -> Json:
+def pause(drain_id: str, who: Operator, serving: Serving) -> ADrain:
     """Begin no further move. Those under way go on."""
     now_s = serving.clock.now_s()
     serving.ledger.pause_drain(drain_id, paused=True, now_s=now_s, by=By(who.token))
@@ -115,7 +117,7 @@ def pause(drain_id: str, who: Operator, serving: Serving) -> Json:
 
 
 @router.post("/drains/{drain_id}/resume")
-def resume(drain_id: str, who: Operator, serving: Serving) -> Json:
+def resume(drain_id: str, who: Operator, serving: Serving) -> ADrain:
     now_s = serving.clock.now_s()
     serving.ledger.pause_drain(drain_id, paused=False, now_s=now_s, by=By(who.token))
     serving.waker.wake()

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from singularity.api.auth import Caller
 from singularity.api.documents import Document, Duration
+from singularity.api.nouns import Accelerators, AnArea, ANode, Areas, Nodes
 from singularity.api.services import Operator, Paged, Services, Serving, Viewer
 from singularity.api.views import Json, areas
 from singularity.primitives.errors import Conflict
@@ -38,23 +39,23 @@ class Price(Document):
 
 
 @router.get("/regions")
-def regions(_: Viewer, serving: Serving) -> Json:
+def regions(_: Viewer, serving: Serving) -> Areas:
     return _priced(serving, ScopeKind.REGION)
 
 
 @router.get("/clusters")
-def clusters(_: Viewer, serving: Serving) -> Json:
+def clusters(_: Viewer, serving: Serving) -> Areas:
     return _priced(serving, ScopeKind.CLUSTER)
 
 
 @router.put("/regions/{region}/price")
-def price_region(region: str, body: Price, _: Operator, serving: Serving) -> Json:
+def price_region(region: str, body: Price, _: Operator, serving: Serving) -> AnArea:
     """What is said of the region's clusters themselves stands."""
     return _set_price(serving, f"region/{region}", body)
 
 
 @router.put("/clusters/{cluster}/price")
-def price_cluster(cluster: str, body: Price, _: Operator, serving: Serving) -> Json:
+def price_cluster(cluster: str, body: Price, _: Operator, serving: Serving) -> AnArea:
     return _set_price(serving, f"cluster/{cluster}", body)
 
 
@@ -77,23 +78,23 @@ def _amounts(tariff: Tariff | None) -> Json:
 
 
 @router.get("/devices")
-def devices(_: Viewer, serving: Serving) -> Json:
+def devices(_: Viewer, serving: Serving) -> Areas:
     return {"items": areas(serving.store.fleet(), "device"), "next": None}
 
 
 @router.get("/accelerators")
-def accelerators(who: Viewer, serving: Serving) -> Json:
+def accelerators(who: Viewer, serving: Serving) -> Accelerators:
     """Each device of each node and which ranks share it, as the node said last."""
     return {"items": serving.inventory.items(who.project), "next": None}
 
 
 @router.get("/nodes")
-def nodes(who: Viewer, serving: Serving, page: Paged) -> Json:
+def nodes(who: Viewer, serving: Serving, page: Paged) -> Nodes:
     return serving.store.nodes(who, page)
 
 
 @router.get("/nodes/{node}")
-def node(node: str, who: Viewer, serving: Serving) -> Json:
+def node(node: str, who: Viewer, serving: Serving) -> ANode:
     return serving.store.node(who, node)
 
 
@@ -103,7 +104,7 @@ def cordon(
     who: Operator,
     serving: Serving,
     body: Reasoned = Reasoned(),  # noqa: B008 (frozen)
-) -> Json:
+) -> ANode:
     """Place nothing new there; what runs there stays."""
     _set_duty(who, node, Duty.CORDONED, body.reason, serving)
     return serving.store.node(who, node)
@@ -115,13 +116,13 @@ def uncordon(
     who: Operator,
     serving: Serving,
     body: Reasoned = Reasoned(),  # noqa: B008
-) -> Json:
+) -> ANode:
     _set_duty(who, node, Duty.READY, body.reason, serving)
     return serving.store.node(who, node)
 
 
 @router.post("/nodes/{node}/quarantine")
-def quarantine(node: str, body: QuarantineRequest, who: Operator, serving: Serving) -> Json:
+def quarantine(node: str, body: QuarantineRequest, who: Operator, serving: Serving) -> ANode:
     """Keep work away from a node that is not to be trusted."""
     now_s = serving.clock.now_s()
     until_s = None if body.within is None else now_s + body.within
@@ -137,7 +138,7 @@ def release(
     who: Operator,
     serving: Serving,
     body: Reasoned = Reasoned(),  # noqa: B008
-) -> Json:
+) -> ANode:
     """Trust it again, whatever was."""
     by = By(who.token, body.reason)
     serving.ledger.quarantine(NodeId(node), None, serving.clock.now_s(), by)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Header, Query, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 
-from singularity.api import logs, stacks, streams
+from singularity.api import logs, nouns, stacks, streams
 from singularity.api.auth import Caller
+from singularity.api.nouns import Stacks
 from singularity.api.services import Heavy, Paged, Services, Serving, Viewer
 from singularity.api.store import Page
 from singularity.api.views import Json
@@ -22,7 +23,7 @@ from singularity.store.verify import verify
 
 router = APIRouter(prefix="/v1", tags=["history"])
 
-_EVENTS: Final = "text/event-stream"
+_EVENTS: Final = streams.told(nouns.json_of(nouns.page_of(nouns.EVENT)))
 _BATCH: Final = 500
 _YOUNG_S: Final = 0.5  # longer than a transaction that writes events takes
 
@@ -40,13 +41,13 @@ def following(
     last_event_id: Annotated[str | None, Header(max_length=32)] = None,
     accept: Annotated[str, Header()] = "",
 ) -> Follow | None:
-    return Follow(last_event_id, _EVENTS in accept) if follow else None
+    return Follow(last_event_id, streams.EVENTS in accept) if follow else None
 
 
 Following = Annotated[Follow | None, Depends(following)]
 
 
-@router.get("/events")
+@router.get("/events", responses=_EVENTS)
 def all_events(
     who: Viewer,
     serving: Serving,
@@ -64,7 +65,7 @@ def all_events(
     return _stream(streams.follow_events(more, lambda: False, _first(page, follow), serving.stop))
 
 
-@router.get("/jobs/{job}/events")
+@router.get("/jobs/{job}/events", responses=_EVENTS)
 def events(
     job: str,
     who: Viewer,
@@ -86,7 +87,7 @@ def events(
     return _stream(streams.follow_events(more, ended, _first(page, follow), serving.stop))
 
 
-@router.get("/jobs/{job}/logs")
+@router.get("/jobs/{job}/logs", response_class=PlainTextResponse, responses=streams.told({200: {}}))
 def log(
     job: str,
     who: Viewer,
@@ -116,13 +117,13 @@ def log(
 
 
 @router.get("/jobs/{job}/stacks")
-def job_stacks(job: str, who: Viewer, serving: Serving) -> Json:
+def job_stacks(job: str, who: Viewer, serving: Serving) -> Stacks:
     """Which stacks are kept of ranks that hung."""
     found = serving.store.find(who, job)
     return {"items": [s.view() for s in stacks.stacks(serving.settings.volume, found.id)]}
 
 
-@router.get("/jobs/{job}/stacks/text")
+@router.get("/jobs/{job}/stacks/text", response_class=PlainTextResponse)
 def stacks_text(
     job: str,
     who: Viewer,
@@ -155,4 +156,4 @@ def _first(page: Page, follow: Follow) -> int:
 
 def _stream(content: AsyncIterator[str]) -> StreamingResponse:
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(content, media_type=_EVENTS, headers=headers)
+    return StreamingResponse(content, media_type=streams.EVENTS, headers=headers)

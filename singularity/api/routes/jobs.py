@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Body, Header, Query
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Body, Header, Query, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import Field
+from starlette.concurrency import run_in_threadpool
 
 from singularity.api.auth import Caller
+from singularity.api.documents import Document
 from singularity.api.intake import Capacity, Entry, Measure, check_key, entries
+from singularity.api.nouns import AJob, AWhy, Checkpoints, Jobs, Lives, Outcomes, Submitted
 from singularity.api.problems import document
 from singularity.api.schemas import JobDocument, read_job, schema
 from singularity.api.services import Heavy, Paged, Services, Serving, Submitter, Viewer
@@ -40,32 +44,25 @@ from singularity.scheduler.decide import decide
 from singularity.scheduler.explain import explain
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
+_SMALL_BYTES: Final = 16 * 1024  # read within half a millisecond
 
 
-class Move(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class Move(Document):
     to: str | None = Field(max_length=200)
 
 
-class Item(BaseModel):
+class Item(Document):
     """A job document, and the Idempotency-Key that it would come with."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     job: dict[str, Any]
     key: str | None = None
 
 
-class Batch(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class Batch(Document):
     items: tuple[Item, ...] = Field(min_length=1, max_length=2000)
 
 
-class Resize(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class Resize(Document):
     devices: int = Field(ge=1, le=100_000)
 
 
@@ -74,23 +71,41 @@ def job_schema(_: Viewer) -> Json:
     return schema()
 
 
-@router.post("/jobs", status_code=202)
-def submit(
+@router.post("/jobs", status_code=202, response_model=Submitted)
+async def submit(
+    request: Request,
     body: Annotated[dict[str, Any], Body()],
     who: Submitter,
     serving: Serving,
     idempotency_key: Annotated[str | None, Header()] = None,
-) -> Json:
+) -> Response:
     """Durable when answered. The same key and body again give the same job again."""
-    new = _admit(body, idempotency_key, who, serving, Measure())
-    jobs, ids = [job for job, _ in new.asked], new.ids(serving.intake.submit(new.entries))
-    fresh = ids == [job.id for job in jobs]
-    views = serving.store.shown(jobs) if fresh else serving.store.views(ids)
-    return {"items": views, "next": None} if new.array else views[0]
+    asked = body, idempotency_key, who, serving
+    if _small(request, body):
+        new = _read(*asked, Measure())
+        if not serving.gauge.fits(new.first):
+            await run_in_threadpool(serving.gauge.must_fit, new.first)
+    else:
+        new = await run_in_threadpool(_admit, *asked, Measure())
+    jobs, ids = [job for job, _ in new.asked], new.ids(await serving.intake.submitted(new.entries))
+    if ids == [job.id for job in jobs] and not new.array:
+        views = serving.store.shown(jobs)  # on no node: nothing is read
+    else:
+        views = await run_in_threadpool(serving.store.views, ids)
+    return JSONResponse({"items": views, "next": None} if new.array else views[0], 202)
+
+
+def _small(request: Request, body: Json) -> bool:
+    """Can it be read in the event loop? What takes long, or asks the database, goes to a thread:
+    for all others that would cost more than reading them."""
+    length = request.headers.get("content-length", "")
+    if not length.isdecimal() or int(length) > _SMALL_BYTES:
+        return False
+    return not any(body.get(key) for key in ("after", "array", "checkpoint"))
 
 
 @router.post("/jobs:batch")
-def submit_batch(body: Batch, who: Submitter, serving: Serving) -> Json:
+def submit_batch(body: Batch, who: Submitter, serving: Serving) -> Outcomes:
     """Each as by itself, in their order, and many in one transaction: of each what became of it, a
     problem or the ids. One that is wrong harms no other, and all that are right are durable when
     answered."""
@@ -138,12 +153,23 @@ class New:
     def asked(self) -> list[Entry]:
         return self.entries[: self.count]
 
+    @property
+    def first(self) -> Job:
+        return self.entries[0][0]
+
     def ids(self, written: list[JobId]) -> list[JobId]:
         return written[: self.count]
 
 
 def _admit(body: Json, key: str | None, who: Caller, serving: Services, measure: Measure) -> New:
     """Raises InvalidSpec, Forbidden, NotFound, TooLarge, Unplaceable."""
+    new = _read(body, key, who, serving, measure)
+    serving.gauge.must_fit(new.first)
+    return new
+
+
+def _read(body: Json, key: str | None, who: Caller, serving: Services, measure: Measure) -> New:
+    """Whether it fits is still to be asked. Raises InvalidSpec, Forbidden, NotFound, TooLarge."""
     key = check_key(key)
     if who.project is not None:
         body = {"project": who.project, **body}
@@ -153,7 +179,6 @@ def _admit(body: Json, key: str | None, who: Caller, serving: Services, measure:
     measure.add(job.array or 1, body)
     after = _predecessors(job, who, serving)
     new = entries(job, after, key, body, serving.clock.now_s())
-    serving.gauge.must_fit(new[0][0])
     return New(new, job.array or 1, job.array is not None)
 
 
@@ -161,12 +186,12 @@ def _predecessors(document: JobDocument, who: Caller, serving: Services) -> list
     """The jobs that must have succeeded first. Raises NotFound, InvalidSpec."""
     found = []
     for name in document.after:
-        job = serving.store.find(who, name)
-        if job.spec.project != document.project:
+        id_, project, state = serving.store.standing(who, name)
+        if project != document.project:
             raise NotFound(f"after: there is no job {name!r} in project {document.project}")
-        if job.state in (JobState.FAILED, JobState.CANCELLED):
-            raise InvalidSpec(f"after: {name} has {job.state}; this job could never start")
-        found.append(job.id)
+        if state in (JobState.FAILED, JobState.CANCELLED):
+            raise InvalidSpec(f"after: {name} has {state}; this job could never start")
+        found.append(id_)
     return found
 
 
@@ -178,12 +203,12 @@ def jobs(
     state: Annotated[str | None, Query(max_length=200)] = None,
     project: Annotated[str | None, Query(max_length=64)] = None,
     tier: Annotated[str | None, Query(max_length=64)] = None,
-) -> Json:
+) -> Jobs:
     return serving.store.jobs(who, Filter(state, project, tier), page)
 
 
 @router.get("/jobs/{job}")
-def one_job(job: str, who: Viewer, serving: Serving) -> Json:
+def one_job(job: str, who: Viewer, serving: Serving) -> AJob:
     found = serving.store.find(who, job)
     view = serving.store.view(found)
     if found.spec.share is not None:
@@ -192,7 +217,7 @@ def one_job(job: str, who: Viewer, serving: Serving) -> Json:
 
 
 @router.get("/jobs/{job}/why")
-def why(job: str, who: Viewer, serving: Serving, _: Heavy) -> Json:
+def why(job: str, who: Viewer, serving: Serving, _: Heavy) -> AWhy:
     """Decides on the present state, carries out nothing, and tells what it found."""
     found = serving.store.find(who, job)
     snapshot, policy = serving.ledger.snapshot(serving.clock.now_s()), serving.settings.policy()
@@ -218,17 +243,17 @@ def why(job: str, who: Viewer, serving: Serving, _: Heavy) -> Json:
 
 
 @router.get("/jobs/{job}/incarnations")
-def incarnations(job: str, who: Viewer, serving: Serving, page: Paged) -> Json:
+def incarnations(job: str, who: Viewer, serving: Serving, page: Paged) -> Lives:
     return serving.store.incarnations(serving.store.find(who, job), page)
 
 
 @router.get("/jobs/{job}/checkpoints")
-def checkpoints(job: str, who: Viewer, serving: Serving, page: Paged) -> Json:
+def checkpoints(job: str, who: Viewer, serving: Serving, page: Paged) -> Checkpoints:
     return serving.store.checkpoints(serving.store.find(who, job), page.limit)
 
 
 @router.post("/jobs/{job}/checkpoints", status_code=202)
-def take_checkpoint(job: str, who: Submitter, serving: Serving) -> Json:
+def take_checkpoint(job: str, who: Submitter, serving: Serving) -> AJob:
     """Take one now; the job goes on running."""
     found = _own_master(serving.store.find(who, job))
     if found.state is not JobState.RUNNING:
@@ -247,7 +272,7 @@ def take_checkpoint(job: str, who: Submitter, serving: Serving) -> Json:
 
 
 @router.post("/jobs/{job}/checkpoints/{checkpoint}/restore", status_code=202)
-def restore(job: str, checkpoint: str, who: Submitter, serving: Serving) -> Json:
+def restore(job: str, checkpoint: str, who: Submitter, serving: Serving) -> AJob:
     """Go back to that checkpoint: what came after it is given up."""
     found = _own_master(_living(serving.store.find(who, job)))
     to = cuts.named(found, checkpoint)
@@ -256,18 +281,18 @@ def restore(job: str, checkpoint: str, who: Submitter, serving: Serving) -> Json
 
 
 @router.post("/jobs/{job}/suspend", status_code=202)
-def suspend(job: str, who: Submitter, serving: Serving) -> Json:
+def suspend(job: str, who: Submitter, serving: Serving) -> AJob:
     """Checkpoint, give the devices back, and wait for resume."""
     return _intend(serving, _own_master(serving.store.find(who, job)), Intent.HOLD)
 
 
 @router.post("/jobs/{job}/resume", status_code=202)
-def resume(job: str, who: Submitter, serving: Serving) -> Json:
+def resume(job: str, who: Submitter, serving: Serving) -> AJob:
     return _intend(serving, _no_replica(serving.store.find(who, job)), Intent.RUN)
 
 
 @router.post("/jobs/{job}/cancel", status_code=202)
-def cancel(job: str, who: Submitter, serving: Serving) -> Json:
+def cancel(job: str, who: Submitter, serving: Serving) -> AJob:
     found = _no_replica(serving.store.find(who, job))
     if found.state is JobState.CANCELLED or found.intent is Intent.CANCEL:
         return serving.store.view(found)
@@ -275,7 +300,7 @@ def cancel(job: str, who: Submitter, serving: Serving) -> Json:
 
 
 @router.post("/jobs/{job}/move", status_code=202)
-def move(job: str, body: Move, who: Submitter, serving: Serving) -> Json:
+def move(job: str, body: Move, who: Submitter, serving: Serving) -> AJob:
     """Confine the job to a place, which moves it there; null lets it go anywhere again."""
     found = _own_master(_living(serving.store.find(who, job)))
     scope = None if body.to is None else serving.store.scope(body.to)
@@ -286,7 +311,7 @@ def move(job: str, body: Move, who: Submitter, serving: Serving) -> Json:
 
 
 @router.post("/jobs/{job}/resize", status_code=202)
-def resize(job: str, body: Resize, who: Submitter, serving: Serving) -> Json:
+def resize(job: str, body: Resize, who: Submitter, serving: Serving) -> AJob:
     found = _own_master(_living(serving.store.find(who, job)))
     spec, devices = found.spec, body.devices
     if not spec.devices_min <= devices <= spec.devices_max:

@@ -7,6 +7,7 @@ from pydantic import Field
 from sqlalchemy.exc import IntegrityError
 
 from singularity.api.documents import Document, Duration
+from singularity.api.nouns import AMaintenance, Maintenances
 from singularity.api.schemas import Bandwidth, Name
 from singularity.api.services import Operator, Overseer, Services, Serving
 from singularity.api.views import Json, scope_text
@@ -34,7 +35,7 @@ class MaintenanceRequest(Document):
 
 
 @router.post("", status_code=201)
-def add(body: MaintenanceRequest, who: Operator, serving: Serving) -> Json:
+def add(body: MaintenanceRequest, who: Operator, serving: Serving) -> AMaintenance:
     found = Maintenance(
         id=body.name,
         scope=serving.store.scope(body.target),
@@ -56,7 +57,7 @@ def add(body: MaintenanceRequest, who: Operator, serving: Serving) -> Json:
 
 
 @router.get("")
-def planned(_: Overseer, serving: Serving) -> Json:
+def planned(_: Overseer, serving: Serving) -> Maintenances:
     """Each with its next window, when the drain for it begins, and what it waits for."""
     snapshot = serving.ledger.snapshot(serving.clock.now_s())
     items = [_view(snapshot, found, serving) for found in snapshot.maintenance]
@@ -71,7 +72,7 @@ def drop(name: str, who: Operator, serving: Serving) -> Response:
 
 
 @router.post("/{name}/skip")
-def skip(name: str, who: Operator, serving: Serving) -> Json:
+def skip(name: str, who: Operator, serving: Serving) -> AMaintenance:
     """Not this time: the next window passes; what is drained for it already takes work again."""
     now_s, by = serving.clock.now_s(), By(who.token)
     snapshot = serving.ledger.snapshot(now_s)

@@ -10,6 +10,7 @@ from pydantic import Field, StringConstraints
 from singularity.api.auth import Caller
 from singularity.api.documents import Document
 from singularity.api.intake import Measure, entries
+from singularity.api.nouns import Foreseen
 from singularity.api.schemas import read_job
 from singularity.api.services import Heavy, Serving, Viewer
 from singularity.api.views import Json
@@ -32,7 +33,7 @@ class PlanRequest(Document):
 
 
 @router.post("/plans")
-def plan(body: PlanRequest, who: Viewer, serving: Serving, _: Heavy) -> Json:
+def plan(body: PlanRequest, who: Viewer, serving: Serving, _: Heavy) -> Foreseen:
     """Decides on a copy of the live state, with the changes and without, until nothing moves any
     more, and tells what differs."""
     if not (body.jobs or body.without or body.quotas or body.devices):

@@ -10,6 +10,7 @@ from pydantic import Field, StringConstraints
 
 from singularity.api.auth import Caller
 from singularity.api.documents import Document
+from singularity.api.nouns import AProject, Projects, Usages
 from singularity.api.schemas import Name
 from singularity.api.services import Operator, Serving, Viewer
 from singularity.api.views import Json
@@ -38,7 +39,7 @@ class ProjectDocument(Document):
 
 
 @router.get("/projects")
-def projects(who: Viewer, serving: Serving) -> Json:
+def projects(who: Viewer, serving: Serving) -> Projects:
     """Those that have been set or had a job, as far as the caller may see them."""
     known = serving.ledger.projects()
     quota = Quota(known)
@@ -46,13 +47,13 @@ def projects(who: Viewer, serving: Serving) -> Json:
 
 
 @router.get("/projects/{project}")
-def one_project(project: Name, who: Viewer, serving: Serving) -> Json:
+def one_project(project: Name, who: Viewer, serving: Serving) -> AProject:
     known = serving.ledger.projects()
     return _view(Quota(known), _found(known, project, who))
 
 
 @router.put("/projects/{project}")
-def set_project(project: Name, body: ProjectDocument, _: Operator, serving: Serving) -> Json:
+def set_project(project: Name, body: ProjectDocument, _: Operator, serving: Serving) -> AProject:
     """Make it so; new projects are made. What is running runs on, also above a new limit."""
     said = tuple(Allotment(kind, **a.model_dump()) for kind, a in body.devices.items())
     new = Project(project, body.parent or "", body.weight, said)
@@ -62,7 +63,7 @@ def set_project(project: Name, body: ProjectDocument, _: Operator, serving: Serv
 
 
 @router.get("/usage")
-def usage(who: Viewer, serving: Serving) -> Json:
+def usage(who: Viewer, serving: Serving) -> Usages:
     """What projects hold and have used; whoever used most by weight comes last."""
     now_s, known = serving.clock.now_s(), serving.ledger.projects()
     quota = Quota(known)

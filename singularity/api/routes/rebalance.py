@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import secrets
+from typing import Final
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
+from singularity.api import nouns
 from singularity.api.documents import Document, Duration
+from singularity.api.nouns import Rebalancings
 from singularity.api.services import Operator, Overseer, Serving
 from singularity.api.views import Json, scope_text
 from singularity.primitives.errors import NotFound
@@ -21,6 +24,7 @@ from singularity.scheduler.rebalance import Clearance, clearances
 from singularity.scheduler.snapshot import Snapshot
 
 router = APIRouter(prefix="/v1/rebalance", tags=["rebalance"])
+_FORESEEN: Final = nouns.json_of({"type": "object"}, why="What it would do.")
 
 
 class RebalanceRequest(Document):
@@ -33,7 +37,7 @@ class RebalanceRequest(Document):
     plan: bool = False
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, responses=_FORESEEN | nouns.json_of(nouns.REBALANCING, 201))
 def rebalance(body: RebalanceRequest, who: Operator, serving: Serving) -> Response:
     """Move jobs together where that frees whole nodes at a gain, until there is none."""
     now_s, policy = serving.clock.now_s(), serving.settings.policy()
@@ -48,7 +52,7 @@ def rebalance(body: RebalanceRequest, who: Operator, serving: Serving) -> Respon
 
 
 @router.get("")
-def in_force(_: Overseer, serving: Serving) -> Json:
+def in_force(_: Overseer, serving: Serving) -> Rebalancings:
     found = serving.ledger.snapshot(serving.clock.now_s()).rebalancing
     return {"items": [_view(found)] if found else [], "next": None}
 

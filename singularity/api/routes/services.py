@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Header, Query
+from fastapi import APIRouter, Body, Header, Query, Response
 
 from singularity.api.auth import Caller
 from singularity.api.intake import check_key, digest, new_ids
+from singularity.api.nouns import AService, AWhy, Loans, TheServices
 from singularity.api.rows import Submission
 from singularity.api.service_document import (
     Rescaling,
@@ -21,7 +22,7 @@ from singularity.api.services import Heavy, Paged, Services, Serving, Submitter,
 from singularity.api.store import listing
 from singularity.api.views import Json
 from singularity.primitives import replicas
-from singularity.primitives.errors import Forbidden, InvalidSpec
+from singularity.primitives.errors import Forbidden, InvalidSpec, Outdated
 from singularity.primitives.model import Intent
 from singularity.primitives.serving import ServiceId
 from singularity.scheduler.decide import decide
@@ -36,6 +37,7 @@ from singularity.scheduler.services import (
 )
 
 router = APIRouter(prefix="/v1", tags=["services"])
+Seen = Annotated[str | None, Header(max_length=100)]  # If-Match: what it must still be
 
 
 @router.get("/schema/service")
@@ -49,7 +51,7 @@ def make(
     who: Submitter,
     serving: Serving,
     idempotency_key: Annotated[str | None, Header()] = None,
-) -> Json:
+) -> AService:
     """Durable when answered. The same key and body again give the same service again."""
     key = check_key(idempotency_key)
     document = _read(body, who)
@@ -63,7 +65,7 @@ def make(
 
 
 @router.get("/services")
-def services(who: Viewer, serving: Serving) -> Json:
+def services(who: Viewer, serving: Serving) -> TheServices:
     """Those that have not ended."""
     now_s = serving.clock.now_s()
     found = serving.offered.standings(serving.offered.services(who), now_s)
@@ -71,16 +73,21 @@ def services(who: Viewer, serving: Serving) -> Json:
 
 
 @router.get("/services/{service}")
-def one_service(service: str, who: Viewer, serving: Serving) -> Json:
-    return _view(serving, serving.offered.find(who, service))
+def one_service(service: str, who: Viewer, serving: Serving, response: Response) -> AService:
+    found = serving.offered.find(who, service)
+    response.headers["ETag"] = _tag(found)
+    return _view(serving, found)
 
 
 @router.patch("/services/{service}")
-def rescale(service: str, body: Rescaling, who: Submitter, serving: Serving) -> Json:
+def rescale(
+    service: str, body: Rescaling, who: Submitter, serving: Serving, if_match: Seen = None
+) -> AService:
     """Other bounds, or another target; what is left out stays."""
     now_s = serving.clock.now_s()
 
     def change(now: Service) -> Amended:
+        _need_seen(now, if_match)
         least = body.replicas.min if body.replicas else now.least
         most = body.replicas.max if body.replicas else now.most
         target = body.target.target() if body.target else now.target
@@ -93,7 +100,9 @@ def rescale(service: str, body: Rescaling, who: Submitter, serving: Serving) -> 
 
 
 @router.post("/services/{service}/updates", status_code=202)
-def update(service: str, body: Update, who: Submitter, serving: Serving) -> Json:
+def update(
+    service: str, body: Update, who: Submitter, serving: Serving, if_match: Seen = None
+) -> AService:
     """As a new document says. What replicas run is a new revision: with `canary` on trial first,
     else in force as soon as its replicas answer."""
     now_s, found = serving.clock.now_s(), serving.offered.find(who, service)
@@ -102,20 +111,26 @@ def update(service: str, body: Update, who: Submitter, serving: Serving) -> Json
     canary = body.canary.canary() if body.canary else None
 
     def change(now: Service) -> Amended:
+        _need_seen(now, if_match)
         return updated(now, wanted, canary, lambda n: new_ids(n, now_s), now_s)
 
     return _changed(serving, serving.ledger.change_service(found.id, "updated", change, now_s))
 
 
 @router.delete("/services/{service}", status_code=202)
-def end(service: str, who: Submitter, serving: Serving) -> Json:
+def end(service: str, who: Submitter, serving: Serving, if_match: Seen = None) -> AService:
     """Its replicas take no new requests, finish those they have, and stop."""
     found, now_s = serving.offered.find(who, service), serving.clock.now_s()
-    return _changed(serving, serving.ledger.change_service(found.id, "ending", ended, now_s))
+
+    def change(now: Service) -> Amended:
+        _need_seen(now, if_match)
+        return ended(now)
+
+    return _changed(serving, serving.ledger.change_service(found.id, "ending", change, now_s))
 
 
 @router.get("/services/{service}/why")
-def why(service: str, who: Viewer, serving: Serving, _: Heavy) -> Json:
+def why(service: str, who: Viewer, serving: Serving, _: Heavy) -> AWhy:
     """Decides on the present state, carries out nothing, and tells of each replica that shall
     answer and does not yet what keeps it."""
     service_, now_s = serving.offered.find(who, service), serving.clock.now_s()
@@ -141,7 +156,7 @@ def loans(
     page: Paged,
     service: Annotated[str | None, Query(max_length=200)] = None,
     job: Annotated[str | None, Query(max_length=200)] = None,
-) -> Json:
+) -> Loans:
     """Devices that services have of other jobs: on the first page those of now, then those that
     are over, the newest first. One must be said by who sees a project only."""
     if who.project is not None and service is None and job is None:
@@ -171,6 +186,18 @@ def _read(body: dict[str, Any], who: Caller) -> ServiceDocument:
     if not who.sees(document.project):
         raise Forbidden(f"the token is for project {who.project}, not {document.project}")
     return document
+
+
+def _tag(service: Service) -> str:
+    return f'"{service.version}"'
+
+
+def _need_seen(now: Service, if_match: str | None) -> None:
+    """With the row locked: between this and the change nobody changes it. Raises Outdated."""
+    if if_match is not None and if_match.strip() not in ("*", _tag(now)):
+        raise Outdated(
+            f"{now.name} has version {now.version} now; look at it again", version=now.version
+        )
 
 
 def _must_fit(serving: Services, service: Service) -> None:

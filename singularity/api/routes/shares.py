@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from singularity.api.nouns import Attainments, Evictions
 from singularity.api.services import Operator, Overseer, Services, Serving, Viewer
 from singularity.api.views import Json, share_view
 from singularity.primitives.model import Job, JobId
@@ -14,7 +15,7 @@ router = APIRouter(prefix="/v1", tags=["fleet"])
 
 
 @router.get("/sla")
-def sla(who: Viewer, serving: Serving) -> Json:
+def sla(who: Viewer, serving: Serving) -> Attainments:
     """Of the last hour, by project and tier, of the jobs that have not ended."""
     now_s = serving.clock.now_s()
     jobs = serving.ledger.snapshot(now_s).jobs
@@ -33,13 +34,13 @@ def sla(who: Viewer, serving: Serving) -> Json:
 
 
 @router.get("/evictions")
-def evictions(_: Overseer, serving: Serving) -> Json:
+def evictions(_: Overseer, serving: Serving) -> Evictions:
     """Those of the last minute that nobody has acknowledged; there are never more than `most`."""
     return _told(serving)
 
 
 @router.post("/evictions/acknowledgements", status_code=201)
-def acknowledge(who: Operator, serving: Serving) -> Json:
+def acknowledge(who: Operator, serving: Serving) -> Evictions:
     """They are as they should be: as many again may follow at once."""
     serving.ledger.acknowledge(who.token, serving.clock.now_s())
     serving.waker.wake()

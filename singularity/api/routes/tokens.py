@@ -5,19 +5,18 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
 from singularity.api.auth import parse_role
+from singularity.api.documents import Document
+from singularity.api.nouns import AToken, Tokens
 from singularity.api.schemas import Name
 from singularity.api.services import Admin, Serving
-from singularity.api.views import Json
 
 router = APIRouter(prefix="/v1/tokens", tags=["tokens"])
 
 
-class TokenRequest(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class TokenRequest(Document):
     role: str
     name: Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f]{1,100}$")]
     project: Name | None = None
@@ -25,7 +24,7 @@ class TokenRequest(BaseModel):
 
 
 @router.post("", status_code=201)
-def create(body: TokenRequest, _: Admin, serving: Serving) -> Json:
+def create(body: TokenRequest, _: Admin, serving: Serving) -> AToken:
     """The answer is the only time that the token is shown."""
     now_s = serving.clock.now_s()
     until_s = None if body.expires_s is None else now_s + body.expires_s
@@ -36,7 +35,7 @@ def create(body: TokenRequest, _: Admin, serving: Serving) -> Json:
 
 
 @router.get("")
-def known(_: Admin, serving: Serving) -> Json:
+def known(_: Admin, serving: Serving) -> Tokens:
     return {"items": serving.tokens.known(), "next": None}
 
 
