@@ -79,11 +79,6 @@ class Wire:
         except psycopg.Error:
             self._names.clear()
 
-    def forget(self) -> None:
-        """The driver forgets all that is prepared when it takes a transaction back, in whatever
-        name."""
-        self._names.clear()
-
     def _begin(self) -> None:
         self._pgconn.enter_pipeline_mode()
         self._open = True
@@ -158,10 +153,12 @@ def wire_of(db: Connection) -> Wire:
     return found
 
 
-@event.listens_for(Engine, "rollback")
-def _rolled_back(db: Connection) -> None:
-    if not db.closed and not db.invalidated and (found := db.info.get(_KEY)) is not None:
-        found.forget()
+@event.listens_for(Engine, "connect")
+def _prepares_nothing(raw: object, _: object) -> None:
+    """The driver itself: with a transaction that is taken back, or a table that is changed, it
+    would deallocate all that is prepared, in whatever name."""
+    if isinstance(raw, psycopg.Connection):
+        raw.prepare_threshold = None
 
 
 def _numbered(sql: str, count: int) -> bytes:
