@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError
+from sqlalchemy.exc import DataError, IntegrityError, OperationalError, ProgrammingError
 
 from singularity.api import tables as t
 from singularity.api.bulk import Question, Writes, ask, begun
@@ -108,3 +108,15 @@ def test_what_was_begun_is_in_the_transaction_or_is_not(engine: Engine) -> None:
         _begin(db, "r1").settle()
         raise AssertionError
     assert _regions(engine) == ["r1", "r2"]
+
+
+def test_a_connection_that_ends_in_between_is_an_error_and_the_next_is_another(
+    engine: Engine,
+) -> None:
+    mine = Question("SELECT pg_backend_pid()")
+    with suppress(OperationalError), begun(engine, mine) as (db, [[(pid,)]]):
+        with engine.connect() as other:
+            ask(other, Question("SELECT pg_terminate_backend(%s::int, 30000)", (pid,)))
+        _begin(db, "r1").send()
+        raise AssertionError
+    assert _regions(engine) == []
