@@ -36,7 +36,7 @@ from singularity.scheduler.standing import admissible, outdated
 
 from . import tables as t
 from .books import Books, End, Readings, insert_jobs, load_jobs, load_nodes, nodes_from
-from .bulk import Answer, Question, array_of, ask, begun, literally
+from .bulk import Question, array_of, ask, begun, literally
 from .drains import book
 from .duties import SqlDuties
 from .folding import SqlReports
@@ -48,6 +48,7 @@ from .projects import GOVERNED, SqlProjects, opening, projects_from
 from .rows import Submission, node_row
 from .tariffs import SqlTariffs
 from .traffic import SqlServices, write_changes
+from .wire import Answer
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +149,9 @@ class SqlLedger(SqlReports, SqlDuties, SqlServices, SqlProjects, SqlTariffs):
                 else:
                     quota.take(job, more)
                     books.write(job, perform(job, action, now_s), action.reason, now_s)
+                    books.pour()
                     if action.pace_s:
+                        books.settle()
                         book(db, action.drain, action.pace_s, now_s)
             books.flush(End())
         return rejected

@@ -47,6 +47,7 @@ _JOBS: Final = f"{JOBS} WHERE s.id = ANY (%s::text[])"
 _NODE: Final = tuple(column.name for column in t.node.c)
 OVER: Final = frozenset(str(state) for state in TERMINAL)  # as they stand in rows
 COLUMNS: Final = ", ".join(_NODE)
+POURED: Final = 500  # jobs
 _NODES: Final = f"SELECT {COLUMNS} FROM node WHERE id = ANY (%s::text[])"
 JOB: Final = (cast(t.job_state.c.body, Text), cast(t.job.c.spec, Text))
 
@@ -157,6 +158,7 @@ class Books:
         self._moved: set[JobId] = set()  # who holds something else than before
         self._new: list[tuple[Job, Submission]] = []
         self._letters: list[Envelope] = []
+        self._lettered = False  # some were written in this transaction
         self._events: list[Json] = []
         self._loans: list[Json] = []
         self._lives, self._writes = Lives(db), Writes(db)
@@ -222,33 +224,52 @@ class Books:
         if report.seconds and report.incarnation == before.incarnation:
             self._lives.timed(report)
 
+    def pour(self) -> None:
+        """Let the database begin with what was collected of jobs, where that is much: it writes
+        them while the next are thought of. Until the books are flushed or settled, nobody else may
+        use the connection."""
+        if len(self._before) >= POURED:
+            self._collect()
+            self._writes.begin()
+
+    def settle(self) -> None:
+        """The connection is free again."""
+        self._writes.settle()
+
     def flush(self, end: End | None = None) -> None:
         """Write what was collected. Capacity that does not add up fails here, by CHECK. With an
         `end`, that is the end of the transaction."""
+        writes = self._writes
+        if end and not end.synced and not (self._letters or self._lettered):
+            writes.unsynced()
+        self._collect()
+        writes.update(t.node, ("id",), [node_row(self.nodes[n]) for n in sorted(self._touched)])
+        if self._used:
+            projects.charge(self._db, writes, self._used, self._due_s, self._governed)
+        if self._lettered:
+            writes.notify(LETTERS)
+        if end:
+            if end.rings:
+                writes.notify(WAKE)
+            writes.commit()
+        writes.send()
+        self._touched, self._used, self._lettered = set(), Counter(), False
+
+    def _collect(self) -> None:
+        """What was collected of jobs, as statements."""
         writes, changed = self._writes, [(b, self.jobs[i]) for i, b in sorted(self._before.items())]
         counts = Counter(row["job"] for row in self._events)
         writes.insert(t.job, [job_row(*new) for new in self._new])
         writes.insert(t.job_state, [state_row(job, counts[job.id]) for job, _ in self._new])
         if changed:
             self._write_jobs(changed, counts)
-        writes.update(t.node, ("id",), [node_row(self.nodes[n]) for n in sorted(self._touched)])
         self._lives.flush(writes)
         if self._letters:
             self._write_letters()
-        elif end and not end.synced:
-            writes.unsynced()
         writes.run(_EVENTS, t.event, _numbered(self._events, counts))
         writes.insert(st.loan, self._loans)
-        if self._used:
-            projects.charge(self._db, writes, self._used, self._due_s, self._governed)
-        if end:
-            if end.rings:
-                writes.notify(WAKE)
-            writes.commit()
-        writes.send()
-        self._before, self._touched, self._moved, self._new = {}, set(), set(), []
+        self._before, self._moved, self._new = {}, set(), []
         self._letters, self._events, self._loans = [], [], []
-        self._used = Counter()
 
     # -- collecting ------------------------------------------------------------------------------
 
@@ -284,6 +305,7 @@ class Books:
         self._events.append(row)
 
     def _keep_checkpoints(self, before: Job, after: Job) -> None:
+        self.settle()
         row = t.checkpoint
         for made in after.checkpoints:
             if made not in before.checkpoints:
@@ -316,7 +338,7 @@ class Books:
         due = {"due_at_s": self._due_s, "attempts": 0}
         self._writes.insert(t.node_log, (letter_row(letter) for letter in self._letters))
         self._writes.insert(t.outbox, ({**place_of(each), **due} for each in self._letters))
-        self._writes.notify(LETTERS)
+        self._lettered = True
 
 
 _LEFT: Final = "DELETE FROM shard USING {new} WHERE shard.job = new.job"

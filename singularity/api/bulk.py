@@ -28,6 +28,8 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.exc import DBAPIError
 
+from .wire import Answer, Given, Wire, wire_of
+
 Json = dict[str, Any]
 Rows = Iterable[Mapping[str, Any]]  # of those that are made as they are taken there is one at least
 
@@ -57,6 +59,7 @@ class Writes:
     def __init__(self, db: Connection) -> None:
         self._db = db
         self._todo: list[Callable[[], tuple[str, tuple[str, ...]]]] = []
+        self._begun = False
 
     def insert(self, table: Table, rows: Rows) -> None:
         """Rows that all have the same columns."""
@@ -87,17 +90,29 @@ class Writes:
 
     def send(self) -> None:
         """Raises as any statement does; then nothing of the transaction can be kept."""
+        if self._todo or self._begun:
+            self._put()
+            self.settle()
+
+    def begin(self) -> None:
+        """Let the database begin with what there is, without waiting: nobody else may use the
+        connection until that is settled. Raises as `send`."""
+        if self._todo:
+            self._put().push()
+            self._begun = True
+
+    def settle(self) -> None:
+        """Wait for all that was begun. Raises as `send`."""
+        self._begun = False
+        with _known(wire_of(self._db)) as wire:
+            wire.settle()
+
+    def _put(self) -> Wire:
         todo, self._todo = self._todo, []
-        if not todo:
-            return
-        raw = self._db.connection.driver_connection
-        assert isinstance(raw, psycopg.Connection)
-        try:
-            with raw.pipeline(), raw.cursor() as cursor:
-                for made in todo:
-                    cursor.execute(*made())
-        except psycopg.Error as error:
-            raise _known(error) from error
+        with _known(wire_of(self._db)) as wire:
+            for made in todo:
+                wire.put(*made())
+        return wire
 
     def _add(self, table: Table, rows: Rows, statement: Callable[[tuple[str, ...]], str]) -> None:
         def made() -> tuple[str, tuple[str, ...]]:
@@ -113,23 +128,16 @@ class Question(NamedTuple):
     """A statement that answers with rows, and what is given to it."""
 
     sql: str
-    given: tuple[Any, ...] = ()
-
-
-Answer = list[tuple[Any, ...]]
+    given: tuple[Given, ...] = ()
 
 
 def ask(db: Connection, *questions: Question) -> list[Answer]:
     """The rows of each, asked together and answered together: one way there and back. What is asked
     later sees what earlier ones have locked. Raises as any statement does."""
-    raw = db.connection.driver_connection
-    assert isinstance(raw, psycopg.Connection)
-    try:
-        with raw.pipeline():  # to fetch an answer before it is left would be one more way
-            asked = [raw.execute(each.sql, each.given) for each in questions]
-        return [cursor.fetchall() if cursor.description else [] for cursor in asked]
-    except psycopg.Error as error:
-        raise _known(error) from error
+    with _known(wire_of(db)) as wire:
+        for each in questions:
+            wire.put(each.sql, each.given)
+        return wire.settle()
 
 
 @contextmanager
@@ -143,7 +151,8 @@ def begun(
         db.execution_options(isolation_level="AUTOCOMMIT")  # so that nobody else begins it
         with db.begin():
             _, *found = ask(db, Question(begin), *questions)
-            yield db, found
+            with _known(wire_of(db)):  # what it began to write must not be in the way of its end
+                yield db, found
 
 
 def insert_rows(db: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -162,9 +171,18 @@ def update_rows(
     writes.send()
 
 
-def _known(error: psycopg.Error) -> BaseException:
-    """As everybody else knows it."""
-    return DBAPIError.instance("many rows", None, error, psycopg.Error, dialect=_DIALECT)
+@contextmanager
+def _known(wire: Wire) -> Iterator[Wire]:
+    """Errors as everybody else knows them; nothing that was put stays on the wire then."""
+    try:
+        yield wire
+    except psycopg.Error as error:
+        wire.abandon()
+        known = DBAPIError.instance("many rows", None, error, psycopg.Error, dialect=_DIALECT)
+        raise known from error
+    except BaseException:
+        wire.abandon()
+        raise
 
 
 def among(column: ColumnElement[Any], values: Collection[Any]) -> ColumnElement[bool]:

@@ -73,7 +73,6 @@ class Follower:
             seen, self._seen = self._seen, ""  # what fails half-way begins anew
             now, changes = Question(_NOW, (seen or "0",)), Question(_CHANGES, (seen or _NEVER,))
             asked = now, changes, _THERE, *PROJECTS
-            # It is committed, for whoever rolls back forgets the statements that are prepared.
             with begun(self._engine, *asked, begin=_BEGIN) as (db, answers):
                 [(oldest, backwards)], written, [there], *known = answers
                 if seen and not backwards:

@@ -51,6 +51,7 @@ _BREATH_S: Final = 0.01  # between two wake-ups, however much there is to wake f
 _DEADLINE_S: Final = 30.0
 _FLEET_AGE_S: Final = 1.0
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # no i, l, o, u: read aloud without doubt
+_PAIRS: Final = [first + second for first in _ALPHABET for second in _ALPHABET]
 Entry = tuple[Job, Submission]
 
 
@@ -74,7 +75,7 @@ new_ids: Final = Ids()
 
 def _base32(number: int) -> str:
     """18 characters: 50 bits of milliseconds, 40 of chance."""
-    return "".join(_ALPHABET[(number >> shift) & 31] for shift in range(85, -1, -5))
+    return "".join([_PAIRS[(number >> shift) & 1023] for shift in range(80, -1, -10)])
 
 
 def oldest_id(now_s: float) -> JobId:

@@ -14,8 +14,9 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from singularity.primitives.errors import NotLeader
 
-from .bulk import Answer, Question, ask
+from .bulk import Question, ask
 from .tables import lease
+from .wire import Answer
 
 _LED: Final = "SELECT epoch FROM lease WHERE name = %s FOR SHARE"
 _NOW = func.extract("epoch", func.clock_timestamp())  # the database's: one clock for all

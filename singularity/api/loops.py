@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Final
 
 from sqlalchemy.exc import DBAPIError
@@ -19,7 +19,7 @@ from singularity.primitives.clock import Clock, SystemClock
 from singularity.primitives.errors import BrokerDown, ImageCorrupt, NotLeader
 from singularity.primitives.transport import Letterbox
 from singularity.scheduler.decide import decide
-from singularity.scheduler.plan import Plan
+from singularity.scheduler.plan import Plan, Verb
 from singularity.scheduler.policy import Policy
 from singularity.scheduler.snapshot import Snapshot
 from singularity.scheduler.standing import check
@@ -57,18 +57,27 @@ def run_schedule(settings: Settings, stop: threading.Event) -> None:
 
     def tick() -> None:
         began_s = time.thread_time()
-        done = round_of_scheduling(ledger, policy, clock, estimates)
+        outcome = round_of_scheduling(ledger, policy, clock, estimates)
         stop.wait(min(_REST * (time.thread_time() - began_s), _TICK_S))
-        if done == 0:  # what follows from a decision is decided at once
+        if not outcome.follows:
             bell.wait(_TICK_S)
 
     _lead(lease, tick, stop)
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Of a round: the number of actions carried out, and whether more may follow from them, which
+    is decided at once. From jobs that start nothing does: what they left idle nobody could use."""
+
+    done: int
+    follows: bool
+
+
 def round_of_scheduling(
     ledger: SqlLedger, policy: Policy, clock: Clock, estimates: Estimates | Noter | None = None
-) -> int:
-    """One round; the number of actions carried out."""
+) -> Outcome:
+    """One round."""
     snapshot = ledger.snapshot(clock.now_s())
     plan = decide(snapshot, policy)
     if plan.orders:
@@ -78,7 +87,8 @@ def round_of_scheduling(
     done = _commit(ledger, snapshot, plan, clock) if plan.actions or plan.changes else 0
     if estimates is not None:
         estimates.note(snapshot, plan, policy)
-    return done
+    started = all(action.verb is Verb.RESUME for action in plan.actions) and not plan.changes
+    return Outcome(done, follows=done > 0 and not (started and done == len(plan.actions)))
 
 
 def _commit(ledger: SqlLedger, snapshot: Snapshot, plan: Plan, clock: Clock) -> int:

@@ -100,6 +100,7 @@ def charge(
     used = {project: governed[project] for project in named if project in governed}
     if missing := [project for project in named if project not in used]:
         mine = _LOCKED.format(which="id = ANY (%s::text[])")
+        writes.settle()
         (rows,) = ask(db, Question(mine, (array_of(missing),)))
         used |= {name: _usage_of(*rest) for name, _, _, *rest in rows}
     for (project, kind), devices in sorted(more.items()):

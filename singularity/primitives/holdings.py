@@ -22,6 +22,8 @@ def divide(placement: Placement, ranks: int) -> Placement:
     """
     devices = sum(s.devices for s in placement)
     assert devices <= ranks or devices % ranks == 0, (devices, ranks)
+    if len(placement) == 1:  # most: all of them
+        return (replace(placement[0], ranks=tuple(range(ranks))),)
     first, out = 0, []
     for shard in placement:
         mine = tuple(
@@ -63,6 +65,15 @@ def holdings(job: Job) -> Counter[NodeId]:
     return counts
 
 
+def held_on(job: Job, node: NodeId) -> int:
+    """Of `holdings`, what is on this node, and much quicker."""
+    if job.spec.share is not None:
+        return 0
+    placed = job.placement if job.state in ACTIVE else ()
+    now = sum([shard.devices for shard in placed if shard.node == node])
+    return max([now, *[shard.devices for shard in job.target if shard.node == node]])
+
+
 def spots(job: Job) -> dict[NodeId, frozenset[int]]:
     """The devices of which the job has a share, or has one reserved, by their numbers on each
     node. A target on a device that it is on already is the same share."""
@@ -75,6 +86,9 @@ def spots(job: Job) -> dict[NodeId, frozenset[int]]:
 
 def concerned(before: Job, after: Job) -> list[NodeId]:
     """Nodes on whose books the change of a job shows, in id order."""
+    same = before.placement is after.placement and before.target is after.target
+    if same and (before.state in ACTIVE) is (after.state in ACTIVE):
+        return []
     found = holdings if after.spec.share is None else spots
     was: Mapping[NodeId, object] = found(before)
     now: Mapping[NodeId, object] = found(after)
@@ -85,7 +99,7 @@ def rebooked(node: Node, before: Job, after: Job) -> Node:
     """The node's books when one of its jobs has changed."""
     parts, share = node.parts, after.spec.share
     if share is None:
-        more = holdings(after)[node.id] - holdings(before)[node.id]
+        more = held_on(after, node.id) - held_on(before, node.id)
         return replace(node, used=node.used + more)
     old, new = (spots(job).get(node.id, frozenset()) for job in (before, after))
     parts = changed(changed(parts, old - new, share, -1), new - old, share, 1)
@@ -96,7 +110,7 @@ def claimed(node: Node, job: Job, shard: Shard) -> Node:
     """The node's books if the job held `shard` beside what it holds already."""
     share = job.spec.share
     if share is None:
-        more = max(0, shard.devices - holdings(job)[node.id])
+        more = max(0, shard.devices - held_on(job, node.id))
         return replace(node, used=node.used + more)
     fresh = frozenset(shard.indices) - spots(job).get(node.id, frozenset())
     parts = changed(node.parts, fresh, share, 1)

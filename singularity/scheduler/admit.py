@@ -69,11 +69,12 @@ class Waiting:
 
     def all_wait(self, draft: Draft, rank: Rank, told: Told) -> None:
         """Those behind the first of a line, for what it was told just now."""
-        draft.explain_all(rank.rest_ids, told)
+        draft.explain_line(*rank.behind, told)
         if not draft.quota.governs:
             self.jobs.extend(rank.rest)
-        elif rank.first.id in self.within:
-            self.within.update(rank.rest_ids)
+        elif self._meant and rank.first.id in self.within:  # else nobody asks for any of them
+            line, first = rank.behind
+            self.within.update(line[first:])
 
     def before(self, draft: Draft, job: Job, tier: int) -> Job | None:
         """One of `tier` or more urgent, or within its guarantee where `job` is not, that could use

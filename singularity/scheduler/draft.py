@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -18,6 +18,7 @@ from singularity.primitives.projects import claim
 from .fleet.reference import Ranks
 from .orders import Order
 from .parts import Parts
+from .pending import Pending
 from .plan import Action, Plan, Reason, Verb, evicts, grows, recently_evicted
 from .policy import Policy
 from .queueing import Footing
@@ -81,6 +82,7 @@ class Draft:
         self.quota = Quota(snapshot.projects, snapshot.loose)
         self._actions: dict[JobId, Action] = {}
         self._pending: dict[JobId, tuple[Reason, ...]] = {}
+        self._lines: list[tuple[tuple[JobId, ...], int, tuple[Reason, ...]]] = []
         self._changes: list[Change] = []
         self.preemptions, self.evictions = 0, len(recently_evicted(snapshot))
         self._in: dict[JobState, list[Job]] = {}
@@ -231,17 +233,17 @@ class Draft:
     def explain(self, job: Job, reasons: tuple[Reason, ...]) -> None:
         self._pending[job.id] = reasons
 
-    def explain_all(self, jobs: Iterable[JobId], reasons: tuple[Reason, ...]) -> None:
-        self._pending.update(dict.fromkeys(jobs, reasons))
+    def explain_line(self, line: tuple[JobId, ...], first: int, told: tuple[Reason, ...]) -> None:
+        """All of a line from its place `first` on, none of whom is told anything else."""
+        self._lines.append((line, first, told))
 
     def change(self, change: Change) -> None:
         self._changes.append(change)
 
     def plan(self, orders: tuple[Order, ...] = ()) -> Plan:
-        for job in self._actions:
-            self._pending.pop(job, None)
-        actions = tuple(self._actions.values())
-        return Plan(actions, self._pending.copy(), orders, tuple(self._changes))
+        actions, acted = tuple(self._actions.values()), frozenset(self._actions)
+        pending = Pending(self._pending, self._lines, acted)
+        return Plan(actions, pending, orders, tuple(self._changes))
 
     def _give(self, node: NodeId, devices: int) -> None:
         row = self.snapshot.row[node]

@@ -25,6 +25,7 @@ from singularity.primitives.serving import ServiceId
 from singularity.primitives.verbs import Step
 
 from .orders import Order
+from .pending import Reason as Reason
 from .services import Change
 from .snapshot import Snapshot
 
@@ -73,14 +74,6 @@ class Action:
     drain: str = ""
     pace_s: float = 0.0
     warm: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Reason:
-    """One thing that keeps a job waiting: a stable `kind`, and a sentence with the numbers."""
-
-    kind: str
-    detail: str
 
 
 def called(other: Job, to: Job) -> str:

@@ -78,8 +78,9 @@ class Rank:
         return self._line.jobs[self._at + 1 :]
 
     @property
-    def rest_ids(self) -> tuple[JobId, ...]:
-        return self._line.ids[self._at + 1 :]
+    def behind(self) -> tuple[tuple[JobId, ...], int]:
+        """The ids of the whole line, and from which place on they are behind the first."""
+        return self._line.ids, self._at + 1
 
     def advance(self) -> bool:
         """Past the first; False when nobody is left."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import chain, filterfalse
 
 from singularity.primitives.holdings import claimed, holdings, overfull, spots
-from singularity.primitives.model import TERMINAL, WAITING, Intent, Job
+from singularity.primitives.model import TERMINAL, WAITING, Intent, Job, JobId
 from singularity.primitives.nodes import Node, NodeId
 from singularity.primitives.serving import ServiceId
 
 from .lines import lines_of
+from .pending import Pending
 from .plan import CUTS, Action, Plan, Verb, grows
 from .quota import Quota
 from .snapshot import Snapshot
@@ -46,7 +47,9 @@ def check(snapshot: Snapshot, plan: Plan) -> list[str]:
 
 def _unexplained(snapshot: Snapshot, plan: Plan) -> list[str]:
     told, acted = plan.pending, {a.job for a in plan.actions}
-    lines = (line.ids for line in lines_of(snapshot.jobs, snapshot.lined))
+    lines: Iterable[tuple[JobId, ...]] = (x.ids for x in lines_of(snapshot.jobs, snapshot.lined))
+    if isinstance(told, Pending):  # most were told together with their line
+        lines, told = map(told.untold, lines), told.each
     may_wait = chain((job.id for job in snapshot.astir), *lines)  # who runs steadily does not
     silent = {i for i in filterfalse(told.__contains__, may_wait) if i not in acted}
     jobs = (snapshot.by_id[job] for job in sorted(silent))

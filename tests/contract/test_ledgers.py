@@ -16,6 +16,7 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import Engine
 
+from singularity.api import books
 from singularity.primitives.asides import shadow
 from singularity.primitives.drains import Drain, Leaving
 from singularity.primitives.health import Quarantine
@@ -365,6 +366,7 @@ class Ledgers(TwoLedgers):
 
 def test_both_ledgers_agree(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Ledgers, "engine", engine, raising=False)
+    monkeypatch.setattr(books, "POURED", 2)  # so that plans of a few jobs are written in pieces
     bounded = settings(
         max_examples=25,
         stateful_step_count=40,

@@ -52,7 +52,7 @@ class Api:
 
     def schedule(self) -> int:
         policy = self.serving.settings.policy()
-        return round_of_scheduling(self.serving.ledger, policy, self.serving.clock)
+        return round_of_scheduling(self.serving.ledger, policy, self.serving.clock).done
 
     def token(self, role: str, project: str | None = None) -> str:
         body = {"role": role, "name": f"a {role}", "project": project}

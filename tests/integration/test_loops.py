@@ -23,14 +23,17 @@ from sqlalchemy.pool import NullPool
 from singularity.agent.letterbox import LetterboxProcess
 from singularity.api.applier import SqlLedger
 from singularity.api.lease import Lease
+from singularity.api.loops import Outcome, round_of_scheduling
 from singularity.api.outbox import relay
 from singularity.cli.servers import Postgres, Valkey
+from singularity.primitives.clock import SystemClock
 from singularity.primitives.errors import BrokerDown, NotLeader
 from singularity.primitives.messages import Register, Sealed
-from singularity.primitives.model import Job, JobId, JobSpec, JobState, Shard
+from singularity.primitives.model import Intent, Job, JobId, JobSpec, JobState, Shard
 from singularity.primitives.nodes import NodeId
 from singularity.primitives.transport import Letterbox, SigningKey, VerifyKey, consume
 from singularity.scheduler.plan import Action, Plan, Verb
+from singularity.scheduler.policy import Policy
 
 NODE = NodeId("n0")
 PATIENCE_S = 60.0  # of the tests with a machine that does other things too
@@ -110,6 +113,21 @@ def leader(engine: Engine, name: str) -> int | None:
 
 def placed(ledger: SqlLedger, job: Job) -> bool:
     return ledger.jobs()[job.id].state is JobState.STARTING
+
+
+def test_nothing_follows_from_jobs_that_start(engine: Engine) -> None:
+    """The loop waits until somebody rings. From an owner's wish more may follow."""
+    ledger = SqlLedger(engine)
+    register(ledger)
+
+    def rounded() -> Outcome:
+        return round_of_scheduling(ledger, Policy(), SystemClock())
+
+    jobs = [submit(ledger, number) for number in range(10)]
+    assert rounded() == Outcome(8, follows=False)  # the others do not fit
+    assert rounded() == Outcome(0, follows=False)
+    ledger.intend(jobs[9].id, Intent.CANCEL, time.time())
+    assert rounded() == Outcome(1, follows=True)
 
 
 def test_of_two_one_leads_and_a_former_leader_writes_nothing(engine: Engine) -> None:
