@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import PlainTextResponse, RedirectResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,10 +20,13 @@ from .routes import (
     fleet,
     history,
     jobs,
+    logins,
     maintenance,
     operations,
+    plane,
     plans,
     projects,
+    queue,
     rebalance,
     routers,
     services,
@@ -35,6 +38,7 @@ from .service_metrics import service_metrics
 from .services import Overseer, Services, Serving, Viewer
 from .settings import Settings
 from .telemetry import Meter
+from .web.app import create_pages
 
 BODY_MOST_BYTES: Final = 1024 * 1024
 METRICS_TYPE: Final = "text/plain; version=0.0.4"
@@ -95,10 +99,17 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.services = serving
     app.add_middleware(Gate, meter=meter)
     problems.install(app)
-    operating = (fleet, drains, maintenance, operations, rebalance, shares, projects, plans)
-    doors = (jobs, verifications, history, services, *operating, enrolment, tokens)
+    operating = (fleet, drains, maintenance, operations, rebalance, shares, projects, plans, plane)
+    doors = (jobs, queue, verifications, history, services, *operating, enrolment, tokens, logins)
     for module in (agents, routers, *doors):  # tried in this order: first who asks most
         app.include_router(module.router)
+
+    app.mount("/ui", create_pages(serving))
+
+    @app.get("/", include_in_schema=False)
+    @app.get("/ui", include_in_schema=False)
+    def pages() -> RedirectResponse:
+        return RedirectResponse("/ui/")
 
     @app.get("/healthz", include_in_schema=False)
     def health() -> PlainTextResponse:

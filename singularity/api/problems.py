@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -63,16 +63,23 @@ def invalid(errors: Sequence[Mapping[str, Any]]) -> InvalidSpec:
     return InvalidSpec(told, errors=found)
 
 
-def install(app: FastAPI) -> None:
-    """Teach `app` to answer every failure with a problem document."""
+def plainly(_: Request, error: SingularityError) -> Response:
+    return problem(error)
+
+
+def install(
+    app: FastAPI, answer: Callable[[Request, SingularityError], Response] = plainly
+) -> None:
+    """Teach `app` to answer every failure by `answer`: with a problem document, or in another way.
+    What no route was found for stays a problem document."""
 
     @app.exception_handler(SingularityError)
-    async def ours(_: Request, error: SingularityError) -> JSONResponse:
-        return problem(error)
+    async def ours(request: Request, error: SingularityError) -> Response:
+        return answer(request, error)
 
     @app.exception_handler(RequestValidationError)
-    async def bad_request(_: Request, error: RequestValidationError) -> JSONResponse:
-        return problem(invalid(error.errors()))
+    async def bad_request(request: Request, error: RequestValidationError) -> Response:
+        return answer(request, invalid(error.errors()))
 
     @app.exception_handler(HTTPException)
     async def routing(_: Request, error: HTTPException) -> JSONResponse:
@@ -87,23 +94,24 @@ def install(app: FastAPI) -> None:
         return JSONResponse(body, int(status), error.headers, "application/problem+json")
 
     @app.exception_handler(DBAPIError)
-    async def database(request: Request, error: DBAPIError) -> JSONResponse:
+    async def database(request: Request, error: DBAPIError) -> Response:
         if isinstance(error.orig, NumericValueOutOfRange):
-            return problem(InvalidSpec("a number is too large"))
+            return answer(request, InvalidSpec("a number is too large"))
         if isinstance(error, DataError):
-            return problem(InvalidSpec("some text holds characters that cannot be stored"))
+            told = "some text holds characters that cannot be stored"
+            return answer(request, InvalidSpec(told))
         away = isinstance(error, OperationalError) or error.connection_invalidated
         log.error("database", extra={"path": request.url.path, "reason": str(error.orig)})
         if away:
-            return problem(Unavailable("the database does not answer; try again"))
-        return problem(SingularityError("an internal error; the server's log has it"))
+            return answer(request, Unavailable("the database does not answer; try again"))
+        return answer(request, SingularityError("an internal error; the server's log has it"))
 
     @app.exception_handler(PoolTimeout)
-    async def crowded(request: Request, _: PoolTimeout) -> JSONResponse:
+    async def crowded(request: Request, _: PoolTimeout) -> Response:
         log.error("no connection free", extra={"path": request.url.path})
-        return problem(Unavailable("the database has more to do than it can; try again"))
+        return answer(request, Unavailable("the database has more to do than it can; try again"))
 
     @app.exception_handler(Exception)
-    async def bug(request: Request, error: Exception) -> JSONResponse:
+    async def bug(request: Request, error: Exception) -> Response:
         log.exception("bug", extra={"path": request.url.path, "error": type(error).__name__})
-        return problem(SingularityError("an internal error; the server's log has it"))
+        return answer(request, SingularityError("an internal error; the server's log has it"))
