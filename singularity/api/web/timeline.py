@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import itemgetter
 from typing import Final
 
 from singularity.api.views import Json
@@ -14,6 +15,7 @@ _DAY_S: Final = 86400
 _TICKS_MOST: Final = 5
 _POINTS_MOST: Final = 1000
 _LEAST_S: Final = 1.0  # between two points by which a rate is told
+_Point = tuple[float, int, int | None, int]  # when, in which life, step, devices
 _TOLD: Final = ("checkpoint", "handover")  # events that tell a step in the midst of a life
 
 
@@ -36,10 +38,9 @@ class Track:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """`ticks` are seconds from the end, and where they are in percent."""
+    """`ticks` are how long before the end each is, "" at the end, and where, in percent."""
 
-    span_s: float
-    ticks: tuple[tuple[float, float], ...]
+    ticks: tuple[tuple[str, float], ...]
     tracks: tuple[Track, ...]
 
 
@@ -57,7 +58,7 @@ def chart(lives: Sequence[Json], now_s: float) -> Chart | None:
         for node in life["nodes"]:
             found.setdefault((life["region"], node), []).extend(bars)
     tracks = (Track(region, node, tuple(bars)) for (region, node), bars in sorted(found.items()))
-    return Chart(span_s, _ticks(span_s), tuple(tracks))
+    return Chart(_ticks(span_s), tuple(tracks))
 
 
 def _bars(life: Json, end_s: float, first_s: float, span_s: float) -> Iterable[Bar]:
@@ -76,12 +77,19 @@ def _bars(life: Json, end_s: float, first_s: float, span_s: float) -> Iterable[B
     yield bar(begun_s, end_s, end, f"{named}: {end}{lost}")
 
 
-def _ticks(span_s: float) -> tuple[tuple[float, float], ...]:
+def _ticks(span_s: float) -> tuple[tuple[str, float], ...]:
     """At round distances from the end."""
     steps = (*_STEPS_S, *(_DAY_S * n for n in (0.5, 1, 2, 5, 10, 30, 100, 1000)))
     step = next((s for s in steps if span_s / s <= _TICKS_MOST), steps[-1])
-    count = int(span_s // step)
-    return tuple((n * step, round(100 - 100 * n * step / span_s, 3)) for n in range(count, -1, -1))
+    before_s = [n * step for n in range(int(span_s // step), -1, -1)]
+    return tuple((_spoken(at_s), round(100 - 100 * at_s / span_s, 3)) for at_s in before_s)
+
+
+def _spoken(before_s: float) -> str:
+    for unit_s, unit in ((_DAY_S, "d"), (3600, "h"), (60, "min"), (1, "s")):
+        if before_s >= unit_s:
+            return f"−{before_s / unit_s:g} {unit}"
+    return ""
 
 
 # -- steps over time ------------------------------------------------------------------------------
@@ -89,13 +97,10 @@ def _ticks(span_s: float) -> tuple[tuple[float, float], ...]:
 
 def steps(lives: Sequence[Json], events: Sequence[Json], job: Json, now_s: float) -> Json:
     """What is known of its progress: where lives began and ended, its cuts, and now. `x` are
-    seconds since 1970; `steps` of each, `rate` in steps a second since the one before (none between
-    two lives), and `devices` that it held from then on."""
-    points = sorted(_points(lives, events, job, now_s))[-_POINTS_MOST:]
-    rates: list[float | None] = [None]
-    for (at_s, life, had, _), (then_s, same, has, _) in pairwise(points):
-        told = life == same and then_s - at_s >= _LEAST_S and has >= had
-        rates.append((has - had) / (then_s - at_s) if told else None)
+    seconds since 1970; `steps` of each, none now where nothing was told since the one before; `rate`
+    in steps a second since then, none between two lives; `devices` that it held from then on."""
+    points = sorted(_points(lives, events, job, now_s), key=itemgetter(0, 1))[-_POINTS_MOST:]
+    rates = [None, *(_rate(before, after) for before, after in pairwise(points))]
     return {
         "x": [at_s for at_s, *_ in points],
         "steps": [step for _, _, step, _ in points],
@@ -104,24 +109,34 @@ def steps(lives: Sequence[Json], events: Sequence[Json], job: Json, now_s: float
     }
 
 
+def _rate(before: _Point, after: _Point) -> float | None:
+    (at_s, life, had, _), (then_s, same, has, _) = before, after
+    if had is None or has is None or has < had or life != same or then_s - at_s < _LEAST_S:
+        return None
+    return (has - had) / (then_s - at_s)
+
+
 def _points(
     lives: Sequence[Json], events: Sequence[Json], job: Json, now_s: float
-) -> Iterable[tuple[float, int, int, int]]:
-    """(when, in which life, step, devices)."""
+) -> Iterable[_Point]:
     for life in lives:
         number, devices = life["incarnation"], life["devices"]
         if life["running_at_s"] is None:
             continue
         yield life["running_at_s"], number, life["step_from"], devices
         changes = [(c["at_s"], c["devices"]) for c in life["resizes"]]
+        told = 0
         inside = [e for e in events if e["incarnation"] == number and e["event"] in _TOLD]
         for event in inside:
             step, at_s = event["facts"].get("step"), event["at_s"]
             if step is not None and at_s > life["running_at_s"]:
+                told = max(told, step)
                 held = [n for since_s, n in changes if since_s <= at_s]
                 yield at_s, number, step, held[-1] if held else devices
         if life["ended_at_s"] is not None:
             yield life["ended_at_s"], number, life["step_to"] or 0, 0
         else:
             held = [n for _, n in changes]
-            yield now_s, number, max(job["step"], life["step_from"]), held[-1] if held else devices
+            told = max(told, life["step_from"])
+            step = job["step"] if job["step"] > told else None
+            yield now_s, number, step, held[-1] if held else devices

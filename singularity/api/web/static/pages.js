@@ -57,7 +57,15 @@ document.addEventListener("htmx:after:swap", () => {
 
 // -- charts: their points are in data-x and data-y, which a refresh changes -------------------------
 const charts = new WeakMap();
+const WHOLE = [1, 2, 5].flatMap((n) => [0, 1, 2, 3, 4, 5, 6].map((power) => n * 10 ** power)).sort((a, b) => a - b);
 const dark = matchMedia("(prefers-color-scheme: dark)");
+
+// As people here write it; seconds only where marks are less than a minute apart, days where more.
+function clock(_, marks, __, ___, apart_s) {
+  const parts = apart_s >= 86400 ? { month: "short", day: "numeric" } : { hour: "2-digit", minute: "2-digit", hourCycle: "h23", ...(apart_s < 60 && { second: "2-digit" }) };
+  const told = new Intl.DateTimeFormat(undefined, parts);
+  return marks.map((at_s) => told.format(1000 * at_s));
+}
 
 function options(place) {
   const style = getComputedStyle(document.documentElement);
@@ -71,7 +79,7 @@ function options(place) {
     padding: [8, 8, 0, 0],
     cursor: { y: false },
     scales: { y: { range: (_, low, high) => [Math.min(0, low), high > 0 ? high * 1.08 : 1] }, x: mark ? { range: (_, low, high) => [low, Math.max(high, mark)] } : {} },
-    axes: [axis, { ...axis, size: 52 }],
+    axes: [{ ...axis, size: 28, space: 64, values: clock }, { ...axis, size: 52, ...("after" in place.dataset && { incrs: WHOLE }) }],
     series: [{}, { label: place.dataset.label, stroke: colour("--accent"), width: 2, fill: colour("--accent-soft"), paths, points: { show: false }, spanGaps: false }],
     hooks: mark ? { draw: [(plot) => {
       const x = plot.valToPos(mark, "x", true);
@@ -143,5 +151,6 @@ document.getElementById("log")?.querySelector("select")?.addEventListener("chang
   follow();
 });
 
+document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
 draw();
 follow();
