@@ -97,12 +97,11 @@ def log(
     browser asks no more, once all of it was told."""
     last = last_event_id or after
     found = serving.store.find(who, job)
-    if found.state in TERMINAL:
-        path = logs.log_path(serving.settings.volume, found.id, rank)
-        if Page(cursor=last).number() >= logs.first_offset(path, 0):
-            return Response(status_code=204)
     tail = _TAIL if last is None else None
-    return history.log(found.id, who, serving, history.Follow(last, events=True), rank, tail)
+    told = history.log(found.id, who, serving, history.Follow(last, events=True), rank, tail)
+    path = logs.log_path(serving.settings.volume, found.id, rank)
+    over = found.state in TERMINAL and Page(cursor=last).number() >= logs.first_offset(path, 0)
+    return Response(status_code=204) if over else told
 
 
 def _every(read: Callable[[Page], Json]) -> list[Json]:

@@ -96,9 +96,13 @@ def _spoken(before_s: float) -> str:
 
 
 def steps(lives: Sequence[Json], events: Sequence[Json], job: Json, now_s: float) -> Json:
-    """What is known of its progress: where lives began and ended, its cuts, and now. `x` are
-    seconds since 1970; `steps` of each, none now where nothing was told since the one before; `rate`
-    in steps a second since then, none between two lives; `devices` that it held from then on."""
+    """What is known of its progress: where lives began and ended, its cuts, and now.
+
+    x        seconds since 1970, in order
+    steps    done by then; None for now, where nothing was told since the one before
+    rate     steps a second since the one before; None between two lives, and where it is not known
+    devices  held from then on
+    """
     points = sorted(_points(lives, events, job, now_s), key=itemgetter(0, 1))[-_POINTS_MOST:]
     rates = [None, *(_rate(before, after) for before, after in pairwise(points))]
     return {
