@@ -12,7 +12,7 @@ from singularity.api.services import Heavy, Services, Serving, Viewer
 from singularity.api.views import Json
 from singularity.primitives import replicas
 from singularity.primitives.model import WAITING, Job, JobId
-from singularity.scheduler.advice import advise
+from singularity.scheduler.advice import Change
 from singularity.scheduler.decide import decide
 from singularity.scheduler.eta import Eta
 from singularity.scheduler.explain import explain
@@ -23,7 +23,7 @@ from singularity.scheduler.snapshot import Snapshot
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
-ADVISED_MOST: Final = 10  # each change is tried by a decision of its own
+ADVISED_MOST: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class _Scene:
     def of(cls, serving: Services) -> _Scene:
         snapshot, policy = serving.ledger.snapshot(serving.clock.now_s()), serving.settings.policy()
         plan = decide(snapshot, policy)
-        etas = serving.estimates.outlook(snapshot, policy) if plan.pending else {}
+        etas = serving.prospects.etas(snapshot, policy) if plan.pending else {}
         return cls(snapshot, policy, plan, etas)
 
 
@@ -52,7 +52,8 @@ def queue(
 ) -> Json:
     """Of the first `limit` that the caller may see, all by one decision that nothing follows from:
     the reasons that bind each, the first one most; when it will start; and, of the first ten, the
-    least change that lets it start (`why` tells that of any). `waiting` counts them all."""
+    least change that lets it start, as soon as it was found (`why` tells that of any at once).
+    `waiting` counts them all."""
     scene = _Scene.of(serving)
     mine = [j for j in in_order(scene.snapshot, scene.policy) if who.sees(j.spec.project)]
     known = {j.id for j in mine}
@@ -65,17 +66,18 @@ def queue(
         and who.sees(j.spec.project)
         and not replicas.resting(j)
     ]
-    items = [_item(scene, job, who, n < ADVISED_MOST) for n, job in enumerate(mine[:limit])]
+    first, plan = mine[:ADVISED_MOST], scene.plan
+    changes = serving.prospects.changes(scene.snapshot, plan, first, scene.policy)
+    items = [_item(scene, job, who, changes.get(job.id)) for job in mine[:limit]]
     return {"items": items, "next": None, "waiting": len(mine)}
 
 
-def _item(scene: _Scene, job: Job, who: Caller, advised: bool) -> Json:
+def _item(scene: _Scene, job: Job, who: Caller, change: Change | None) -> Json:
     snapshot, plan, eta = scene.snapshot, scene.plan, scene.etas.get(job.id)
     if eta is not None and eta.after is not None:
         other = snapshot.by_id[eta.after]
         eta = eta if who.sees(other.spec.project) else replace(eta, after=None)
     reasons = plan.pending.get(job.id) or explain(snapshot, plan, job, scene.policy).reasons
-    changes = advise(snapshot, plan, job, scene.policy, eta) if advised else ()
     return {
         "job": job.id,
         "name": job.spec.name,
@@ -87,6 +89,6 @@ def _item(scene: _Scene, job: Job, who: Caller, advised: bool) -> Json:
         "device": job.spec.device,
         "since_s": job.since_s,
         "reasons": [{"kind": r.kind, "detail": r.detail} for r in reasons],
-        "change": asdict(changes[0]) if changes else None,
+        "change": asdict(change) if change else None,
         "eta": asdict(eta) if eta else None,
     }
