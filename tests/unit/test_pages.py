@@ -91,6 +91,14 @@ def test_a_move_is_told_from_its_cut_until_it_runs() -> None:
     assert moves() == []
 
 
+def test_moves_between_the_same_regions_are_one_arc() -> None:
+    def move(begun: str, ends: str) -> world.Move:
+        return world.Move("j", "j", "basic", "starting", 1, begun, ends, 0.0)
+
+    found = [move(*pair) for pair in ("ab", "ab", "ba", "aa", "ax")]
+    assert world.arcs(["a", "b"], found) == [world.Arc(0, 1, 2), world.Arc(1, 0, 1)]
+
+
 # -- the lives of a job ---------------------------------------------------------------------------
 
 
@@ -153,10 +161,11 @@ def test_steps_are_those_that_were_told_and_nothing_is_made_up_since() -> None:
     assert found["devices"] == [2, 2, 2, 0, 2, 1, 1]
 
 
-def test_work_that_was_lost_is_no_speed() -> None:
+def test_how_far_a_life_came_that_was_stopped_is_not_made_up() -> None:
     lives = [life(1, 0.0, 50.0, step_to=10, end="stopped")]
     events = [{"incarnation": 1, "event": "checkpoint", "at_s": 40.0, "facts": {"step": 30}}]
-    assert timeline.steps(lives, events, {"step": 10}, 60.0)["rate"][-1] is None
+    found = timeline.steps(lives, events, {"step": 10}, 60.0)
+    assert (found["steps"], found["rate"][-1]) == ([0, 30, None], None)
 
 
 # -- words for numbers ----------------------------------------------------------------------------

@@ -27,6 +27,7 @@ def planet(request: Request, who: Visitor, serving: Serving) -> Response:
     snapshot = serving.ledger.snapshot(now_s)
     nodes = {node.id: node for node in snapshot.nodes}
     mine = [j for j in snapshot.jobs if who.sees(j.spec.project)]
+    moves = list(world.moves(mine, nodes))
     found = world.areas(snapshot.nodes, snapshot.jobs, lambda j: who.sees(j.spec.project))
     return page(
         request,
@@ -35,7 +36,9 @@ def planet(request: Request, who: Visitor, serving: Serving) -> Response:
         now_s,
         areas=found,
         uses=world.USES,
-        moves=list(world.moves(mine, nodes)),
+        moves=moves,
+        arcs=world.arcs([a.id for a in found[: world.ARCS_MOST]], moves),
+        drawn=found[: world.ARCS_MOST],
         running=sum(j.state is JobState.RUNNING for j in mine),
         living=len(mine),
     )

@@ -138,7 +138,9 @@ def _points(
                 held = [n for since_s, n in changes if since_s <= at_s]
                 yield at_s, number, step, held[-1] if held else devices
         if life["ended_at_s"] is not None:
-            yield life["ended_at_s"], number, life["step_to"] or 0, 0
+            # Of one that was stopped only what is left is known, not how far it had come.
+            lost = life["end"] in ("stopped", "failed")
+            yield life["ended_at_s"], number, None if lost else life["step_to"], 0
         else:
             held = [n for _, n in changes]
             told = max(told, life["step_from"])

@@ -12,6 +12,7 @@ from singularity.primitives.model import Job, JobState
 from singularity.primitives.nodes import Duty, Node, NodeId
 
 CELLS_MOST: Final = 400  # nodes of a region that are drawn one by one
+ARCS_MOST: Final = 12  # regions that fit side by side
 # What a device may be, in the order in which they are drawn.
 USES: Final = ("premium", "standard", "basic", "shared", "others", "free", "closed", "lost")
 
@@ -52,6 +53,15 @@ class Move:
     begun: str
     ends: str
     since_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Arc:
+    """Jobs on their way between two regions, the `begun`-th and the `ends`-th of those drawn."""
+
+    begun: int
+    ends: int
+    jobs: int
 
 
 def condition(node: Node) -> str:
@@ -126,6 +136,17 @@ def moves(jobs: Iterable[Job], nodes: Mapping[NodeId, Node]) -> Iterator[Move]:
                 ends=_regions(after, nodes),
                 since_s=job.since_s,
             )
+
+
+def arcs(regions: Sequence[str], found: Iterable[Move]) -> list[Arc]:
+    """Of each pair of these regions between which something moves, in their order."""
+    place = {name: number for number, name in enumerate(regions)}
+    pairs = Counter(
+        (place[m.begun], place[m.ends])
+        for m in found
+        if m.begun in place and m.ends in place and m.begun != m.ends
+    )
+    return [Arc(*pair, jobs) for pair, jobs in sorted(pairs.items())]
 
 
 def _regions(found: Iterable[NodeId], nodes: Mapping[NodeId, Node]) -> str:
