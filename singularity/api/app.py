@@ -8,7 +8,7 @@ from functools import cache, partial
 from typing import Any, Final
 
 from fastapi import FastAPI
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import PlainTextResponse, RedirectResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -21,10 +21,13 @@ from .routes import (
     fleet,
     history,
     jobs,
+    logins,
     maintenance,
     operations,
+    plane,
     plans,
     projects,
+    queue,
     rebalance,
     routers,
     services,
@@ -36,12 +39,14 @@ from .service_metrics import service_metrics
 from .services import Overseer, Services, Serving, Viewer, known
 from .settings import Settings
 from .telemetry import Meter
+from .web.app import create_pages
 
 BODY_MOST_BYTES: Final = 1024 * 1024
-OPEN: Final = "/healthz"  # to everybody, and nothing else is
+OPEN: Final = "/healthz"  # to everybody
+PAGES: Final = "/ui"  # which know by themselves whom they let in
 METRICS_TYPE: Final = "text/plain; version=0.0.4"
-_OPERATING: Final = (fleet, drains, maintenance, operations, rebalance, shares, projects, plans)
-_ASKED: Final = (jobs, verifications, history, services, *_OPERATING, enrolment, tokens)
+_FLEET: Final = (fleet, drains, maintenance, operations, rebalance, shares, projects, plans, plane)
+_ASKED: Final = (jobs, queue, verifications, history, services, *_FLEET, enrolment, tokens, logins)
 DOORS: Final = (agents, routers, *_ASKED)  # tried in this order: first who asks most
 
 
@@ -80,11 +85,12 @@ class Gate:
 
     async def _past(self, scope: Scope) -> ASGIApp:
         """Where the request goes: on, or to the answer that turns it away."""
-        if scope["path"] != OPEN:
+        path = scope["path"]
+        if path not in (OPEN, "/", PAGES) and not path.startswith(f"{PAGES}/"):
             try:
                 scope["caller"] = await known(scope, self._serving)
             except Exception as error:
-                return problems.answer(error, scope["path"])
+                return problems.answer(error, path)
         return self._app
 
 
@@ -112,8 +118,13 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     for door in DOORS:
         app.include_router(door.router)
-
+    app.mount(PAGES, create_pages(serving))
     described = cache(partial(contract, app.title, app.version, app.routes))
+
+    @app.get("/", include_in_schema=False)
+    @app.get(PAGES, include_in_schema=False)
+    def pages() -> RedirectResponse:
+        return RedirectResponse(f"{PAGES}/")
 
     @app.get(OPEN, include_in_schema=False)
     def health() -> PlainTextResponse:

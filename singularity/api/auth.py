@@ -16,7 +16,7 @@ from enum import IntEnum
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from sqlalchemy import ColumnElement, Engine, RowMapping, func, insert, select, update
+from sqlalchemy import ColumnElement, Engine, RowMapping, delete, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from singularity.primitives.errors import Forbidden, InvalidSpec, NotFound, Unauthenticated
@@ -27,6 +27,9 @@ from .tables import token
 
 _PREFIX: Final = "sgl"
 TICKET: Final = "sgj"
+CODE: Final = "sgc"
+CODE_S: Final = 120.0  # how long a code that lets a browser in is good
+_CODE_ID: Final = "code:"  # of its row; no token has such an id
 _CACHED_S: Final = 2.0  # how long a revoked token may still work
 _CACHED_MOST: Final = 10_000
 
@@ -206,6 +209,7 @@ class Tokens:
         """Every token that is not revoked, without its hash; node tokens apart."""
         shown = [c for c in token.c if c.name not in ("hash", "node", "revoked_at_s")]
         query = select(*shown).where(token.c.revoked_at_s.is_(None), token.c.role != "agent")
+        query = query.where(~token.c.id.startswith(_CODE_ID))
         with self._engine.connect() as db:
             return [dict(row) for row in db.execute(query.order_by(token.c.id)).mappings()]
 
@@ -241,13 +245,38 @@ class Tokens:
             row = read(id_, now_s)
         known = row["hash"] if row else hashed("")
         same = hmac.compare_digest(hashed(secret), known)
-        if row is None or not same or row["revoked_at_s"] is not None:
-            raise Unauthenticated("the token is not valid")
-        if row["expires_at_s"] is not None and row["expires_at_s"] <= now_s:
-            raise Unauthenticated("the token has expired")
-        node = NodeId(row["node"]) if row["node"] else None
-        expiring = node is not None and row["expires_at_s"] is not None
-        return Caller(id_, Role[row["role"].upper()], row["project"], node, expiring=expiring)
+        return _standing(row if same else None, now_s)
+
+    # -- browsers --------------------------------------------------------------------------------
+
+    def holder(self, id_: str, now_s: float) -> Caller:
+        """Whose token that is: for who has shown it before. Raises Unauthenticated."""
+        return _standing(self._kept(id_, now_s) or self._read(id_, now_s), now_s)
+
+    def code(self, who: Caller, now_s: float) -> tuple[str, float]:
+        """A code by which one browser may come in as `who`, once, and until when it is good. It is
+        hashed in its own way, so it is no token, nor is a token a code."""
+        id_, secret, until_s = secrets.token_hex(6), secrets.token_urlsafe(16), now_s + CODE_S
+        values = _row(_CODE_ID + id_, "", Role.VIEWER, who.token, now_s)
+        values |= {"hash": hashed(f"{CODE} {secret}"), "expires_at_s": until_s}
+        codes = token.c.id.startswith(_CODE_ID)
+        with self._engine.begin() as db:
+            db.execute(delete(token).where(codes, token.c.expires_at_s <= now_s))
+            db.execute(insert(token).values(values))
+        return f"{CODE}_{id_}.{secret}", until_s
+
+    def redeem(self, text: str, now_s: float) -> Caller:
+        """Whoever made the code, which is used up by this. Raises Unauthenticated."""
+        id_, _, secret = text.removeprefix(f"{CODE}_").partition(".")
+        mine = (token.c.id == _CODE_ID + id_) & (token.c.hash == hashed(f"{CODE} {secret}"))
+        used = delete(token).where(mine, token.c.expires_at_s > now_s).returning(token.c.name)
+        maker = None
+        if "\0" not in id_:
+            with self._engine.begin() as db:
+                maker = db.execute(used).scalar()
+        if maker is None:
+            raise Unauthenticated("the code is not valid; one is good once, for two minutes")
+        return self.holder(maker, now_s)
 
     def _joining(self, text: str, now_s: float) -> Caller:
         """Whoever shows a ticket."""
@@ -284,7 +313,21 @@ def _split(text: str) -> tuple[str, str]:
     prefix, _, id_ = head.partition("_")
     if prefix != _PREFIX or not dot or not id_ or not secret or "\0" in text:
         return "", ""
+    if id_.startswith(_CODE_ID):
+        return "", ""
     return id_, secret
+
+
+def _standing(row: RowMapping | None, now_s: float) -> Caller:
+    """Who that is. Raises Unauthenticated for a token that is not, or no longer, good."""
+    if row is None or row["revoked_at_s"] is not None:
+        raise Unauthenticated("the token is not valid")
+    if row["expires_at_s"] is not None and row["expires_at_s"] <= now_s:
+        raise Unauthenticated("the token has expired")
+    node = NodeId(row["node"]) if row["node"] else None
+    expiring = node is not None and row["expires_at_s"] is not None
+    role = Role[row["role"].upper()]
+    return Caller(row["id"], role, row["project"], node, expiring=expiring)
 
 
 def _of(node: NodeId) -> ColumnElement[bool]:

@@ -113,6 +113,10 @@ class Estimates:
         """When the job will start, as it looks now; None for one that does not queue."""
         return forecast(snapshot, self._durations(snapshot), policy, job).get(job)
 
+    def outlook(self, snapshot: Snapshot, policy: Policy) -> dict[JobId, Eta]:
+        """As `of`, of each of the first in the queue."""
+        return forecast(snapshot, self._durations(snapshot), policy)
+
     def calibration(self, now_s: float, last: int = LAST) -> Calibration:
         """A job that still waits when it should have started is one that did not hold."""
         made, began = t.estimate.c, t.incarnation.c

@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Connection, Engine, func, update
+from sqlalchemy import Connection, Engine, func, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from singularity.primitives.errors import NotLeader
 
-from .bulk import Question, ask
+from .bulk import Json, Question, ask
 from .tables import lease
 from .wire import Answer
 
@@ -71,3 +71,13 @@ class Lease:
                 mine = (lease.c.name == self.name) & (lease.c.epoch == self.epoch)
                 db.execute(update(lease).where(mine).values(expires_at_s=0.0))
             self.epoch = None
+
+
+def leaders(db: Connection) -> list[Json]:
+    """Of each loop who leads it, the how manieth leader that is, and for how long still; less than
+    nothing where nobody leads."""
+    query = select(lease.c.name, lease.c.holder, lease.c.epoch, lease.c.expires_at_s - _NOW)
+    return [
+        {"loop": name, "holder": holder, "epoch": epoch, "left_s": float(left_s)}
+        for name, holder, epoch, left_s in db.execute(query.order_by(lease.c.name))
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -76,24 +76,29 @@ def invalid(errors: Sequence[Mapping[str, Any]]) -> InvalidSpec:
 
 def answer(error: Exception, path: str) -> Response:
     """What whoever asked for `path` is told when `error` came of it."""
-    if isinstance(error, SingularityError):
-        return problem(error)
-    if isinstance(error, RequestValidationError):
-        return problem(invalid(error.errors()))
     if isinstance(error, HTTPException):
         status = HTTPStatus(error.status_code)
         kind = _FRAMEWORK.get(status, Rejected)
         body = document(kind(str(error.detail))) | {"status": int(status)}
         return JSONResponse(body, int(status), error.headers, PROBLEM)
+    return problem(judged(error, path))
+
+
+def judged(error: Exception, path: str) -> SingularityError:
+    """Which of ours it is."""
+    if isinstance(error, SingularityError):
+        return error
+    if isinstance(error, RequestValidationError):
+        return invalid(error.errors())
     if isinstance(error, DBAPIError):
-        return problem(_database(error, path))
+        return _database(error, path)
     if isinstance(error, UnicodeEncodeError):
-        return problem(InvalidSpec(_NO_TEXT))
+        return InvalidSpec(_NO_TEXT)
     if isinstance(error, PoolTimeout):
         log.error("no connection free", extra={"path": path})
-        return problem(Unavailable("the database has more to do than it can; try again"))
+        return Unavailable("the database has more to do than it can; try again")
     log.error("bug", extra={"path": path, "error": type(error).__name__}, exc_info=error)
-    return problem(SingularityError(_OURS))
+    return SingularityError(_OURS)
 
 
 def _database(error: DBAPIError, path: str) -> SingularityError:
@@ -108,11 +113,17 @@ def _database(error: DBAPIError, path: str) -> SingularityError:
     return SingularityError(_OURS)
 
 
-def install(app: FastAPI) -> None:
-    """Teach `app` to answer every failure with a problem document."""
+def install(
+    app: FastAPI, show: Callable[[Request, SingularityError], Response] | None = None
+) -> None:
+    """Teach `app` to answer every failure with a problem document, or to `show` it in another way.
+    What no route was found for stays a problem document."""
 
     async def told(request: Request, error: Exception) -> Response:
-        return answer(error, request.url.path)
+        path = request.url.path
+        if show is None or isinstance(error, HTTPException):
+            return answer(error, path)
+        return show(request, judged(error, path))
 
     ours = (SingularityError, RequestValidationError, HTTPException, DBAPIError, PoolTimeout)
     for kind in (*ours, Exception):

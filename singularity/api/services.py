@@ -30,6 +30,7 @@ from .enrolment import Enrolment
 from .estimates import Estimates
 from .intake import Gauge, Intake, Waker
 from .inventory import Inventory
+from .prospects import Prospects
 from .reporting import Desk
 from .service_store import ServiceStore
 from .settings import Settings
@@ -47,6 +48,7 @@ class Services:
     ledger: SqlLedger
     inventory: Inventory
     estimates: Estimates
+    prospects: Prospects
     store: Store
     offered: ServiceStore
     images: ImageStore
@@ -64,6 +66,7 @@ class Services:
     def open(cls, settings: Settings) -> Services:
         engine, stop = make_engine(settings), threading.Event()
         ledger, waker = SqlLedger(engine), Waker(engine, stop)
+        estimates = Estimates(engine)
         clock, policy = SystemClock(), settings.policy()
         tokens, key = Tokens(engine, settings.join_token), settings.signing_key()
         users = BrokerUsers(settings.broker_url, key.mark, wanted=settings.broker_users)
@@ -74,7 +77,8 @@ class Services:
             clock=clock,
             ledger=ledger,
             inventory=Inventory(engine),
-            estimates=Estimates(engine),
+            estimates=estimates,
+            prospects=Prospects(estimates),
             store=store,
             offered=ServiceStore(engine),
             images=ImageStore(settings.blobs()),

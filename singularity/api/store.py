@@ -180,6 +180,20 @@ class Store:
             ]
         return listing(found, page, "incarnation")
 
+    def departures(self, scope: Scope, jobs: Sequence[str], since_s: float) -> dict[str, float]:
+        """When the last life of each of these jobs ended that was there, of those that ended since
+        then."""
+        row = t.incarnation.c
+        there = {
+            ScopeKind.REGION: row.region == scope.id,
+            ScopeKind.CLUSTER: row.cluster == scope.id,
+            ScopeKind.NODE: row.nodes.contains([scope.id]),
+        }[scope.kind]
+        query = select(row.job, func.max(row.ended_at_s)).group_by(row.job)
+        query = query.where(among(row.job, jobs), row.ended_at_s >= since_s, there)
+        with self._engine.connect() as db:
+            return {job: float(at_s) for job, at_s in db.execute(query)}
+
     def checkpoints(self, job: Job, limit: int) -> Json:
         """Those that count, newest first: there are only as many as are kept."""
         row = t.checkpoint

@@ -27,7 +27,7 @@ class Meter:
 
     def scrape(self, engine: Engine, more: Sequence[Metric] = ()) -> str:
         """With `more` that others have measured."""
-        found = _ask(engine)
+        found = gauges(engine)
         wrong = sum(value for _, value in found[-1].samples)
         with self._lock:
             self._violations += int(wrong)
@@ -74,7 +74,7 @@ SELECT (SELECT count(*) FROM shard JOIN job_state s ON s.id = shard.job
         WHERE i.ended_at_s IS NULL AND i.incarnation < s.incarnation)"""
 
 
-def _ask(engine: Engine) -> list[Metric]:
+def gauges(engine: Engine) -> list[Metric]:
     """The last one is what is wrong right now: unaccounted devices, and other broken promises."""
     with engine.connect() as db:
         jobs = {state: int(count) for state, count in db.execute(text(_JOBS))}

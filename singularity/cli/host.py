@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import webbrowser
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -13,6 +14,7 @@ import typer
 from singularity.primitives.errors import HandFailed
 
 from .client import Client, Json
+from .frame import server
 from .output import ExitCode, Format, Output, say, show_raw, write
 from .session import Session, save
 
@@ -45,6 +47,18 @@ def login(
     session = Session(url=url.rstrip("/"), token=token)
     Client(session).get("/v1/regions")
     say(f"kept in {save(session)}")
+
+
+def dashboard(
+    ctx: typer.Context,
+    browse: Annotated[bool, typer.Option("--open", help="Open it in a browser here.")] = False,
+) -> None:
+    """Print a link to the dashboard that signs a browser in as you, once, within two minutes."""
+    client = server(ctx)
+    url = client.session.url + str(client.post("/v1/logins")["path"])
+    write(url + "\n")
+    if browse and not webbrowser.open(url):
+        say("no browser can be opened here: open the link yourself")
 
 
 def doctor(output: Output = Format.TABLE) -> None:

@@ -23,7 +23,7 @@ app = typer.Typer(
     " lost machines survived, with no change to their code.",
 )
 GROUPS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
-    "Planet": (host.up, host.login, host.doctor),
+    "Planet": (host.up, host.login, host.dashboard, host.doctor),
     "Jobs": (
         submit.run,
         plans.plan,

@@ -63,5 +63,7 @@ def _announce(planet: Planet, took_s: float) -> None:
         file=sys.stderr,
         flush=True,
     )
+    told = f"the dashboard: {planet.url}/ui/; `singularity dashboard` signs a browser in"
+    print(told, file=sys.stderr, flush=True)
     for region in sorted(regions):
         print(f"services in {region}: {planet.router_url(region)}", file=sys.stderr, flush=True)

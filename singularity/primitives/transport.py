@@ -100,6 +100,10 @@ class SigningKey:
         """By which the node comes to the broker; another for each credential that it is given."""
         return self._derived(f"broker\0{node}\0{generation}").hex()
 
+    def session_key(self) -> bytes:
+        """By which the cookies and forms of browsers are signed."""
+        return self._derived("browsers")
+
     def seal(self, envelope: Envelope) -> Sealed:
         command = envelope.command
         if isinstance(command, Start):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Final
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from .draft import Draft
 from .placement import find, sizes
 from .plan import Action, Reason, Verb
 from .policy import Policy
+
+CANNOT: Final = "cannot leave"  # so begin the reasons of those that stay though it is their turn
 
 
 def failover(draft: Draft) -> None:
@@ -142,7 +145,7 @@ def fate(draft: Draft, job: Job, order: Drain | None, policy: Policy) -> Fate:
     if job.spec.share is not None:
         wants = f"{job.spec.share} of {wants}"
     detail = f"{wants} in one cluster are nowhere free ({total} in all)"
-    return Fate(How.STAY, f"cannot leave {where}: {detail}")
+    return Fate(How.STAY, f"{CANNOT} {where}: {detail}")
 
 
 def must_go(order: Drain, job: Job, now_s: float, policy: Policy) -> str:

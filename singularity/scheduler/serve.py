@@ -20,7 +20,7 @@ from singularity.primitives.serving import ServiceId
 
 from .autoscale import size
 from .draft import Draft
-from .evacuate import draining, governing, must_go
+from .evacuate import CANNOT, draining, governing, must_go
 from .placement import find
 from .plan import Action, Reason, Verb
 from .policy import Policy
@@ -236,7 +236,7 @@ def _replace(draft: Draft, pool: _Pool, count: int, spare: int, policy: Policy) 
             _rest(draft, job, f"{why}, and there may be no more than {service.most}")
         elif where:
             waits = "waits until others answer in its place"
-            draft.explain(job, (Reason("drain", f"cannot leave {where}: it {waits}"),))
+            draft.explain(job, (Reason("drain", f"{CANNOT} {where}: it {waits}"),))
 
 
 # -- leaving --------------------------------------------------------------------------------------

@@ -198,6 +198,7 @@ def test_nobody_comes_in_without_a_token(world: World, label: str) -> None:
 
 def test_the_document_that_is_served_is_the_one_that_is_tested(world: World) -> None:
     assert world.api.ok("GET", "/v1/openapi.json") == described()
-    for path in ("/v1/openapi.json", "/metrics", "/v1/nothing", "/"):
+    for path in ("/v1/openapi.json", "/metrics", "/v1/nothing", "/uix"):
         assert world.api.http.get(path).status_code == 401, path
+    assert world.api.http.get("/").headers["location"] == "/ui/"
     assert world.api.http.get("/healthz").status_code == 200

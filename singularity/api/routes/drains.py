@@ -25,6 +25,7 @@ from singularity.primitives.errors import InvalidSpec
 from singularity.primitives.model import JobState
 from singularity.primitives.operations import By
 from singularity.scheduler.decide import decide
+from singularity.scheduler.evacuate import CANNOT
 from singularity.scheduler.exodus import Departure, destination, foresee
 from singularity.scheduler.snapshot import Snapshot
 
@@ -63,7 +64,7 @@ def drain(body: DrainRequest, who: Operator, serving: Serving) -> Response:
         return JSONResponse(_plan(serving, order, now_s))
     order = serving.ledger.open_drain(order, By(who.token, body.reason))
     serving.waker.wake()
-    return JSONResponse(_view(serving, order.id), 201)
+    return JSONResponse(drain_view(serving, order.id), 201)
 
 
 def _deadline_s(body: DrainRequest, now_s: float) -> float | None:
@@ -93,13 +94,13 @@ def one_drain(
 ) -> Response:
     """How far it is; with `follow`, as server-sent events whenever that changes, until it is done
     or undone."""
-    first = _view(serving, drain_id)
+    first = drain_view(serving, drain_id)
     if not follow:
         return JSONResponse(first)
 
     async def told() -> AsyncIterator[str]:
         number = 0
-        async for view in streams.follow_state(lambda: _view(serving, drain_id), serving.stop):
+        async for view in streams.follow_state(lambda: drain_view(serving, drain_id), serving.stop):
             number += 1
             yield streams.sse(str(number), "progress", json.dumps(view))
             if view["ended_at_s"] is not None or view["done"]:
@@ -108,12 +109,32 @@ def one_drain(
     return StreamingResponse(told(), media_type=streams.EVENTS)
 
 
+@router.get("/drains/{drain_id}/burndown")
+def burndown(drain_id: str, _: Overseer, serving: Serving) -> Json:
+    """How many of its jobs were still there, from its beginning to its end, or to now: a point for
+    each change."""
+    now_s = serving.clock.now_s()
+    with serving.engine.connect() as db:
+        found = kept.record(db, drain_id)
+    order, there = found.drain, set(found.remaining)
+    end_s = now_s if found.ended_at_s is None else found.ended_at_s
+    gone = [job for job in found.jobs if job not in there]
+    left = serving.store.departures(order.scope, gone, order.at_s)
+    if found.ended_at_s is None:  # a place that was only reserved there had no life that could end
+        left = {job: left.get(job, order.at_s) for job in gone}
+    times = sorted(at_s for at_s in left.values() if at_s <= end_s)
+    points = [(order.at_s, len(found.jobs))]
+    points += [(at_s, len(found.jobs) - n) for n, at_s in enumerate(times, 1)]
+    points.append((end_s, len(found.jobs) - len(times)))
+    return {"points": [{"at_s": at_s, "remaining": n} for at_s, n in points]}
+
+
 @router.post("/drains/{drain_id}/pause")
 def pause(drain_id: str, who: Operator, serving: Serving) -> ADrain:
     """Begin no further move. Those under way go on."""
     now_s = serving.clock.now_s()
     serving.ledger.pause_drain(drain_id, paused=True, now_s=now_s, by=By(who.token))
-    return _view(serving, drain_id)
+    return drain_view(serving, drain_id)
 
 
 @router.post("/drains/{drain_id}/resume")
@@ -121,7 +142,7 @@ def resume(drain_id: str, who: Operator, serving: Serving) -> ADrain:
     now_s = serving.clock.now_s()
     serving.ledger.pause_drain(drain_id, paused=False, now_s=now_s, by=By(who.token))
     serving.waker.wake()
-    return _view(serving, drain_id)
+    return drain_view(serving, drain_id)
 
 
 @router.delete("/drains/{drain_id}", status_code=204)
@@ -135,7 +156,7 @@ def undo(drain_id: str, who: Operator, serving: Serving) -> Response:
 # -- what is told ---------------------------------------------------------------------------------
 
 
-def _view(serving: Services, drain_id: str) -> Json:
+def drain_view(serving: Services, drain_id: str) -> Json:
     with serving.engine.connect() as db:
         found = kept.record(db, drain_id)
     return _told(found, _waiting(serving) if found.remaining else {})
@@ -157,7 +178,8 @@ def _told(found: Record, known: dict[str, tuple[str, str]]) -> Json:
         if state and state != JobState.RUNNING:
             moving.append(job)
         else:
-            waiting.append({"job": job, "why": why or "its turn comes with the next round"})
+            told = why or "its turn comes with the next round"
+            waiting.append({"job": job, "why": told, "cannot": why.startswith(CANNOT)})
     return {
         "id": order.id,
         "target": f"{order.scope.kind}/{order.scope.id}",
