@@ -54,7 +54,8 @@ def _unexplained(snapshot: Snapshot, plan: Plan) -> list[str]:
     silent = {i for i in filterfalse(told.__contains__, may_wait) if i not in acted}
     jobs = (snapshot.by_id[job] for job in sorted(silent))
     wanting = (j for j in jobs if j.state in WAITING and j.intent is Intent.RUN)
-    return [f"{job.id}: waits without a reason" for job in wanting]
+    # Asked one by one only here: of other lines than the plan's nobody knows who was told together.
+    return [f"{j.id}: waits without a reason" for j in wanting if j.id not in plan.pending]
 
 
 def _above_quota(snapshot: Snapshot, plan: Plan) -> list[str]:

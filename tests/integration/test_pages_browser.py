@@ -287,7 +287,8 @@ def test_what_is_not_ours_does_not_run(chromium: Browser, scene: Scene) -> None:
 
 def test_trouble_is_said_and_what_was_known_stays(chromium: Browser, scene: Scene) -> None:
     with newcomer(chromium, scene) as page:
-        scene.planet.kill("api")
+        page.context.set_offline(True)  # a server that is killed is back before a page asks again
         patient(page.locator("#trouble")).to_contain_text("The server does not answer")
         patient(page.get_by_role("heading", name="us", exact=True)).to_be_visible()
+        page.context.set_offline(False)
         patient(page.locator("#trouble")).to_be_hidden()

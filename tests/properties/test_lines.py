@@ -120,6 +120,19 @@ def test_a_plan_is_the_same_where_lines_are_kept(fleet: list[Job]) -> None:
     assert check(kept, plan) == check(built, plan) == []
 
 
+def test_what_was_told_of_a_line_is_told_to_whoever_keeps_no_lines() -> None:
+    place = {"region": RegionId("eu"), "cluster": ClusterId("c"), "device": "cpu"}
+    nodes = [Node(id=NodeId("n"), devices=2, epoch=1, **place)]
+    spec = JobSpec("job", ("train",), 4, devices=4, devices_min=4)
+    built = Snapshot.build(nodes, [Job(JobId(f"j{n}"), spec, 4) for n in range(4)], NOW_S)
+    kept = replace(built, lined=Lines(built.jobs).of(built.jobs))
+    plan = decide(kept, Policy())
+    assert set(plan.pending) == {"j0", "j1", "j2", "j3"}
+    assert check(kept, plan) == check(built, plan) == []
+    left_out = replace(plan, pending={k: v for k, v in plan.pending.items() if k != "j3"})
+    assert check(kept, left_out) == check(built, left_out) == ["j3: waits without a reason"]
+
+
 def test_a_job_that_had_devices_once_stands_with_no_other() -> None:
     spec = JobSpec("job", ("train",))
     new = Job(JobId("a"), spec, 1)
