@@ -324,3 +324,39 @@ def test_the_owner_is_told_and_the_job_ends_as_if_nothing_had_been(
             pass
         assert (report.phase, report.exit_code) == ("exited", 0)
         assert lines(log) == [str(i) for i in range(200)]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_what_criu_says_once_may_have_been_the_moment(
+    criu: CriuCheckpointer, make: Make, tmp_path: Path, times: int
+) -> None:
+    """A rank that was stopped while CRIU was at it failed its dump, and its job was said for good
+    to be one that cannot be carried."""
+    befalls = tmp_path / "criu"
+    befalls.write_text(f"""#!/bin/sh
+echo again >>{tmp_path}/asked
+[ $(wc -l <{tmp_path}/asked) -gt {times} ] && exec {criu.criu} "$@"
+while [ "$1" != --images-dir ]; do shift; done
+touch "$2/half.img"
+echo "Error (criu/parasite-syscall.c:94): 1000 was stopped by 5 unexpectedly" >"$2/dump.log"
+exit 1
+""")
+    befalls.chmod(0o755)
+    rank, log, images = make("first"), tmp_path / "log", tmp_path / "images"
+    rank.launch(spec(tmp_path, python(COUNT), log))
+    counts_on(log)
+    if times == 2:
+        with pytest.raises(CannotCarry, match="stopped by 5 unexpectedly"):
+            CriuCheckpointer(befalls).dump(rank, images)
+        counts_on(log)
+        return
+    images.mkdir()
+    (images / "note.json").touch()
+    CriuCheckpointer(befalls).dump(rank, images)
+    names = {path.name for path in images.iterdir()}
+    assert "note.json" in names and "half.img" not in names, "nothing of the first try is left"
+    rank.kill()
+    criu.restore(make("second"), images, DEADLINE_S)
+    counts_on(log)
+    told = lines(log)
+    assert told == [str(n) for n in range(len(told))]

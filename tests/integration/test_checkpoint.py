@@ -30,7 +30,6 @@ from singularity.agent.runtime.network import HostNetwork, Network
 from singularity.agent.runtime.processes import descendants
 from singularity.agent.runtime.sandbox import Sandbox
 from singularity.primitives.errors import (
-    CannotCarry,
     CheckpointFailed,
     ImageCorrupt,
     RestoreFailed,
@@ -235,41 +234,6 @@ for i in range(1 << 30): print(i, flush=True); time.sleep(0.01)
     with pytest.raises(CheckpointFailed, match="has a TCP connection"):
         criu.dump(sandbox, tmp_path / "images")
     counts_on(tmp_path / "log")
-
-
-@pytest.mark.parametrize("times", [1, 2])
-def test_what_criu_says_once_may_have_been_the_moment(
-    criu: CriuCheckpointer, make: Make, tmp_path: Path, times: int
-) -> None:
-    """A rank that was stopped while CRIU was at it failed its dump, and its job was said for good
-    to be one that cannot be carried."""
-    befalls = tmp_path / "criu"
-    befalls.write_text(f"""#!/bin/sh
-echo again >>{tmp_path}/asked
-[ $(wc -l <{tmp_path}/asked) -gt {times} ] && exec {criu.criu} "$@"
-while [ "$1" != --images-dir ]; do shift; done
-touch "$2/half.img"
-echo "Error (criu/parasite-syscall.c:94): 1000 was stopped by 5 unexpectedly" >"$2/dump.log"
-exit 1
-""")
-    befalls.chmod(0o755)
-    rank, log, images = make("first"), tmp_path / "log", tmp_path / "images"
-    rank.launch(spec(tmp_path, python(COUNT, FOREVER), log))
-    counts_on(log)
-    if times == 2:
-        with pytest.raises(CannotCarry, match="stopped by 5 unexpectedly"):
-            CriuCheckpointer(befalls).dump(rank, images)
-        counts_on(log)
-        return
-    images.mkdir()
-    (images / "note.json").touch()
-    CriuCheckpointer(befalls).dump(rank, images)
-    names = {path.name for path in images.iterdir()}
-    assert "note.json" in names and "half.img" not in names, "nothing of the first try is left"
-    rank.kill()
-    criu.restore(make("second"), images, DEADLINE_S)
-    counts_on(log)
-    assert is_gapless(log)
 
 
 def test_a_dump_to_a_full_disk_leaves_the_rank_running(

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from html.parser import HTMLParser
 from urllib.parse import quote, urlsplit
 
 import httpx
 import pytest
-from api_client import ADMIN, JOIN, SPEC, Agent, Api, bearer, run, turn
+from api_client import ADMIN, JOIN, SPEC, Agent, Api, run, turn
+from browsing import Html, proof_in, see, sign_in, visitor
 
 from singularity.primitives.messages import Report
 
@@ -26,73 +24,6 @@ SERVICE = {
     "target": {"concurrency": 2},
     "slo": {"wait_p99": "1s"},
 }
-VOID = {"meta", "link", "input", "img", "br"}
-
-
-class Html(HTMLParser):
-    """What a page says, and what it is made of: every tag closed, ids of one thing each."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text, self._open = "", list[str]()
-        self.feed(source)
-        self.close()
-        assert self._open == [], "tags that are not closed"
-        ids = [a["id"] for _, a in self.tags if "id" in a]
-        assert len(ids) == len(set(ids)), ids
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag, (tag, self._open)
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def values(self, tag: str, name: str) -> list[str]:
-        return [a[name] or "" for t, a in self.tags if t == tag and name in a]
-
-
-@contextmanager
-def visitor(api: Api, token: str | None = None) -> Iterator[httpx.Client]:
-    """A browser; with a token, one that is signed in."""
-    with httpx.Client(base_url=api.http.base_url, timeout=20.0) as http:
-        if token is not None:
-            answer = sign_in(http, token)
-            assert answer.status_code == 303, answer.text
-        yield http
-
-
-def proof_in(http: httpx.Client, path: str = "/ui/login") -> str:
-    page = Html(http.get(path).text)
-    (found,) = [a["value"] for t, a in page.tags if t == "input" and a.get("name") == "proof"]
-    return found or ""
-
-
-def sign_in(http: httpx.Client, shown: str, back: str = "/ui/") -> httpx.Response:
-    sent = {"proof": proof_in(http), "shown": shown, "next": back}
-    return http.post("/ui/login", data=sent)
-
-
-def see(http: httpx.Client, path: str, status: int = 200) -> Html:
-    """A page, which is sound in itself."""
-    answer = http.get(path)
-    assert answer.status_code == status, (path, answer.status_code, answer.text)
-    assert answer.headers["content-type"] == "text/html; charset=utf-8"
-    page = Html(answer.text)
-    for tag, attributes in page.tags:
-        assert not {a for a in attributes if a.startswith("on") or a == "style"}, (tag, attributes)
-    assert all(s.startswith("/ui/static/") for s in page.values("script", "src"))
-    assert len(page.values("script", "src")) == sum(t == "script" for t, _ in page.tags)
-    assert sum(t == "h1" for t, _ in page.tags) == 1 and sum(t == "main" for t, _ in page.tags) == 1
-    return page
 
 
 # -- who comes in ---------------------------------------------------------------------------------
@@ -364,70 +295,3 @@ def test_a_log_is_told_as_it_was_printed_and_goes_on_where_it_was_broken_off(
         for ended in ({"params": {"after": last}}, {"headers": {"Last-Event-ID": last}}):
             assert http.get(f"/ui/jobs/{job['id']}/log", **ended).status_code == 204
         assert http.get(f"/ui/jobs/{job['id']}/log?rank=7").status_code == 404
-
-
-# -- what the routes tell for it ------------------------------------------------------------------
-
-
-def test_the_queue_tells_who_is_next_what_binds_and_what_would_help(
-    api: Api, fleet: list[Agent]
-) -> None:
-    place = {"regions": "us-east"}
-    run(api, fleet, name="holds", devices="cpu:4", ranks=4, project="vision", place=place)
-    for n, tier in enumerate(("basic", "standard")):
-        wide = {"name": f"wide-{n}", "tier": tier, "devices": "cpu:12", "ranks": 12}
-        assert api.call("POST", "/v1/jobs", {**SPEC, **wide})[0] == 422, "no cluster is so large"
-        api.ok("POST", "/v1/jobs", {**SPEC, **wide, "devices": "cpu:8", "ranks": 8})
-    api.schedule()
-    found = api.ok("GET", "/v1/queue")
-    assert [j["name"] for j in found["items"]] == ["wide-1", "wide-0"] and found["waiting"] == 2
-    first, second = found["items"]
-    why = api.ok("GET", f"/v1/jobs/{first['job']}/why")
-    assert first["reasons"] == why["reasons"][: len(first["reasons"])]
-    assert first["change"] == why["changes"][0]
-    assert first["eta"]["after"] == why["eta"]["after"] and first["eta"]["p50_s"] is not None
-    assert second["reasons"][0]["kind"] in ("order", "capacity")
-    assert api.ok("GET", "/v1/queue?limit=1")["waiting"] == 2
-    held = api.ok("POST", f"/v1/jobs/{second['job']}/suspend")
-    found = api.ok("GET", "/v1/queue")
-    assert [j["job"] for j in found["items"]] == [first["job"], held["id"]]
-    assert found["items"][1]["reasons"][0]["kind"] == "held"
-    assert api.ok("GET", "/v1/queue", token=api.token("viewer", "vision"))["waiting"] == 0
-
-
-def test_a_drain_burns_down_as_its_jobs_leave(api: Api, fleet: list[Agent]) -> None:
-    jobs = [
-        run(api, fleet, name=f"job-{n}", place={"regions": ["us-east", "eu-*"]}) for n in range(2)
-    ]
-    home = {j["region"] for j in jobs}
-    assert len(home) == 1
-    target = f"region/{home.pop()}"
-    drain = api.ok("POST", "/v1/drains", {"target": target, "within": "1h"})
-    first = api.ok("GET", f"/v1/drains/{drain['id']}/burndown")["points"]
-    assert [p["remaining"] for p in first] == [2, 2] and first[0]["at_s"] == drain["at_s"]
-    for _ in range(6):
-        turn(api, fleet, step=5)
-    points = api.ok("GET", f"/v1/drains/{drain['id']}/burndown")["points"]
-    assert [p["remaining"] for p in points] == [2, 1, 0, 0]
-    assert [p["at_s"] for p in points] == sorted(p["at_s"] for p in points)
-    api.ok("DELETE", f"/v1/drains/{drain['id']}")
-    ended = api.ok("GET", f"/v1/drains/{drain['id']}/burndown")["points"]
-    assert [p["remaining"] for p in ended] == [2, 1, 0, 0]
-    with visitor(api, ADMIN) as http:
-        assert "ended" in see(http, f"/ui/drains/{drain['id']}").text
-    assert (
-        api.call("GET", f"/v1/drains/{drain['id']}/burndown", token=api.token("viewer", "x"))[0]
-        == 403
-    )
-
-
-def test_the_plane_tells_who_leads_and_what_is_broken(api: Api, fleet: list[Agent]) -> None:
-    run(api, fleet)
-    found = api.ok("GET", "/v1/plane")
-    assert found["figures"]["invariant_violations"] == 0 and found["jobs"]["running"] == 1
-    assert {"outbox_letters", "unaccounted_devices"} <= set(found["figures"])
-    told = api.http.get("/metrics", headers=bearer(ADMIN)).text
-    for name, value in found["figures"].items():
-        assert f"singularity_{name} {value:g}" in told or name == "outbox_letters"
-    assert found["loops"] == [], "no loop runs here"
-    assert api.call("GET", "/v1/plane", token=api.token("viewer", "vision"))[0] == 403
