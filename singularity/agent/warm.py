@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from singularity.primitives.messages import Start
@@ -21,7 +20,7 @@ from singularity.primitives.model import JobId
 
 from .gpu import users
 from .layout import Layout
-from .recent import Held, to_drop
+from .recent import Held, Standing, to_drop
 from .runtime.sandbox import Sandbox
 from .scratch import Memory, memory, resident_bytes
 
@@ -31,12 +30,10 @@ _END_S: Final = 5.0  # for one that waited and has to go: nobody waits for what 
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """The only rank of the life that `start` began, and its control page under a name that no
-    other life of the job takes."""
+    """The only rank of the life that `start` began."""
 
     start: Start
-    sandbox: Sandbox
-    page: Path
+    rank: Standing
     held: Held
 
 
@@ -62,7 +59,7 @@ class Warm:
         kept = page.with_name(f"{page.stem}.{start.incarnation}.warm")
         page.rename(kept)
         with self._lock:
-            self._waiting[start.job] = _Waiting(start, sandbox, kept, held)
+            self._waiting[start.job] = _Waiting(start, Standing(sandbox, kept), held)
         return True
 
     def take(self, start: Start) -> Sandbox | None:
@@ -71,10 +68,11 @@ class Warm:
         found = self._pop(start.job)
         if found is None:
             return None
-        if found.sandbox.alive() and _anew(found.start) == _anew(start):
-            found.page.rename(self._layout.page(start.job, 0))
-            found.sandbox.rename(self._layout.sandbox(start, 0))
-            return found.sandbox
+        sandbox = found.rank.sandbox
+        if sandbox.alive() and _anew(found.start) == _anew(start):
+            found.rank.page.rename(self._layout.page(start.job, 0))
+            sandbox.rename(self._layout.sandbox(start, 0))
+            return sandbox
         _end(found)
         return None
 
@@ -92,7 +90,7 @@ class Warm:
         no more. What has died is one of them."""
         with self._lock:
             held = [w.held for w in self._waiting.values()]
-            dead = [j for j, w in self._waiting.items() if not w.sandbox.alive()]
+            dead = [j for j, w in self._waiting.items() if not w.rank.sandbox.alive()]
         gone, _ = to_drop(held, time.monotonic(), self._look(), kept_s=math.inf)
         found = [w for job in {*gone, *dead} if (w := self._pop(job)) is not None]
         for waiting in found:
@@ -105,7 +103,7 @@ class Warm:
             jobs = list(self._waiting)
         for job in jobs:
             if (found := self._pop(job)) is not None:
-                _remove(found)
+                found.rank.end()
 
     def _pop(self, job: JobId) -> _Waiting | None:
         with self._lock:
@@ -114,17 +112,12 @@ class Warm:
 
 def _end(waiting: _Waiting) -> None:
     """It is told, and given a little time, as one that rests without being kept."""
-    sandbox, told_s = waiting.sandbox, time.monotonic()
+    sandbox, told_s = waiting.rank.sandbox, time.monotonic()
     sandbox.send(signal.SIGTERM)
     sandbox.thaw()
     while sandbox.alive() and time.monotonic() - told_s < _END_S:
         time.sleep(_LOOK_S)
-    _remove(waiting)
-
-
-def _remove(waiting: _Waiting) -> None:
-    waiting.sandbox.remove()
-    waiting.page.unlink(missing_ok=True)
+    waiting.rank.end()
 
 
 def _anew(start: Start) -> Start:
