@@ -139,9 +139,12 @@ class Executor:
 
     def _let_go(self, effect: LetGo) -> None:
         """Beside the caller: to end ranks that stood here takes a while."""
-        found = (effect.job, effect.incarnation)
-        for let_go in (self._tools.handovers.let_go, self._tools.warm.let_go):
-            threading.Thread(target=let_go, args=found, name="let-go", daemon=True).start()
+
+        def let_go() -> None:
+            self._tools.handovers.let_go(effect.job, effect.incarnation)
+            self._tools.warm.let_go(effect.job, effect.incarnation)
+
+        threading.Thread(target=let_go, name="let-go", daemon=True).start()
 
     def _known(self) -> list[Hands]:
         with self._lock:
